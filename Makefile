@@ -1,0 +1,38 @@
+# `make study` and `make test` need Python >= 3.11 and make; everything else they install into .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: study test lint types slow constraints clean
+
+study: $(VENV)/installed  ## a whole study on the default corpus
+	$(RUN)/study run --preset quick
+
+test: $(VENV)/installed  ## the default tests
+	$(RUN)/python -m pytest -q
+
+lint: $(VENV)/installed
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(RUN)/mypy
+
+slow: $(VENV)/installed  ## the tests that take minutes
+	$(RUN)/python -m pytest -q -m slow
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard]'
+	touch $@
+
+constraints:  ## refresh constraints.txt to the newest versions that pyproject.toml allows
+	rm -rf $(VENV)-constraints
+	$(PYTHON) -m venv $(VENV)-constraints
+	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard]'
+	$(VENV)-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
+	rm -rf $(VENV)-constraints
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

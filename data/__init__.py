@@ -1,0 +1,1 @@
+"""Text in, padded batches out; knows nothing of networks, searches or servers."""

@@ -1,0 +1,264 @@
+"""The pipeline from text to a prepared corpus, in three passes of bounded memory.
+
+1. Clean and tokenise the text in chunks; spool the sequences to buckets by a hash of their tokens.
+2. Bucket by bucket: sort by that hash, drop duplicates, choose each sequence's split, count tokens.
+3. Bucket by bucket: encode with the vocabulary, one shard a split.
+
+A sequence's bucket, place and split depend on nothing but itself (and its group), so that the same
+text in any order and any files gives the same corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import Field, ValidationError, model_validator
+
+from data.cleaning import CleaningSettings, clean
+from data.corpus import MANIFEST, SCHEMA_VERSION, VOCABULARY, Corpus, fingerprint, write_shard
+from data.errors import CorpusError
+from data.sources import SPLITS, Source
+from data.vocabulary import UNK_ID, Vocabulary
+
+BUCKET_BYTES = 64 * 2**20
+
+
+class PrepareSettings(CleaningSettings):
+    """Everything that decides what a prepared corpus holds, beside its input."""
+
+    deduplicate: bool = True
+    split_by_group: bool = False
+    valid_fraction: float = Field(default=0.05, gt=0, lt=1)
+    test_fraction: float = Field(default=0.05, gt=0, lt=1)
+    vocabulary_size: int | None = Field(default=None, ge=1)
+    min_count: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _fractions_leave_training(self) -> PrepareSettings:
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction and test_fraction must leave a part for training")
+        return self
+
+    @classmethod
+    def resolve(cls, source: Source, given: dict[str, Any]) -> PrepareSettings:
+        """Return what the user gave over what is usual for the source."""
+        try:
+            return cls.model_validate(source.defaults | given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "settings"
+            raise CorpusError(f"{where}: {first['msg']}, got {first['input']!r}") from None
+
+
+def prepare(
+    source: Source, settings: PrepareSettings, folder: Path, *, overwrite: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> tuple[Corpus, bool]:  # fmt: skip
+    """Prepare a corpus into a folder; return it, and whether it was newly made.
+
+    A folder that already holds what the same input and settings give is returned as it is. It is
+    written aside and renamed, so that an interrupted run leaves nothing behind. Raises CorpusError
+    if the folder holds something else (unless `overwrite`) or no sequence is left for a split.
+    """
+    identity = source_identity(source, settings)
+    if folder.exists() and not overwrite:
+        existing = Corpus.open(folder)
+        if existing.manifest["identity"] == identity:
+            return existing, False
+        raise CorpusError(
+            f"{folder} already holds a corpus made from other text or settings;"
+            " choose another --out or pass --overwrite"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        manifest = write_corpus(source, settings, aside, progress)
+        (aside / MANIFEST).write_text(json.dumps(manifest | {"identity": identity}, indent=1) + "\n", "utf-8")
+        aside.chmod(0o755)
+        replace_folder(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Corpus.open(folder), True
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put a new folder in the place of an old one, which may not exist."""
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)) / "old"
+        os.rename(folder, old)
+        os.rename(new, folder)
+        shutil.rmtree(old.parent)
+    else:
+        os.rename(new, folder)
+
+
+def source_identity(source: Source, settings: PrepareSettings) -> str:
+    """Return a digest of the input's content and the settings."""
+    digest = hashlib.sha256()
+    parts = {"source": source.name, "settings": settings.model_dump(), "identity": source.identity,
+             "splits": {name: len(files) for name, files in source.splits.items()}}  # fmt: skip
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    for path in source.files:
+        try:
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise CorpusError(f"{path} cannot be read: {error.strerror}") from None
+    return digest.hexdigest()[:16]
+
+
+def write_corpus(
+    source: Source, settings: PrepareSettings, folder: Path, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the three passes into an empty folder; return the manifest."""
+    spool = folder / "spool"
+    spool.mkdir()
+    dropped, buckets = spool_sequences(source, settings, spool, progress)
+    token_counts, duplicates, overlap = settle_buckets(buckets, settings, progress)
+    if duplicates:
+        dropped["duplicate"] += duplicates
+    if source.vocabulary is not None:
+        vocabulary = Vocabulary.of(source.vocabulary)
+    else:
+        vocabulary = Vocabulary.from_counts(token_counts, settings.vocabulary_size, settings.min_count)
+    vocabulary.write(folder / VOCABULARY)
+    splits = encode_buckets(buckets, vocabulary, folder, progress)
+    shutil.rmtree(spool)
+    check_splits(splits, dropped)
+    files = [VOCABULARY, *(name for split in splits.values() for name in split["shards"])]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": source.name,
+        "fingerprint": fingerprint(folder, files),
+        "settings": settings.model_dump(),
+        "origin": source.identity if source.name == "synthetic-topics" else {},
+        "vocabulary_size": len(vocabulary),
+        "splits": splits,
+        "dropped": dict(dropped.most_common()),
+        "also_in_train": overlap,
+        "files": {name: (folder / name).stat().st_size for name in files},
+    }
+
+
+def check_splits(splits: dict[str, dict[str, Any]], dropped: Counter[str]) -> None:
+    """Raise CorpusError if a split has no sequence."""
+    for name, split in splits.items():
+        if split["num_sequences"] == 0:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "none"
+            raise CorpusError(
+                f"no sequence is left for the {name} split (dropped: {reasons});"
+                " give more text, wider length limits or larger fractions"
+            )
+
+
+def spool_sequences(
+    source: Source, settings: CleaningSettings, spool: Path, progress: Callable[[str], None]
+) -> tuple[Counter[str], list[Path]]:
+    """Clean the source chunk by chunk into files by hash; return drop counts and the files."""
+    total = sum(path.stat().st_size for path in source.files if path.is_file())
+    num_buckets = 1 + total // BUCKET_BYTES
+    paths = [spool / f"{number:05d}.arrow" for number in range(num_buckets)]
+    dropped: Counter[str] = Counter()
+    num_rows = 0
+    with ExitStack() as stack:
+        writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
+        for split, parts in source.splits.items():
+            for part in parts:
+                for chunk in part.chunks():
+                    kept, reasons = clean(chunk, settings)
+                    dropped.update(reasons)
+                    num_rows += chunk.height
+                    kept = kept.with_columns(split=pl.lit(split), bucket=pl.col("key") % num_buckets)
+                    for (bucket,), rows in kept.partition_by("bucket", as_dict=True, include_key=False).items():
+                        table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+                        if bucket not in writers:
+                            writers[bucket] = stack.enter_context(
+                                pa.ipc.new_file(str(paths[bucket]), table.schema)
+                            )
+                        writers[bucket].write_table(table)
+                    progress(f"read {num_rows:,} sequences, dropped {dropped.total():,}")
+    return dropped, [path for path in paths if path.exists()]
+
+
+def settle_buckets(
+    buckets: list[Path], settings: PrepareSettings, progress: Callable[[str], None]
+) -> tuple[pl.DataFrame, int, dict[str, int]]:
+    """Deduplicate, order and split each bucket in place.
+
+    Returns the training split's token counts, the number of duplicates dropped, and how many
+    sequences of each other split occur word for word in the training split.
+    """
+    counts = pl.DataFrame(schema={"token": pl.String, "count": pl.UInt32})
+    num_duplicates = 0
+    overlap: dict[str, int] = defaultdict(int)
+    for number, path in enumerate(buckets, 1):
+        rows = pl.read_ipc(path).sort("key", "group_key", "num_bytes", "split")
+        if settings.deduplicate:
+            unique = rows.unique("key", keep="first", maintain_order=True)
+            num_duplicates += rows.height - unique.height
+            rows = unique
+        rows = rows.with_columns(split=choose_split(settings))
+        train = rows.filter(pl.col("split") == "train")
+        for split in SPLITS[1:]:
+            other = rows.filter(pl.col("split") == split)
+            overlap[split] += other.join(train, on="key", how="semi").height
+        new = train["tokens"].explode(empty_as_null=False).value_counts().rename({"tokens": "token"})
+        counts = pl.concat([counts, new.cast(dict(counts.schema))]).group_by("token").sum()
+        rows.write_ipc(path)
+        progress(f"split {number} of {len(buckets)} parts")
+    return counts, num_duplicates, dict(overlap)
+
+
+def choose_split(settings: PrepareSettings) -> pl.Expr:
+    """Return the expression of a row's split: its own if it came split, else by hash of its key or group."""
+    key = pl.col("group_key" if settings.split_by_group else "key")
+    # The high bits: the low ones chose the bucket.
+    place = (key // 2**32).cast(pl.Float64) / 2.0**32
+    chosen = (
+        pl.when(place < settings.test_fraction)
+        .then(pl.lit("test"))
+        .when(place < settings.test_fraction + settings.valid_fraction)
+        .then(pl.lit("valid"))
+        .otherwise(pl.lit("train"))
+    )
+    return pl.when(pl.col("split") == "all").then(chosen).otherwise(pl.col("split"))
+
+
+def encode_buckets(
+    buckets: list[Path], vocabulary: Vocabulary, folder: Path, progress: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Write each bucket's sequences as one shard a split; return what the manifest says of the splits."""
+    dtype = np.uint16 if len(vocabulary) <= 2**16 else np.uint32
+    splits: dict[str, dict[str, Any]] = {
+        name: {"num_sequences": 0, "num_tokens": 0, "num_bytes": 0, "num_unknown": 0, "shards": []}
+        for name in SPLITS
+    }
+    for number, path in enumerate(buckets):
+        rows = pl.read_ipc(path)
+        for name, split in splits.items():
+            part = rows.filter(pl.col("split") == name)
+            if part.height == 0:
+                continue
+            ids = vocabulary.encode_column(part["tokens"].explode(empty_as_null=False)).to_numpy()
+            lengths, num_bytes = part["tokens"].list.len().to_numpy(), part["num_bytes"].to_numpy()
+            shard = f"{name}-{number:05d}.arrow"
+            write_shard(folder / shard, ids.astype(dtype), lengths, num_bytes)
+            split["shards"].append(shard)
+            split["num_sequences"] += part.height
+            split["num_tokens"] += len(ids)
+            split["num_bytes"] += int(num_bytes.sum())
+            split["num_unknown"] += int((ids == UNK_ID).sum())
+        progress(f"encoded {number + 1} of {len(buckets)} parts")
+    return splits

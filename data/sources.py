@@ -1,0 +1,232 @@
+"""Where text comes from: files, folders, globs and the field's named corpora."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from data.errors import CorpusError
+from data.synthetic import Topics
+
+COMPRESSIONS = (".gz", ".zst")
+FORMATS = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+SPLITS = ("train", "valid", "test")
+CHUNK_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """One file of sequences, and which of its columns hold the text and the group."""
+
+    path: Path
+    column: str | None = None
+    group_column: str | None = None
+    labelled: bool = False
+
+    @property
+    def format(self) -> str:
+        """The file's ending without its compression, such as `.jsonl`."""
+        return Path(self.path.stem).suffix if self.path.suffix in COMPRESSIONS else self.path.suffix
+
+    def chunks(self) -> Iterator[pl.DataFrame]:
+        """Yield frames of `text` and `group` (null without a group column), a bounded number of rows each."""
+        try:
+            yield from self._scan().collect_batches(chunk_size=CHUNK_ROWS)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise CorpusError(self._explain(error)) from None
+
+    def _scan(self) -> pl.LazyFrame:
+        check_text(self)
+        if self.format == ".txt":
+            text = pl.col("line").str.strip_chars_end("\r")
+            if self.labelled:
+                text = text.str.replace(r"^[^\t]*\t", "")
+            return pl.scan_lines(self.path, glob=False).select(text=text, group=pl.lit(None, pl.String))
+        frame = self._scan_table()
+        names = frame.collect_schema().names()
+        column = self.column or ("text" if "text" in names else None)
+        for name in (column, self.group_column):
+            if name is not None and name not in names:
+                raise CorpusError(f"{self.path} has no column {name!r}; it has {', '.join(names)}")
+        if column is None:
+            raise CorpusError(
+                f"{self.path} has the columns {', '.join(names)}; name the one with the text by --column"
+            )
+        group = pl.col(self.group_column).cast(pl.String) if self.group_column else pl.lit(None, pl.String)
+        return frame.select(text=pl.col(column).cast(pl.String), group=group)
+
+    def _scan_table(self) -> pl.LazyFrame:
+        if self.format == ".parquet":
+            return pl.scan_parquet(self.path, glob=False)
+        if self.format in (".jsonl", ".ndjson"):
+            return pl.scan_ndjson(self.path)
+        separator = "\t" if self.format == ".tsv" else ","
+        return pl.scan_csv(self.path, separator=separator, infer_schema=False, glob=False)
+
+    def _explain(self, error: Exception) -> str:
+        line = first_bad_line(self.path) if self.path.suffix not in COMPRESSIONS else None
+        if line is not None and self.format != ".parquet":
+            return f"{self.path}: line {line} is not UTF-8; convert the file, for example by iconv -t utf-8"
+        return f"{self.path} cannot be read as {self.format[1:]}: {str(error).splitlines()[0]}"
+
+
+def check_text(file: TextFile) -> None:
+    """Raise CorpusError if a text file is missing, empty or binary."""
+    if not file.path.is_file():
+        raise CorpusError(f"{file.path} does not exist; name a file, a folder or a glob")
+    with file.path.open("rb") as stream:
+        head = stream.read(8192)
+    if not head:
+        raise CorpusError(f"{file.path} is empty; expected one sequence a line")
+    if file.format != ".parquet" and file.path.suffix not in COMPRESSIONS and b"\0" in head:
+        raise CorpusError(f"{file.path} is binary (it holds NUL bytes); expected UTF-8 text")
+
+
+def first_bad_line(path: Path) -> int | None:
+    """Return the number, from 1, of the first line that is not UTF-8, or None."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Sequences that a program made, in place of a file."""
+
+    frame: pl.DataFrame
+
+    def chunks(self) -> Iterator[pl.DataFrame]:
+        """Yield the frame's rows, as `TextFile.chunks` does."""
+        yield from self.frame.iter_slices(CHUNK_ROWS)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Text by split (`all` where it does not come split), and what is usual for it.
+
+    `defaults` are preparation settings that hold unless the user gives others; `identity` says which
+    input this is and takes part in the corpus' fingerprint.
+    """
+
+    name: str
+    splits: dict[str, list[TextFile | Frames]]
+    defaults: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+    vocabulary: tuple[str, ...] | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that is read, in order."""
+        return [part.path for parts in self.splits.values() for part in parts if isinstance(part, TextFile)]
+
+
+def expand(pattern: str) -> list[Path]:
+    """Return the files that a path, folder or glob names, sorted."""
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        files = [item for item in path.rglob("*") if item.is_file() and supported(item)]
+    elif path.exists():
+        files = [path]
+    else:
+        files = [Path(item) for item in glob.glob(str(path), recursive=True) if Path(item).is_file()]
+    if not files:
+        raise CorpusError(f"{pattern} names no file; expected a file, a folder or a glob of {' '.join(FORMATS)}")
+    return sorted(files)
+
+
+def supported(path: Path) -> bool:
+    """Say whether a path's ending is one that can be read."""
+    return TextFile(path).format in FORMATS
+
+
+def from_files(
+    patterns: dict[str, list[str]], column: str | None = None, group_column: str | None = None
+) -> Source:
+    """Return the source that the user's own files make, by split or under `all`."""
+    splits: dict[str, list[TextFile | Frames]] = {}
+    for split, names in patterns.items():
+        files = [path for name in names for path in expand(name)]
+        for path in files:
+            if not supported(path):
+                raise CorpusError(
+                    f"{path} ends in none of {' '.join(FORMATS)} (optionally with .gz or .zst)"
+                )
+        splits[split] = [TextFile(path, column, group_column) for path in files]
+    defaults = {} if "all" in splits else {"deduplicate": False}
+    return Source("files", splits, defaults)
+
+
+def chitchat(folder: Path | None, seed: int) -> Source:
+    """Return the chat messages of the PyPI package `chitchat-dataset`, grouped by conversation."""
+    spec = find_spec("chitchat_dataset")
+    if spec is None or spec.origin is None:
+        raise CorpusError("the package chitchat-dataset is not installed; run pip install chitchat-dataset")
+    conversations = json.loads((Path(spec.origin).parent / "dataset.json").read_text("utf-8"))
+    rows = [
+        (message["text"], name)
+        for name, conversation in conversations.items()
+        for turn in conversation["messages"]
+        for message in turn
+    ]
+    frame = pl.DataFrame(rows, schema={"text": pl.String, "group": pl.String}, orient="row")
+    defaults = {
+        "tokenizer": "regex", "lowercase": True, "min_tokens": 3, "max_tokens": 30, "drop_contacts": True,
+        "split_by_group": True, "min_count": 3,
+    }  # fmt: skip
+    return Source("chitchat", {"all": [Frames(frame)]}, defaults, {"num_messages": len(rows)})
+
+
+def standard_files(name: str, stems: tuple[str, ...], **defaults: Any) -> Callable[[Path | None, int], Source]:
+    """Return a maker of a corpus that the field passes on as train, valid and test files."""
+
+    def make(folder: Path | None, seed: int) -> Source:
+        if folder is None:
+            raise CorpusError(f"{name} is read from its standard files; name their folder by --from FOLDER")
+        splits: dict[str, list[TextFile | Frames]] = {}
+        for split in SPLITS:
+            found = [folder / f"{stem}{split}.txt" for stem in stems if (folder / f"{stem}{split}.txt").is_file()]
+            if not found:
+                wanted = " or ".join(f"{stem}{split}.txt" for stem in stems)
+                raise CorpusError(f"{folder} has no {wanted}, which {name} consists of")
+            splits[split] = [TextFile(found[0], labelled=True)]
+        listed = folder / "vocab.txt"
+        vocabulary = tuple(listed.read_text("utf-8").split()) if listed.is_file() else None
+        identity = {"vocabulary": list(vocabulary)} if vocabulary else {}
+        return Source(
+            name, splits, {"deduplicate": False, "max_tokens": 1000, **defaults}, identity, vocabulary
+        )
+
+    return make
+
+
+def synthetic_topics(folder: Path | None, seed: int) -> Source:
+    """Return sequences drawn from a mixture of unigram topics, whose likelihood is known exactly."""
+    topics = Topics(seed=seed)
+    texts = [" ".join(words) for words in topics.sample()]
+    frame = pl.DataFrame({"text": texts, "group": None}, schema={"text": pl.String, "group": pl.String})
+    return Source(
+        "synthetic-topics", {"all": [Frames(frame)]}, {"valid_fraction": 0.125, "test_fraction": 0.125},
+        {"seed": seed}, topics.words,
+    )  # fmt: skip
+
+
+NAMED: dict[str, Callable[[Path | None, int], Source]] = {
+    "chitchat": chitchat,
+    "ptb": standard_files("ptb", ("", "ptb.")),
+    "yahoo": standard_files("yahoo", ("yahoo.", ""), vocabulary_size=20_000),
+    "yelp": standard_files("yelp", ("yelp.", ""), vocabulary_size=20_000),
+    "short-yelp": standard_files("short-yelp", ("short_yelp.", "")),
+    "snli": standard_files("snli", ("snli.", "")),
+    "synthetic-topics": synthetic_topics,
+}

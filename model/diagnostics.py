@@ -1,0 +1,70 @@
+"""How much of the input the latent variable carries: mutual information, active units, dispersion, collapse."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ACTIVE_VARIANCE = 0.01
+"""A latent dimension is active if its posterior mean varies by at least this over the inputs."""
+
+IN_BATCH_SIZE = 32
+"""The mini-batch of the in-batch mutual information, as the field computes it."""
+
+Rows = Float[Tensor, "rows latent"]
+
+
+def mutual_information(mean: Rows, log_variance: Rows, noise: Rows, rows_at_once: int = 1024) -> float:
+    """Return I(x; z) under q in nats, q(z) being the mean of q(z|x) over all rows; at most log(rows).
+
+    E[log q(z|x) - log q(z)] with one sample a row (Hoffman and Johnson 2016). The same sample stands in
+    both terms, so that their noise cancels: posteriors that are all alike give exactly 0.
+    """
+    mean, log_variance, noise = mean.double(), log_variance.double(), noise.double()
+    latent = mean + (0.5 * log_variance).exp() * noise
+    # log N(z; m, v) without its constant, which cancels, expanded into products of matrices.
+    precision = (-log_variance).exp()
+    weighted = mean * precision
+    constant = -0.5 * (mean * weighted + log_variance).sum(1)
+    log_marginal = torch.cat([
+        (part @ weighted.T - 0.5 * part.square() @ precision.T + constant).logsumexp(1)
+        for part in latent.split(rows_at_once)
+    ]) - math.log(len(latent))  # fmt: skip
+    log_conditional = -0.5 * (noise.square() + log_variance).sum(1)
+    return float((log_conditional - log_marginal).mean())
+
+
+def mutual_information_in_batch(mean: Rows, log_variance: Rows, noise: Rows) -> float:
+    """Return the mean over mini-batches of 32 rows, in a fixed shuffled order, of their own I(x; z).
+
+    Each is at most log 32 = 3.47: the quantity of He et al. (arXiv 1901.05534), not comparable with the
+    whole set's. Fewer than 32 rows form one batch; rows left over are not used.
+    """
+    order = torch.randperm(len(mean), generator=torch.Generator().manual_seed(0)).to(mean.device)
+    batches = [part for part in order.split(IN_BATCH_SIZE) if len(part) == min(IN_BATCH_SIZE, len(mean))]
+    return sum(mutual_information(mean[part], log_variance[part], noise[part]) for part in batches) / len(batches)
+
+
+def active_units(mean: Rows, threshold: float = ACTIVE_VARIANCE) -> int:
+    """Count the latent dimensions whose posterior mean has at least this (unbiased) variance over rows."""
+    if len(mean) < 2:
+        return 0
+    return int((mean.double().var(0) >= threshold).sum())
+
+
+def dispersion(features: Float[Tensor, "rows features"]) -> float:
+    """Return the mean cosine similarity over all pairs of rows: 1 where features are all alike.
+
+    (||sum_i f_i / ||f_i|| ||^2 - N) / (N (N - 1)), exact without visiting the pairs; nan below two rows.
+    """
+    num_rows = len(features)
+    if num_rows < 2:
+        return math.nan
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    return float((unit.sum(0).square().sum() - num_rows) / (num_rows * (num_rows - 1)))
+
+
+def is_collapsed(kl_nats: float, num_active: float, kl_threshold_nats: float) -> bool:
+    """Say whether a posterior carries nothing: its KL is under the threshold and no unit is active."""
+    return kl_nats < kl_threshold_nats and num_active == 0

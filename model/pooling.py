@@ -1,0 +1,64 @@
+"""Reductions of an encoder's states over time; padding never changes a result."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Steps = Float[Tensor, "batch time hidden"]
+Lengths = Int[Tensor, " batch"]
+Pooled = Float[Tensor, "batch features"]
+
+
+def valid_steps(steps: Steps, lengths: Lengths) -> Bool[Tensor, "batch time 1"]:
+    """Return a mask that is true where a step belongs to its sequence."""
+    return (torch.arange(steps.shape[1], device=steps.device) < lengths[:, None]).unsqueeze(-1)
+
+
+def final_step(steps: Steps, lengths: Lengths) -> Pooled:
+    """Return each sequence's last state."""
+    return steps[torch.arange(len(steps), device=steps.device), lengths - 1]
+
+
+def first_and_last(steps: Steps, lengths: Lengths) -> Pooled:
+    """Return each sequence's first and last state side by side."""
+    return torch.cat([steps[:, 0], final_step(steps, lengths)], dim=1)
+
+
+def mean(steps: Steps, lengths: Lengths) -> Pooled:
+    """Return the mean over each sequence's states."""
+    return steps.masked_fill(~valid_steps(steps, lengths), 0.0).sum(1) / lengths[:, None]
+
+
+def maximum(steps: Steps, lengths: Lengths) -> Pooled:
+    """Return the largest value of each unit over a sequence's states."""
+    return steps.masked_fill(~valid_steps(steps, lengths), -torch.inf).amax(1)
+
+
+def max_and_mean(steps: Steps, lengths: Lengths) -> Pooled:
+    """Return maximum and mean side by side."""
+    return torch.cat([maximum(steps, lengths), mean(steps, lengths)], dim=1)
+
+
+def logsumexp(steps: Steps, lengths: Lengths, temperature: float = 1.0) -> Pooled:
+    """Return temperature * log mean exp(state / temperature), between mean (hot) and maximum (cold)."""
+    masked = (steps / temperature).masked_fill(~valid_steps(steps, lengths), -torch.inf)
+    return temperature * (masked.logsumexp(1) - lengths[:, None].log())
+
+
+def attention(steps: Steps, lengths: Lengths, scores: Float[Tensor, "batch time 1"]) -> Pooled:
+    """Return the mean of a sequence's states weighted by the softmax of their scores."""
+    weights = scores.masked_fill(~valid_steps(steps, lengths), -torch.inf).softmax(1)
+    return (weights * steps).sum(1)
+
+
+POOLINGS: dict[str, Callable[..., Tensor]] = {
+    "last": final_step,
+    "first+last": first_and_last,
+    "mean": mean,
+    "max": maximum,
+    "max+mean": max_and_mean,
+    "logsumexp": logsumexp,
+    "attention": attention,
+}

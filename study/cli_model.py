@@ -1,0 +1,229 @@
+"""Commands about one model: train, evaluate, sample, reconstruct, interpolate and encode."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from study.cli_study import storage_option
+
+MODEL_HELP = "MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL."
+
+
+def decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how tokens are chosen."""
+    for option in reversed([
+        click.option("--decoding", type=click.Choice(["greedy", "sample", "beam"]), help="How tokens are chosen."),
+        click.option("--temperature", default=1.0, show_default=True, help="Of sampling."),
+        click.option("--top-k", type=int, help="Sample among so many tokens."),
+        click.option("--top-p", default=1.0, show_default=True, help="Sample among the tokens of so much probability."),
+        click.option("--beam-width", default=5, show_default=True, help="Hypotheses kept by beam search."),
+        click.option("--max-tokens", default=60, show_default=True, help="Longest text."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def make_decoding(given: dict[str, Any], method: str) -> Any:
+    """Return the decoding that the options ask for."""
+    from study.models import Decoding
+
+    names = ("temperature", "top_k", "top_p", "beam_width", "max_tokens")
+    return Decoding(given["decoding"] or method, **{name: given[name] for name in names})
+
+
+def open_model(name: str, storage: Path) -> Any:
+    """Open the model that a MODEL argument names; raise ModelError or StudyError."""
+    from study.choose import model_folder
+    from study.models import TrainedModel
+
+    return TrainedModel.open(model_folder(name, storage))
+
+
+def read_texts(stream: Any) -> list[str]:
+    """Read one text a line; raise StudyError if there is none."""
+    from study.errors import StudyError
+
+    try:
+        texts = [line.rstrip("\n") for line in stream if line.strip()]
+    except UnicodeDecodeError as error:
+        raise StudyError(f"the input is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    if not texts:
+        raise StudyError("the input holds no text; expected one sequence a line")
+    return texts
+
+
+@click.command("train")
+@click.argument("corpus", default="chitchat")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run; one that exists is gone on with.")
+@click.option("--preset", help="Settings to start from.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
+def train_command(corpus: str, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...]) -> int:
+    """Train one model on CORPUS without Ray, printing one JSON object an epoch; interrupted, it goes on.
+
+    \b
+    study train chitchat --preset quick --set model.pooling=max --out runs/one
+    """
+    from data.corpus import Corpus
+    from study.errors import StudyError
+    from study.options import RunOptions, find_corpus
+    from study.settings import merge, nest, parse_assignment, read_preset, read_toml, validate
+    from study.training import Diverged, best_folder, train
+
+    layers = [read_preset(preset)] if preset else []
+    if config:
+        layers.append(read_toml(config))
+    options = RunOptions.resolve(*(layer.pop("study", {}) for layer in layers))
+    for layer in layers:
+        layer.pop("search", None)
+    settings = validate(nest(merge([*layers, dict(parse_assignment(text) for text in assignments)])))
+    prepared = Corpus.open(find_corpus(corpus, options.vocabulary_size))
+    best: tuple[float, int] | None = None
+    try:
+        for row in train(settings, prepared, out):
+            click.echo(json.dumps(row))
+            click.echo(
+                f"epoch {row['epoch']}: nll {row['valid/nll']:.2f}, KL {row['valid/kl']:.2f}, MI {row['valid/mi']:.2f},"
+                f" AU {row['valid/au']}{', ' + row['outcome'] if row['outcome'] else ''}",
+                err=True,
+            )
+            found = (row[f"valid/{settings.evaluation.criterion}"], row["epoch"])
+            best = found if best is None else min(best, found)
+    except Diverged as error:
+        raise StudyError(str(error)) from None
+    if best is not None:
+        click.echo(f"best model: {best_folder(out, best[1])}", err=True)
+    return 0
+
+
+@click.command("evaluate")
+@click.argument("model")
+@click.option("--corpus", help="Prepared folder; the one it was trained on if not given and known.")
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True, help="What to evaluate on.")
+@click.option("--samples", type=int, help="Importance samples a sequence.  [default: evaluation.final_num_samples]")
+@click.option("--sequences", type=int, help="Evaluate only so many, a random subset.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@storage_option
+def evaluate_command(
+    model: str, corpus: str | None, split: str, samples: int | None, sequences: int | None, as_json: bool, storage: Path
+) -> None:
+    """Measure MODEL on a split; the only command that reads the test split.
+
+    MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL.
+
+    \b
+    study evaluate quick
+    study evaluate quick:7 --split valid --samples 100
+    """
+    from study.choose import model_corpus
+    from study.errors import StudyError
+    from study.evaluation import evaluate
+    from study.settings import Settings
+
+    for name, value, least in (("--samples", samples, 1), ("--sequences", sequences, 2)):
+        if value is not None and value < least:
+            raise StudyError(f"{name} must be at least {least}, got {value}")
+    trained = open_model(model, storage)
+    prepared = model_corpus(trained, model, corpus, storage)
+    settings = Settings.model_validate(trained.about["settings"]).evaluation
+    metrics = evaluate(
+        trained.network, prepared.split(split), num_samples=samples or settings.final_num_samples,
+        num_sequences=sequences, batch_size=settings.batch_size,
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"model": str(trained.folder), "split": split, **metrics}))
+    else:
+        for name, value in metrics.items():
+            click.echo(f"{name:16} {value:.4f}" if isinstance(value, float) else f"{name:16} {value}")
+
+
+@click.command("sample")
+@click.argument("model")
+@click.option("--num", default=10, show_default=True, help="How many texts.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@decoding_options
+@storage_option
+def sample_command(model: str, num: int, seed: int, storage: Path, **given: Any) -> None:
+    """Print texts decoded from draws of the prior by MODEL.
+
+    MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL.
+
+    \b
+    study sample quick --num 5 --top-p 0.9
+    """
+    from study.errors import StudyError
+
+    if num < 1:
+        raise StudyError(f"--num must be at least 1, got {num}")
+    for text in open_model(model, storage).sample(num, make_decoding(given, "sample"), seed):
+        click.echo(text)
+
+
+@click.command("reconstruct")
+@click.argument("model")
+@click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
+@decoding_options
+@storage_option
+def reconstruct_command(model: str, texts: Any, storage: Path, **given: Any) -> None:
+    """Print each text of TEXTS (a file, or stdin) as MODEL decodes it from its posterior mean.
+
+    MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL.
+
+    \b
+    echo "how are you ?" | study reconstruct quick
+    """
+    for text in open_model(model, storage).reconstruct(read_texts(texts), make_decoding(given, "greedy")):
+        click.echo(text)
+
+
+@click.command("interpolate")
+@click.argument("model")
+@click.argument("start")
+@click.argument("end")
+@click.option("--num", default=7, show_default=True, help="Points on the line, both ends included.")
+@decoding_options
+@storage_option
+def interpolate_command(model: str, start: str, end: str, num: int, storage: Path, **given: Any) -> None:
+    """Print texts decoded along the line between the posterior means of START and END.
+
+    \b
+    study interpolate quick "how are you ?" "i like to cook ."
+    """
+    from study.errors import StudyError
+
+    if num < 2:
+        raise StudyError(f"--num must be at least 2, got {num}")
+    for text in open_model(model, storage).interpolate(start, end, num, make_decoding(given, "greedy")):
+        click.echo(text)
+
+
+@click.command("encode")
+@click.argument("model")
+@click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
+@click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
+@storage_option
+def encode_command(model: str, texts: Any, path: Path, storage: Path) -> None:
+    """Write the posterior mean of each text of TEXTS (a file, or stdin) as parquet: `text`, `mean`.
+
+    \b
+    study encode quick messages.txt --to means.parquet
+    """
+    import polars as pl
+
+    from study.errors import StudyError
+
+    if path.suffix != ".parquet" or not path.absolute().parent.is_dir():
+        raise StudyError(f"--to {path}: expected a .parquet file in a folder that exists")
+    rows = read_texts(texts)
+    means = open_model(model, storage).encode(rows)
+    frame = pl.DataFrame({"text": rows, "mean": means}, schema_overrides={"mean": pl.Array(pl.Float32, means.shape[1])})
+    aside = path.with_name(f".{path.name}.writing")
+    frame.write_parquet(aside)
+    aside.replace(path)
+    print(f"wrote {frame.height} rows of {means.shape[1]} dimensions to {path}", file=sys.stderr)

@@ -1,0 +1,206 @@
+"""Commands about studies: run, status, report, export, ui and settings."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+storage_option = click.option(
+    "--storage", default="runs", show_default=True, type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of all studies; on a cluster, one that every node shares.",
+)  # fmt: skip
+
+
+@click.command("run")
+@click.argument("corpus", required=False)
+@click.option("--preset", help="Settings to start from; `study settings --presets` lists them.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Hold a setting fixed (repeatable).")
+@click.option("--search", "also", multiple=True, metavar="NAME", help="Search an optional setting too (repeatable).")
+@click.option("--name", help="Name of the study; made from preset or corpus if not given.")
+@click.option("--trials", type=int, help="How many settings to try in all.")
+@click.option("--concurrent", type=int, help="Trials at once; as many as CPUs or GPUs allow if not given.")
+@click.option("--cpus-per-trial", type=float, help="CPUs of each trial, may be a fraction.")
+@click.option("--gpus-per-trial", type=float, help="GPUs of each trial, may be a fraction: 0.25 packs four on one.")
+@click.option("--sampler", help="tpe, random, grid, qmc, gp, cma-es or nsga2.")
+@click.option("--objective", help="nll: lowest of trials that are not collapsed; pareto: low nll and high mi.")
+@click.option("--floor", "floors", multiple=True, metavar="METRIC=VALUE", help="Least au, mi or kl of a winner (repeatable).")
+@click.option("--scheduler", help="asha, median or none: what ends bad trials early.")
+@click.option("--time-budget", type=float, metavar="MINUTES", help="End in order after so long; --resume goes on.")
+@click.option("--seed", type=int, help="Seed of the search and of every trial.  [default: 0]")
+@click.option("--address", help="A running Ray cluster, such as auto; this machine alone if not given.")
+@click.option("--tracking-uri", help="MLflow server or database; one beside the studies if not given.")
+@click.option("--dry-run", is_flag=True, help="Show what would be run, and write nothing.")
+@click.option("--resume", metavar="NAME", help="Continue a study that was interrupted.")
+@storage_option
+def run_command(**given: Any) -> int:
+    """Search the settings of a pooled VAE on CORPUS: a prepared folder, chitchat or synthetic-topics.
+
+    Settings that are given are held fixed, the others are searched.
+
+    \b
+    study run --preset quick
+    study run corpora/ptb --preset ptb --trials 40 --gpus-per-trial 0.5
+    study run corpora/mine --set model.pooling=max --search training.learning_rate
+    """
+    from study.plan import new_study, resume_study, start
+
+    time_budget = given["time_budget"]
+    if time_budget is not None and time_budget <= 0:
+        raise click.BadParameter("must be above 0", param_hint="--time-budget")
+    if given["resume"]:
+        ledger = resume_study(given)
+    else:
+        definition = new_study(given, shlex.join(["study", *sys.argv[1:]]))
+        if given["dry_run"]:
+            show_plan(definition)
+            return 0
+        from study.ledger import Ledger
+
+        ledger = Ledger.create(given["storage"] / definition.name, definition)
+    return start(ledger, address=given["address"], time_budget_minutes=time_budget)
+
+
+def show_plan(definition: Any) -> None:
+    """Print what a study would do."""
+    import tomli_w
+
+    from study.report import make_console, space_table
+
+    console = make_console()
+    console.print(
+        f"{definition.name}: {definition.num_trials} trials on {definition.corpus_name}, {definition.concurrent} at once,"
+        f" sampler {definition.sampler}, objective {definition.goal.name}, scheduler {definition.scheduler}"
+        f" with its first rung at epoch {definition.grace_epochs}",
+        markup=False,
+    )
+    console.print(space_table(definition))
+    console.print("\nFixed", style="italic")
+    fixed = definition.space.fixed.model_dump(exclude_none=True)
+    for name in definition.space.ranges:
+        table, _, leaf = name.rpartition(".")
+        (fixed[table] if table else fixed).pop(leaf, None)
+    console.print(tomli_w.dumps(fixed), markup=False)
+
+
+@click.command("status")
+@click.argument("name", required=False)
+@storage_option
+def status_command(name: str | None, storage: Path) -> None:
+    """Show how far NAME is, or every study here; works from another terminal while it runs.
+
+    \b
+    study status
+    study status quick
+    """
+    from study.ledger import DEFINITION, Ledger
+    from study.report import counts, make_console, trial_table, verdict
+
+    names = [name] if name else sorted(path.parent.name for path in storage.glob(f"*/{DEFINITION}"))
+    console = make_console()
+    if not names:
+        click.echo(f"no study in {storage} yet; start one by `study run --preset quick`", err=True)
+    for each in names:
+        ledger = Ledger.open(storage / each)
+        trials = ledger.trials()
+        states = ", ".join(f"{count} {state}" for state, count in counts(trials).items()) or "no trial yet"
+        running = "running" if ledger.is_locked() else "not running"
+        console.print(
+            f"{each}: {running}, {len(trials)} of {ledger.definition.num_trials} trials ({states})", markup=False
+        )
+        console.print(verdict(trials), markup=False)
+        if name:
+            console.print(trial_table("", trials))
+
+
+@click.command("report")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a trial and line.")
+@storage_option
+def report_command(name: str, as_json: bool, storage: Path) -> None:
+    """Show what a study found: best settings, the trade-off between likelihood and use of z, every trial.
+
+    \b
+    study report quick
+    study report quick --json | jq .valid.nll
+    """
+    import json
+
+    from study.ledger import Ledger
+    from study.report import json_line, make_console, study_report
+
+    ledger = Ledger.open(storage / name)
+    trials = ledger.trials()
+    if as_json:
+        for trial in trials:
+            click.echo(json.dumps(json_line(trial)))
+    else:
+        make_console().print(study_report(ledger.definition, trials))
+
+
+@click.command("export")
+@click.argument("name")
+@click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
+@click.option("--rows", type=click.Choice(["epochs", "trials"]), default="epochs", show_default=True, help="A row for each epoch or trial.")
+@storage_option
+def export_command(name: str, path: Path, rows: str, storage: Path) -> None:
+    """Write a study's trials, or every epoch of them, as parquet.
+
+    \b
+    study export quick --to quick.parquet
+    study export quick --to trials.parquet --rows trials
+    """
+    from study.errors import StudyError
+    from study.ledger import Ledger
+    from study.report import write_export
+
+    if path.suffix != ".parquet" or not path.absolute().parent.is_dir():
+        raise StudyError(f"--to {path}: expected a .parquet file in a folder that exists")
+    num = write_export(Ledger.open(storage / name).trials(), path, rows)
+    click.echo(f"wrote {num} {rows} to {path}", err=True)
+
+
+@click.command("ui")
+@click.option("--port", type=int, help="Port on 127.0.0.1; a free one from 5000 on if not given.")
+@click.option("--tracking-uri", help="Database to show; the one beside the studies if not given.")
+@storage_option
+def ui_command(port: int | None, tracking_uri: str | None, storage: Path) -> int:
+    """Open the MLflow UI on the studies here, on this machine only.
+
+    \b
+    study ui
+    study ui --port 5001
+    """
+    from study.serving import serve_mlflow
+
+    return serve_mlflow(storage, tracking_uri, port)
+
+
+@click.command("settings")
+@click.option("--presets", is_flag=True, help="List the presets instead.")
+@click.option("--preset", help="Show a preset's file.")
+def settings_command(presets: bool, preset: str | None) -> None:
+    """List every setting with its default and whether `study run` searches it.
+
+    \b
+    study settings
+    study settings --preset ptb
+    """
+    from study.settings import PRESETS, Settings, flatten, preset_names, read_preset
+    from study.space import OPTIONAL, SEARCHED
+
+    if preset:
+        read_preset(preset)
+        click.echo((PRESETS / f"{preset}.toml").read_text("utf-8"), nl=False)
+    elif presets:
+        for name in preset_names():
+            first = (PRESETS / f"{name}.toml").read_text("utf-8").splitlines()[0]
+            click.echo(f"{name:10} {first.lstrip('# ')}")
+    else:
+        for name, value in flatten(Settings().model_dump()).items():
+            how = "searched" if name in SEARCHED else "searched with --search" if name in OPTIONAL else ""
+            click.echo(f"{name:36} {'unset' if value is None else value!s:12} {how}".rstrip())

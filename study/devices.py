@@ -1,0 +1,60 @@
+"""Where a trial computes: CPU or GPU, its precision, and its share of a GPU's memory.
+
+The CUDA branches have not been run on a GPU by the tests; their logic is covered on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from contextlib import AbstractContextManager
+
+import torch
+
+from study.errors import StudyError
+from study.settings import TrainingSettings
+
+
+def choose_device(settings: TrainingSettings) -> torch.device:
+    """Return the device asked for, or the GPU if there is one; set TF32 on it. Raises StudyError."""
+    available = torch.cuda.is_available()
+    if settings.device == "auto":
+        device = torch.device("cuda" if available else "cpu")
+    else:
+        device = torch.device(settings.device)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if available else 0
+        if (device.index or 0) >= count:
+            raise StudyError(
+                f"training.device is {settings.device}, but this machine shows {count} CUDA devices;"
+                " use --set training.device=cpu, or check the driver with nvidia-smi"
+            )
+        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.tf32
+    return device
+
+
+def autocast(device: torch.device, settings: TrainingSettings) -> AbstractContextManager[object]:
+    """Return the context in which a step computes in bfloat16, or one that changes nothing."""
+    if settings.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def limit_gpu_memory(fraction: float) -> None:
+    """Hold this process to a fraction of the GPU's memory, so that trials that share one cannot starve each other."""
+    if 0 < fraction < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(fraction)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of a GPU's peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory in use: on a GPU since the last reset, on the CPU of the process so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,173 @@
+"""Running a study: Ray Tune over the ledger, MLflow beside it, and a truthful end whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.errors import StudyError
+from study.ledger import Definition, Ledger, TrialRecord
+from study.live import LiveView
+from study.report import describe_study, summary_metrics, trials_frame
+from study.tracking import Tracker, View
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of a study ended: `reason` is empty if every trial asked for is over."""
+
+    reason: str
+    recorded: bool
+
+
+def run_study(ledger: Ledger, view: LiveView, *, address: str | None, time_budget_seconds: float | None) -> Outcome:
+    """Run what is left of a study; the ledger must be locked by this process.
+
+    Ends with no trial left RUNNING anywhere: interrupted ones wait to be resumed. Raises StudyError if
+    MLflow or the Ray cluster cannot be reached.
+    """
+    tracker = Tracker(ledger, view.problem)
+    ledger.release_interrupted()
+    view.load(ledger.trials())
+    tracker.start()
+    reason = "interrupted"
+    try:
+        with ray_cluster(ledger.definition, address):
+            tracker.wait_until_ready()
+            catch_up(ledger, tracker)
+            reason = tune_trials(ledger, tracker, view, time_budget_seconds)
+    except KeyboardInterrupt:
+        view.problem("interrupted again: ending at once")
+    finally:
+        recorded = settle(ledger, tracker, reason)
+    return Outcome(reason, recorded)
+
+
+def catch_up(ledger: Ledger, tracker: Tracker) -> None:
+    """Send MLflow what an earlier run of the study recorded but may not have sent."""
+    for trial in ledger.trials():
+        tracker.update(as_view(trial))
+
+
+def settle(ledger: Ledger, tracker: Tracker, reason: str) -> bool:
+    """Leave the record truthful: nothing RUNNING, MLflow told; return whether MLflow has everything."""
+    ledger.release_interrupted()
+    trials = ledger.trials()
+    for trial in trials:
+        if trial.state == "waiting":
+            tracker.update(as_view(trial))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "trials.parquet"
+        trials_frame(trials).write_parquet(path)
+        state = "complete" if not reason else "failed" if "failed" in reason else "waiting"
+        description = describe_study(ledger.definition, trials, reason)
+        return tracker.close(state, summary_metrics(ledger.definition, trials), description, {"": path})
+
+
+def as_view(trial: TrialRecord) -> View:
+    """Return what MLflow should show of a recorded trial."""
+    return View(trial.number, trial.params, trial.rows, trial.state, trial.reason)
+
+
+def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, time_budget_seconds: float | None) -> str:
+    """Run Ray Tune until the study's trials are over; return why it ended early, if it did."""
+    from ray import tune
+
+    from study.trial import run_trial
+    from study.tuning import EndOfStudy, LedgerCallback, LedgerSearcher, make_scheduler
+
+    definition = ledger.definition
+
+    def on_change(number: int, content: dict[str, Any], state: str, reason: str) -> None:
+        tracker.update(View(number, content["params"], content["rows"], state, reason))
+        view.update(number, content["params"], content["rows"], state, reason)
+
+    searcher = LedgerSearcher(ledger)
+    if searcher.left == 0:
+        return ""
+    callback = LedgerCallback(ledger, on_change)
+    stopper = EndOfStudy(callback, time_budget_seconds)
+    with view, stop_on_signals(stopper):
+        # Not tune.Tuner: it pickles searcher and callbacks into the storage, and nothing here is restored from a pickle.
+        tune.run(
+            run_trial,
+            name="tune",
+            storage_path=str(ledger.folder.absolute()),
+            resources_per_trial={"cpu": definition.cpus_per_trial, "gpu": definition.gpus_per_trial},
+            search_alg=searcher,
+            scheduler=make_scheduler(definition, ledger),
+            num_samples=searcher.left,
+            max_concurrent_trials=definition.concurrent,
+            reuse_actors=True,
+            max_failures=definition.max_retries,
+            raise_on_failed_trial=False,
+            stop=stopper,
+            callbacks=[callback],
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']:05d}",
+            verbose=0,
+        )
+    return stopper.reason
+
+
+@contextmanager
+def stop_on_signals(stopper: Any) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the study in order, and a second one at once."""
+
+    def stop(number: int, frame: object) -> None:
+        if stopper.stopping:
+            raise KeyboardInterrupt
+        stopper.stopping = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one on this machine for the study; raise StudyError if there is none."""
+    os.environ.update({
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        # The ledger is what a study is resumed from; Tune's own snapshot is written at the end only.
+        "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+        "TUNE_MAX_LEN_IDENTIFIER": "60",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    })  # fmt: skip
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="ray")
+    try:
+        if address is None:
+            cpus = max(1, round(definition.concurrent * definition.cpus_per_trial))
+            ray.init(
+                address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+                logging_level="ERROR", object_store_memory=200 * 2**20,
+            )  # fmt: skip
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise StudyError(
+            f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]};"
+            " check with `ray status`, or leave --address out to use this machine alone"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,121 @@
+"""What a running study shows: one live table in a terminal, plain lines elsewhere; all of it on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from study.ledger import Definition, TrialRecord, best_row
+from study.report import METRIC_COLUMNS, USABLE, make_console, metric_cells, show_params
+
+SHOWN_FINISHED = 8
+
+
+class LiveView:
+    """Progress, time left, the best so far and each running trial's KL, AU and NLL."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.console = make_console(stderr=True)
+        self.started = time.monotonic()
+        self.shown: dict[int, tuple[dict[str, Any], list[dict[str, Any]], str, str]] = {}
+        self.message = ""
+        self._live: Live | None = None
+        self._earlier = 0
+
+    def load(self, trials: list[TrialRecord]) -> None:
+        """Begin from what an earlier run of the study left."""
+        for trial in trials:
+            if trial.state not in ("running", "waiting"):
+                self.shown[trial.number] = (trial.params, trial.rows, trial.state, trial.reason)
+        self._earlier = len(self.shown)
+
+    def __enter__(self) -> LiveView:
+        """Start to draw, if there is a terminal."""
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._draw, console=self.console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(self, number: int, params: dict[str, Any], rows: list[dict[str, Any]], state: str, reason: str) -> None:
+        """Show a trial's new epoch or its end."""
+        self.shown[number] = (params, rows, state, reason)
+        if self._live is not None:
+            return
+        if state != "running":
+            best = best_row(rows, self.definition)
+            cells = ", ".join(f"{name} {cell}" for name, cell in zip(METRIC_COLUMNS, metric_cells(best), strict=True))
+            self.console.print(
+                f"[{self.num_over()}/{self.definition.num_trials}] trial {number} {state} after {len(rows)} epochs:"
+                f" {cells}; {show_params(params)}{'; ' + reason if reason else ''}{self._eta()}",
+                markup=False, soft_wrap=True,
+            )  # fmt: skip
+
+    def problem(self, message: str) -> None:
+        """Show something that went wrong but does not end the study; the same thing once."""
+        if message != self.message:
+            self.message = message
+            if self._live is None:
+                self.console.print(message, markup=False, soft_wrap=True)
+
+    def num_over(self) -> int:
+        """Count the trials that are over."""
+        return sum(state != "running" for _, _, state, _ in self.shown.values())
+
+    def seconds_left(self) -> float | None:
+        """Estimate the time left from the trials that ended in this run, or None before the first has."""
+        ended = self.num_over() - self._earlier
+        if ended < 1:
+            return None
+        left = self.definition.num_trials - self.num_over()
+        return (time.monotonic() - self.started) / ended * left
+
+    def _eta(self) -> str:
+        seconds = self.seconds_left()
+        return f" (about {seconds / 60:.1f} min left)" if seconds else ""
+
+    def _draw(self) -> Group:
+        over, total = self.num_over(), self.definition.num_trials
+        seconds = time.monotonic() - self.started
+        width = 24
+        filled = width * over // total
+        head = f"{self.definition.name} {'━' * filled}{'─' * (width - filled)} {over}/{total} trials, {seconds / 60:.1f} min"
+        table = Table(box=None, pad_edge=False)
+        for name in ("trial", "state", "epoch", *METRIC_COLUMNS[:4]):
+            table.add_column(name, justify="left" if name == "state" else "right")
+        table.add_column("settings", overflow="ellipsis", no_wrap=True)
+        running = sorted(number for number, shown in self.shown.items() if shown[2] == "running")
+        finished = sorted(number for number, shown in self.shown.items() if shown[2] != "running")
+        for number in [*finished[-SHOWN_FINISHED:], *running]:
+            params, rows, state, _ = self.shown[number]
+            row = rows[-1] if rows and state == "running" else best_row(rows, self.definition)
+            table.add_row(str(number), state, str(len(rows)), *metric_cells(row)[:4], show_params(params))
+        parts = [Text(head + self._eta()), Text(self._best_so_far()), table]
+        return Group(*parts, Text(self.message)) if self.message else Group(*parts)
+
+    def _best_so_far(self) -> str:
+        goal = self.definition.goal
+        found = [
+            (best_row(rows, self.definition), number)
+            for number, (_, rows, state, _) in self.shown.items()
+            if state in USABLE
+        ]
+        usable = [(best["valid/nll"], number) for best, number in found if best and goal.is_feasible(best)]
+        if not usable:
+            return "best so far: none feasible yet"
+        nll, number = min(usable)
+        return f"best so far: trial {number}, nll {nll:.2f}"

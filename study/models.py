@@ -1,0 +1,126 @@
+"""A trained model to use: text to latent values and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.batches import Batch, BatchOrder, collate
+from data.cleaning import CleaningSettings, tokenize_texts
+from data.corpus import Split
+from data.vocabulary import Vocabulary
+from model import generation
+from model.errors import ModelError
+from model.vae import SequenceVAE
+from model.weights import describe, load_network
+from study.evaluation import evaluating
+
+BATCH_SIZE = 64
+DECODINGS = ("greedy", "sample", "beam")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen: greedy, sampled or by beam search, and for how long at most."""
+
+    method: str = "greedy"
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    beam_width: int = 5
+    max_tokens: int = 60
+
+    def __call__(self, network: SequenceVAE, latent: Tensor, seed: int) -> Tensor:
+        """Return token ids `[batch, steps]`; raise ModelError if a setting is out of range."""
+        if self.method == "greedy":
+            return generation.greedy(network, latent, self.max_tokens)
+        if self.method == "beam":
+            return generation.beam(network, latent, self.max_tokens, self.beam_width)
+        if self.method == "sample":
+            return generation.sample(
+                network, latent, self.max_tokens,
+                temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=seed,
+            )  # fmt: skip
+        raise ModelError(f"unknown decoding {self.method!r}; expected one of {', '.join(DECODINGS)}")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with its vocabulary, and how its corpus was tokenised."""
+
+    folder: Path
+    network: SequenceVAE
+    vocabulary: Vocabulary
+    cleaning: CleaningSettings
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path | str, device: str = "cpu") -> TrainedModel:
+        """Open a folder that training wrote; raise ModelError if it is foreign or damaged."""
+        folder = Path(folder)
+        about = describe(folder)
+        network = load_network(folder, device)
+        vocabulary = Vocabulary.read(folder / "vocabulary.json")
+        if len(vocabulary) != network.vocabulary_size:
+            raise ModelError(
+                f"{folder} has a vocabulary of {len(vocabulary)} for a network of {network.vocabulary_size}; it is damaged"
+            )
+        return cls(folder, network, vocabulary, CleaningSettings.model_validate(about.get("cleaning", {})), about)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.network.parameters()).device
+
+    def batches(self, texts: list[str]) -> list[Batch]:
+        """Tokenise texts as the corpus was, and batch them by length."""
+        sequences = [
+            np.array(self.vocabulary.encode(tokens), np.int64) for tokens in tokenize_texts(texts, self.cleaning)
+        ]
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        return [
+            collate([sequences[index] for index in indices], indices).to(self.device)
+            for indices in BatchOrder(lengths, BATCH_SIZE).in_order_of_length()
+        ]
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return the posterior mean of each text, `[texts, latent]`."""
+        means = np.zeros((len(texts), self.network.settings.latent_size), np.float32)
+        with evaluating(self.network):
+            for batch in self.batches(texts):
+                means[batch.indices] = self.network.encode(batch.tokens, batch.lengths).mean.cpu().numpy()
+        return means
+
+    def decode(self, latent: NDArray[np.float32], decoding: Decoding = Decoding(), seed: int = 0) -> list[str]:  # noqa: B008
+        """Return one text for each latent value `[texts, latent]`."""
+        texts: list[str] = []
+        with evaluating(self.network):
+            for start in range(0, len(latent), BATCH_SIZE):
+                part = torch.from_numpy(latent[start : start + BATCH_SIZE]).to(self.device)
+                ids = decoding(self.network, part, seed + start)
+                texts += [" ".join(self.vocabulary.decode(row)) for row in ids.tolist()]
+        return texts
+
+    def reconstruct(self, texts: list[str], decoding: Decoding = Decoding()) -> list[str]:  # noqa: B008
+        """Return each text decoded from its own posterior mean."""
+        return self.decode(self.encode(texts), decoding)
+
+    def sample(self, num: int, decoding: Decoding = Decoding("sample"), seed: int = 0) -> list[str]:  # noqa: B008
+        """Return texts decoded from draws of the prior."""
+        draws = np.random.default_rng(seed).standard_normal((num, self.network.settings.latent_size), np.float32)
+        return self.decode(draws, decoding, seed)
+
+    def interpolate(self, start: str, end: str, num: int, decoding: Decoding = Decoding()) -> list[str]:  # noqa: B008
+        """Return texts along the line between two texts' posterior means, both ends included."""
+        first, last = torch.from_numpy(self.encode([start, end]))
+        return self.decode(generation.interpolate(first, last, num).numpy(), decoding)
+
+    def texts(self, split: Split, num: int) -> list[str]:
+        """Return the first texts of a split, as the model sees them."""
+        return [" ".join(self.vocabulary.decode(split.sequence(index))) for index in range(min(num, len(split)))]

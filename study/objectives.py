@@ -1,0 +1,97 @@
+"""What a study looks for: likelihood among models that use their latent variable, or the trade-off itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.errors import StudyError
+
+FLOOR_METRICS = ("au", "mi", "kl")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`nll` (lowest among feasible trials) or `pareto` (low nll, high mi), and what makes a trial feasible.
+
+    All metrics are those of the validation split at KL weight 1, so that no searched setting moves them.
+    A trial is feasible if it is not collapsed (KL under the threshold and no active unit) and reaches
+    every floor.
+    """
+
+    name: str = "nll"
+    floors: tuple[tuple[str, float], ...] = ()
+    collapse_kl_nats: float = 0.1
+
+    @classmethod
+    def parse(cls, name: str, floors: Sequence[str], collapse_kl_nats: float) -> Goal:
+        """Return the goal of an --objective and its --floor METRIC=VALUE; raise StudyError."""
+        if name not in ("nll", "pareto"):
+            raise StudyError(f"unknown objective {name!r}; expected nll or pareto")
+        parsed = []
+        for floor in floors:
+            match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.eE+-]+)\s*", floor)
+            if match is None or match[1] not in FLOOR_METRICS:
+                raise StudyError(f"expected --floor METRIC=VALUE with one of {', '.join(FLOOR_METRICS)}, got {floor!r}")
+            try:
+                parsed.append((match[1], float(match[2])))
+            except ValueError:
+                raise StudyError(f"--floor {floor}: {match[2]} is no number") from None
+        return cls(name, tuple(parsed), collapse_kl_nats)
+
+    @property
+    def is_pareto(self) -> bool:
+        """Whether two values are optimised at once."""
+        return self.name == "pareto"
+
+    @property
+    def directions(self) -> list[str]:
+        """Optuna's direction of each value."""
+        return ["minimize", "maximize"] if self.is_pareto else ["minimize"]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The name of each value."""
+        return ["valid/nll", "valid/mi"] if self.is_pareto else ["valid/nll"]
+
+    def values(self, best: dict[str, Any]) -> list[float]:
+        """Return the values of a trial whose best epoch is this."""
+        return [float(best[name]) for name in self.metric_names]
+
+    def constraints(self, best: dict[str, Any]) -> dict[str, float]:
+        """Return by how much a trial misses each condition, at most 0 where it holds; nothing without an epoch."""
+        if not best:
+            return {}
+        shortfall = self.collapse_kl_nats - best["valid/kl"]
+        violations = {"not collapsed": shortfall if best["valid/au"] == 0 else min(shortfall, 0.0)}
+        return violations | {f"{name} floor": least - best[f"valid/{name}"] for name, least in self.floors}
+
+    def is_feasible(self, best: dict[str, Any]) -> bool:
+        """Say whether a trial with this best epoch may win."""
+        return all(violation <= 0 for violation in self.constraints(best).values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` rebuilds the goal from."""
+        return {"name": self.name, "floors": [list(floor) for floor in self.floors], "collapse_kl_nats": self.collapse_kl_nats}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Goal:
+        """Rebuild a goal that `to_json` stored."""
+        floors = tuple((name, value) for name, value in stored["floors"])
+        return cls(stored["name"], floors, stored["collapse_kl_nats"])
+
+
+def pareto_front(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark the `[points, objectives]` (all minimised) that no other point beats or equals in all of them.
+
+    Of points that are equal in everything, each is kept.
+    """
+    no_worse = (points[None, :, :] <= points[:, None, :]).all(2)
+    better = (points[None, :, :] < points[:, None, :]).any(2)
+    kept: NDArray[np.bool_] = ~(no_worse & better).any(1)
+    return kept

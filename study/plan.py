@@ -1,0 +1,182 @@
+"""From what the user gave to a study that starts, and what is said when it ends."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from study.errors import StudyError
+from study.ledger import DEFINITION, Definition, Ledger
+from study.objectives import Goal
+from study.options import RunOptions, find_corpus
+from study.settings import nest, parse_assignment, read_preset, read_toml
+from study.space import SearchSpace, build_space
+
+REMOTE_CONCURRENT = 16
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def new_study(given: dict[str, Any], command: str) -> Definition:
+    """Return the definition of a new study from the options of `study run`; raise StudyError or CorpusError."""
+    from data.corpus import Corpus
+
+    layers = [read_preset(given["preset"])] if given["preset"] else []
+    if given["config"]:
+        layers.append(read_toml(given["config"]))
+    run_tables = [layer.pop("study", {}) for layer in layers]
+    by_hand = nest(dict(parse_assignment(text) for text in given["assignments"]))
+    if given["seed"] is not None:
+        by_hand["seed"] = given["seed"]
+    space = build_space([*layers, by_hand], given["also"])
+    names = ("corpus", "trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "sampler", "objective", "scheduler")
+    options = RunOptions.resolve(
+        *run_tables, {name: given[name] for name in names} | {"floors": tuple(given["floors"]) or None}
+    )
+    check_choices(options)
+    goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_kl_nats)
+    name = check_study_name(given["name"]) if given["name"] else None
+    corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size))
+    storage: Path = given["storage"]
+    definition = Definition(
+        name=name or free_name(storage, given["preset"] or corpus.name),
+        corpus=str(corpus.folder),
+        corpus_name=corpus.name,
+        corpus_fingerprint=corpus.fingerprint,
+        space=space,
+        goal=goal,
+        num_trials=num_trials(options, space),
+        sampler=options.sampler,
+        scheduler=options.scheduler,
+        grace_epochs=options.grace_epochs or default_grace(space),
+        seed=space.fixed.seed,
+        concurrent=options.concurrent or default_concurrent(options, given["address"]),
+        cpus_per_trial=options.cpus_per_trial,
+        gpus_per_trial=options.gpus_per_trial,
+        max_retries=options.max_retries,
+        tracking_uri=given["tracking_uri"] or default_tracking_uri(storage),
+        command=command,
+    )
+    check_sampler(definition)
+    return definition
+
+
+def resume_study(given: dict[str, Any]) -> Ledger:
+    """Open and lock a study to go on with; raise StudyError if it has ended or its corpus is another one."""
+    from data.corpus import Corpus
+
+    if given["assignments"] or given["preset"] or given["config"] or given["also"] or given["corpus"]:
+        raise StudyError("--resume goes on with a study as it was defined; give no corpus or settings with it")
+    ledger = Ledger.open(given["storage"] / given["resume"])
+    ledger.lock()
+    definition = ledger.definition
+    if Corpus.open(definition.corpus).fingerprint != definition.corpus_fingerprint:
+        raise StudyError(f"{definition.corpus} is not the corpus that {definition.name} was started on; restore it")
+    return ledger
+
+
+def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | None) -> int:
+    """Run a study to its end or interruption, and say what came out; return the exit code."""
+    from study.launch import run_study
+    from study.live import LiveView
+    from study.report import make_console, study_report
+
+    definition, name = ledger.definition, ledger.definition.name
+    progress = make_console(stderr=True)
+    progress.print(
+        f"study {name}: {definition.num_trials} trials on {definition.corpus_name},"
+        f" {definition.concurrent} at once; Ctrl-C ends it in order",
+        markup=False,
+    )
+    budget = time_budget_minutes * 60 if time_budget_minutes is not None else None
+    outcome = run_study(ledger, LiveView(definition), address=address, time_budget_seconds=budget)
+    ledger.close()
+    make_console().print(study_report(definition, ledger.trials()))
+    storage = ledger.folder.parent
+    option = "" if storage == Path("runs") else f" --storage {storage}"
+    if not outcome.recorded:
+        progress.print(f"MLflow has not heard everything; `study run --resume {name}{option}` sends the rest", markup=False)
+    if outcome.reason:
+        progress.print(f"ended early: {outcome.reason}; go on with `study run --resume {name}{option}`", markup=False)
+        return 1 if "failed" in outcome.reason else 130 if outcome.reason == "interrupted" else 0
+    progress.print(f"browse it: study ui{option}", markup=False)
+    return 0
+
+
+def check_study_name(name: str) -> str:
+    """Return a study's name; raise StudyError unless it can stand in paths and queries."""
+    if not NAME.fullmatch(name):
+        raise StudyError(
+            f"--name {name!r}: expected at most 64 letters, digits, dots, dashes and underscores,"
+            " beginning with a letter or digit"
+        )
+    return name
+
+
+def free_name(storage: Path, stem: str) -> str:
+    """Return a name that no study here has: the stem, or the stem with a number."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "study"
+    number = 1
+    while (storage / (name := stem if number == 1 else f"{stem}-{number}") / DEFINITION).exists():
+        number += 1
+    return name
+
+
+def check_choices(options: RunOptions) -> None:
+    """Raise StudyError unless sampler and scheduler are known."""
+    from study.samplers import SAMPLER_NAMES
+
+    for kind, name, known in (
+        ("sampler", options.sampler, SAMPLER_NAMES),
+        ("scheduler", options.scheduler, ("asha", "median", "none")),
+    ):
+        if name not in known:
+            raise StudyError(f"unknown {kind} {name!r}; expected one of {', '.join(known)}")
+
+
+def check_sampler(definition: Definition) -> None:
+    """Raise StudyError if the sampler cannot serve the goal or the space."""
+    from study.samplers import make_sampler
+
+    make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, 0)
+
+
+def num_trials(options: RunOptions, space: SearchSpace) -> int:
+    """Return how many trials to run: no more than the points of a grid, and one if nothing is searched."""
+    if not space.ranges:
+        return 1
+    if options.sampler != "grid":
+        return options.trials
+    points = 1
+    for allowed in space.ranges.values():
+        points *= len(allowed.grid())
+    return min(options.trials, points)
+
+
+def default_grace(space: SearchSpace) -> int:
+    """Return the epoch of the first rung: after the longest warm-up, and not before a quarter of training."""
+    return max(1, math.ceil(space.fixed.training.epochs * max(space.longest_warmup_fraction(), 0.25)))
+
+
+def default_concurrent(options: RunOptions, address: str | None) -> int:
+    """Return how many trials this machine can run at once; on a cluster, a number that makes it scale up."""
+    if address is not None:
+        return REMOTE_CONCURRENT
+    slots = int(len(os.sched_getaffinity(0)) / options.cpus_per_trial)
+    if options.gpus_per_trial:
+        import torch
+
+        slots = min(slots, int(torch.cuda.device_count() / options.gpus_per_trial))
+        if slots < 1:
+            raise StudyError(
+                f"--gpus-per-trial {options.gpus_per_trial:g}, but this machine shows"
+                f" {torch.cuda.device_count()} GPUs; use 0 to train on the CPU"
+            )
+    return max(1, min(slots, options.trials))
+
+
+def default_tracking_uri(storage: Path) -> str:
+    """Return the MLflow database beside the studies."""
+    return f"sqlite:///{(storage / 'mlflow.db').absolute()}"

@@ -1,0 +1,244 @@
+"""A study, finished or not, as frames, JSON lines and tables."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from study.ledger import Definition, TrialRecord
+from study.objectives import pareto_front
+from study.space import CONDITIONS
+
+JSON_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "bits_per_byte", "dispersion")
+USABLE = ("complete", "pruned", "running", "waiting")
+"""States of trials that have something to compare."""
+
+
+def json_line(trial: TrialRecord) -> dict[str, Any]:
+    """Return what `study report --json` prints of a trial; `valid` is of its best epoch."""
+    return {
+        "trial": trial.number,
+        "state": trial.state,
+        "reason": trial.reason,
+        "params": trial.params,
+        "epochs": len(trial.rows),
+        "seconds": trial.seconds,
+        "valid": {name: trial.best.get(f"valid/{name}") for name in JSON_METRICS},
+        "feasible": trial.feasible,
+        "run_id": trial.run_id,
+    }
+
+
+def trials_frame(trials: list[TrialRecord]) -> pl.DataFrame:
+    """Return one row a trial: what became of it, its searched settings and the metrics of its best epoch."""
+    rows = [
+        {
+            "trial": trial.number, "state": trial.state, "reason": trial.reason, "feasible": trial.feasible,
+            "epochs": len(trial.rows), "seconds": trial.seconds, "best_epoch": trial.best.get("epoch"),
+            **trial.params,
+            **{name: value for name, value in trial.best.items() if name.startswith("valid/")},
+            "run_id": trial.run_id,
+        }
+        for trial in trials
+    ]  # fmt: skip
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
+
+
+def epochs_frame(trials: list[TrialRecord]) -> pl.DataFrame:
+    """Return one row an epoch of each trial: its trial, state, settings and every metric."""
+    rows = [
+        {"trial": trial.number, "state": trial.state, **trial.params, **row} for trial in trials for row in trial.rows
+    ]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
+
+
+def best_trial(trials: list[TrialRecord]) -> TrialRecord | None:
+    """Return the trial with the lowest validation nll among those that are feasible, if there is one."""
+    usable = [trial for trial in trials if trial.feasible and trial.state in USABLE]
+    return min(usable, key=lambda trial: trial.best["valid/nll"], default=None)
+
+
+def pareto_trials(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials that no other beats in both nll (low) and mi (high), from the lowest nll on."""
+    usable = [trial for trial in trials if trial.best and trial.state != "failed"]
+    if not usable:
+        return []
+    points = np.array([[trial.best["valid/nll"], -trial.best["valid/mi"]] for trial in usable])
+    front = [trial for trial, kept in zip(usable, pareto_front(points), strict=True) if kept]
+    return sorted(front, key=lambda trial: trial.best["valid/nll"])
+
+
+def counts(trials: list[TrialRecord]) -> dict[str, int]:
+    """Count the trials by state."""
+    found: dict[str, int] = {}
+    for trial in trials:
+        found[trial.state] = found.get(trial.state, 0) + 1
+    return found
+
+
+def summary_metrics(definition: Definition, trials: list[TrialRecord]) -> dict[str, float]:
+    """Return the numbers that stand for a whole study in MLflow."""
+    best = best_trial(trials)
+    summary = {f"num/{state}": float(count) for state, count in counts(trials).items()}
+    summary["num/trials"] = float(len(trials))
+    summary["seconds"] = sum(trial.seconds for trial in trials)
+    if best is not None:
+        summary |= {f"best/{name[6:]}": float(value) for name, value in best.best.items() if name.startswith("valid/")}
+        summary["best/trial"] = float(best.number)
+    return summary
+
+
+def show_value(value: Any) -> str:
+    """Return a setting's or metric's value, short."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if math.isfinite(value) else str(value)
+    return str(value)
+
+
+def show_params(params: dict[str, Any]) -> str:
+    """Return searched settings in one line, by their last names."""
+    return "  ".join(f"{name.rsplit('.', 1)[-1]}={show_value(value)}" for name, value in params.items())
+
+
+def describe_study(definition: Definition, trials: list[TrialRecord], reason: str) -> str:
+    """Return a study's story in Markdown, for the parent run's description."""
+    best = best_trial(trials)
+    states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+    lines = [
+        f"**{definition.name}**: {len(trials)} of {definition.num_trials} trials on corpus"
+        f" `{definition.corpus_name}` ({definition.corpus_fingerprint}): {states}.",
+        f"Ended early: {reason}." if reason else "",
+        verdict(trials),
+        "",
+    ]
+    if best is not None:
+        lines += ["| setting | best value |", "|---|---|"]
+        lines += [f"| {name} | {show_value(value)} |" for name, value in best.params.items()]
+    if definition.command:
+        lines += ["", f"Reproduce: `{definition.command}`"]
+    return "\n".join(lines)
+
+
+def verdict(trials: list[TrialRecord]) -> str:
+    """Return one sentence: the best settings' numbers, or that everything collapsed."""
+    best = best_trial(trials)
+    if best is None:
+        return "No trial is feasible: every one collapsed, failed, missed a floor or has not ended its first epoch."
+    row = best.best
+    return (
+        f"Best: trial {best.number} with nll {row['valid/nll']:.2f} nats, KL {row['valid/kl']:.2f},"
+        f" MI {row['valid/mi']:.2f} nats, {row['valid/au']} active units."
+    )
+
+
+def metric_cells(best: dict[str, Any]) -> list[str]:
+    """Return the cells that every table of trials shows of a best epoch."""
+    if not best:
+        return ["-"] * 6
+    return [
+        f"{best['valid/nll']:.2f}", f"{best['valid/kl']:.2f}", f"{best['valid/mi']:.2f}", f"{best['valid/au']}",
+        f"{best['valid/ppl']:.1f}", f"{best['valid/dispersion']:.2f}",
+    ]  # fmt: skip
+
+
+METRIC_COLUMNS = ("NLL", "KL", "MI", "AU", "PPL", "cosine")
+
+
+def trial_table(title: str, trials: list[TrialRecord]) -> Table:
+    """Return a table of trials, a line each."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("trial", "state", *METRIC_COLUMNS):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    table.add_column("settings", overflow="fold")
+    for trial in trials:
+        table.add_row(str(trial.number), trial.state, *metric_cells(trial.best), show_params(trial.params))
+    return table
+
+
+def by_pooling(trials: list[TrialRecord]) -> Table | None:
+    """Return a table of medians by pooling, where pooling was searched."""
+    frame = trials_frame(trials)
+    if "model.pooling" not in frame.columns or "valid/nll" not in frame.columns:
+        return None
+    frame = frame.filter(pl.col("valid/nll").is_not_null())
+    grouped = frame.group_by("model.pooling").agg(
+        pl.len().alias("trials"),
+        (~pl.col("feasible")).sum().alias("collapsed or under a floor"),
+        *[pl.col(f"valid/{name}").median().alias(name) for name in ("nll", "kl", "mi", "au", "dispersion")],
+    )
+    table = Table(title="Median over trials by pooling", title_justify="left", box=None, pad_edge=False)
+    for name in grouped.columns:
+        table.add_column(name.removeprefix("model."), justify="left" if name == "model.pooling" else "right")
+    for row in grouped.sort("nll").iter_rows():
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row))
+    return table
+
+
+def study_report(definition: Definition, trials: list[TrialRecord]) -> RenderableType:
+    """Return what `study report` prints."""
+    states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+    parts: list[RenderableType] = [
+        Text(f"{definition.name}: {len(trials)} of {definition.num_trials} trials on {definition.corpus_name} ({states})"),
+        Text(verdict(trials)),
+    ]
+    best = best_trial(trials)
+    if best is not None:
+        settings = Table(title="Best settings", title_justify="left", box=None, pad_edge=False, show_header=False)
+        for name, value in best.params.items():
+            settings.add_row(name, show_value(value))
+        parts += [Text(), settings]
+    parts += [
+        Text(),
+        trial_table("Trade-off: no other trial has both a lower NLL and a higher MI", pareto_trials(trials)),
+    ]
+    pooled = by_pooling(trials)
+    if pooled is not None:
+        parts += [Text(), pooled]
+    parts += [Text(), trial_table("All trials", trials)]
+    parts.append(Text(
+        "\nNLL, KL, MI in nats a sequence on the validation split at KL weight 1; AU: active units;"
+        " cosine: features' mean cosine similarity."
+    ))  # fmt: skip
+    return Group(*parts)
+
+
+def write_export(trials: list[TrialRecord], path: Path, rows: str) -> int:
+    """Write trials or epochs as parquet, aside and then renamed; return the number of rows."""
+    frame = trials_frame(trials) if rows == "trials" else epochs_frame(trials)
+    aside = path.with_name(f".{path.name}.writing")
+    frame.write_parquet(aside)
+    aside.replace(path)
+    return frame.height
+
+
+def space_table(definition: Definition) -> Table:
+    """Return a table of what is searched, and where."""
+    table = Table(title="Searched", title_justify="left", box=None, pad_edge=False)
+    for name in ("setting", "values", "only if"):
+        table.add_column(name, overflow="fold")
+    for name, allowed in definition.space.ranges.items():
+        values = (
+            ", ".join(map(str, allowed.values))
+            if allowed.values is not None
+            else f"{allowed.low} to {allowed.high}{' (log)' if allowed.log else ''}"
+        )
+        other, meaningful = CONDITIONS.get(name, ("", frozenset()))
+        table.add_row(name, values, f"{other} is {' or '.join(sorted(meaningful))}" if other else "")
+    return table
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that keeps to plain text and full width where it is not a terminal."""
+    console = Console(stderr=stderr, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, highlight=False, emoji=False, width=200)
+    return console

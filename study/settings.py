@@ -1,0 +1,178 @@
+"""Everything that a trial needs, typed and frozen: from presets, TOML files and `--set key=value`."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.config import NetworkSettings, ObjectiveSettings
+from study.errors import StudyError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class TrainingSettings(BaseModel):
+    """How the network is trained; epochs are the unit of everything that takes time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=20, ge=1)
+    num_sequences: int | None = Field(default=None, ge=1, description="train on so many, all if unset")
+    batch_size: int = Field(default=32, ge=1)
+    max_batch_tokens: int | None = Field(default=None, ge=2, description="batch by padded tokens instead")
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0, description="of adamw only")
+    clip_norm: float = Field(default=5.0, gt=0)
+    halving_patience: int = Field(default=2, ge=1, description="epochs without a better validation")
+    first_halving_epoch: int = Field(default=15, ge=1)
+    max_halvings: int = Field(default=5, ge=1, description="training ends when so many are spent")
+    early_stop_patience: int | None = Field(default=None, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tf32: bool = True
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    checkpoint_minutes: float = Field(default=10.0, gt=0, description="between checkpoints within an epoch")
+
+
+class EvaluationSettings(BaseModel):
+    """How validation is measured after each epoch, and when a trial counts as collapsed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_sequences: int | None = Field(default=None, ge=2, description="validate on so many, all if unset")
+    num_samples: int = Field(default=16, ge=1, description="importance samples a sequence, each epoch")
+    final_num_samples: int = Field(default=500, ge=1, description="of `study evaluate`")
+    batch_size: int = Field(default=64, ge=1)
+    criterion: Literal["nll", "elbo"] = "nll"
+    collapse_kl_nats: float = Field(default=0.1, ge=0)
+    collapse_epochs: int = Field(default=2, ge=1)
+
+
+class Settings(BaseModel):
+    """One trial's settings. Two trials with equal settings on one corpus and machine give equal numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=0, ge=0)
+    model: NetworkSettings = NetworkSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _cycles_need_room(self) -> Settings:
+        if self.objective.is_cyclical and self.objective.num_cycles > 100 * self.training.epochs:
+            raise ValueError(
+                f"objective.num_cycles is {self.objective.num_cycles} for {self.training.epochs} epochs of training"
+            )
+        return self
+
+    def with_values(self, values: dict[str, Any]) -> Settings:
+        """Return these settings with some replaced, by dotted name; raise StudyError if one is wrong."""
+        return validate(nest(flatten(self.model_dump()) | values))
+
+
+@cache
+def setting_names() -> tuple[str, ...]:
+    """Return every setting's dotted name."""
+    return tuple(flatten(Settings().model_dump()))
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one, under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return dotted names as nested tables; the inverse of `flatten`."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *tables, leaf = name.split(".")
+        inner = nested
+        for table in tables:
+            inner = inner.setdefault(table, {})
+        inner[leaf] = value
+    return nested
+
+
+def check_name(name: str) -> None:
+    """Raise StudyError unless a setting of this name exists."""
+    names = setting_names()
+    if name in names:
+        return
+    leaves = {known.rsplit(".", 1)[-1]: known for known in names}
+    close = difflib.get_close_matches(name, names, 1) or [
+        leaves[leaf] for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, 1)
+    ]
+    hint = f"did you mean {close[0]}?" if close else "`study settings` lists them all"
+    raise StudyError(f"unknown setting {name}; {hint}")
+
+
+def validate(nested: dict[str, Any]) -> Settings:
+    """Check types, ranges and combinations; raise StudyError naming the setting and its value."""
+    for name in flatten(nested):
+        check_name(name)
+    try:
+        return Settings.model_validate(nested)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        got = f", got {first['input']!r}" if not isinstance(first["input"], dict | BaseModel) else ""
+        raise StudyError(f"{name}: {first['msg'].removeprefix('Value error, ')}{got}".removeprefix(": ")) from None
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Parse `name=value`, the value in TOML's syntax or a bare word."""
+    name, sign, value = text.partition("=")
+    name = name.strip()
+    if not sign or not name:
+        raise StudyError(f"expected NAME=VALUE, got {text!r}; for example --set model.pooling=mean")
+    check_name(name)
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value.strip()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a settings file; raise StudyError if it is missing or no TOML."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path} is not valid TOML: {error}") from None
+
+
+def preset_names() -> list[str]:
+    """Return the presets that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Read a preset; raise StudyError if there is none of that name."""
+    if name not in preset_names():
+        close = difflib.get_close_matches(name, preset_names(), 1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(preset_names())}"
+        raise StudyError(f"unknown preset {name}; {hint}")
+    return read_toml(PRESETS / f"{name}.toml")
+
+
+def merge(tables: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return tables laid over each other, later ones winning setting by setting, flat."""
+    merged: dict[str, Any] = {}
+    for table in tables:
+        merged |= flatten(table)
+    return merged

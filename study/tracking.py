@@ -1,0 +1,310 @@
+"""MLflow, and nothing else here speaks to it: a projection of the ledger that can be made again.
+
+A thread brings each trial's run up to what the ledger holds and keeps trying while the server is away,
+so that no trial waits for it. One process, the driver, writes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from study.errors import StudyError
+from study.ledger import RUN_IDS, Definition, Ledger, best_row, write_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+STATUS = {
+    "complete": "FINISHED", "pruned": "KILLED", "collapsed": "KILLED", "waiting": "KILLED",
+    "failed": "FAILED", "running": "RUNNING",
+}  # fmt: skip
+"""MLflow's status for each state: a trial that was ended early was killed, whatever ended it."""
+
+METRICS_A_CALL = 1000
+RETRY_SECONDS = 2.0
+CLOSE_SECONDS = 60.0
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "polars", "pyarrow")
+
+
+@dataclass
+class View:
+    """What a trial's run should show: shared with the driver, which only appends to `rows`."""
+
+    number: int
+    params: dict[str, Any]
+    rows: list[dict[str, Any]]
+    state: str = "running"
+    reason: str = ""
+
+
+class Tracker:
+    """Keeps one MLflow parent run for a study and one child a trial in line with the ledger."""
+
+    def __init__(self, ledger: Ledger, on_problem: Callable[[str], None]) -> None:
+        self.ledger = ledger
+        self.definition: Definition = ledger.definition
+        self.on_problem = on_problem
+        self._ids = ledger.run_ids()
+        self._logged: dict[str, int] = {}
+        self._due: dict[int, View] = {}
+        self._busy = False
+        self._closing = False
+        self._wake = threading.Condition()
+        self._ready = threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect, without waiting for it."""
+        self._thread.start()
+
+    def wait_until_ready(self) -> None:
+        """Wait for the parent run; raise StudyError if the server cannot be reached or refuses."""
+        self._ready.wait()
+        if self._error is not None:
+            raise self._explain(self._error)
+
+    def update(self, view: View) -> None:
+        """Have a trial's run brought up to date; returns at once."""
+        with self._wake:
+            self._due[view.number] = view
+            self._wake.notify()
+
+    def close(self, state: str, summary: dict[str, float], description: str, files: dict[str, Path]) -> bool:
+        """Send what is due, end the parent run, and return whether all of it arrived."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive() or self._error is not None:
+            return False
+        try:
+            self._end_parent(state, summary, description, files)
+        except Exception as error:
+            self.on_problem(f"MLflow: {_first_line(error)}")
+            return False
+        return True
+
+    def _work(self) -> None:
+        try:
+            self._client = connect(self.definition.tracking_uri)
+            self._experiment_id = self._find_experiment()
+            self._parent_id = self._find_parent()
+        except Exception as error:
+            self._error = error
+            return
+        finally:
+            self._ready.set()
+        while (view := self._next()) is not None:
+            try:
+                self._project(view)
+            except Exception as error:
+                if self._closing and time.monotonic() > self._give_up_at:
+                    self._error = error
+                    return
+                self.on_problem(f"MLflow is not answering, metrics wait on disk: {_first_line(error)}")
+                with self._wake:
+                    self._due.setdefault(view.number, view)
+                time.sleep(RETRY_SECONDS)
+
+    def _next(self) -> View | None:
+        with self._wake:
+            while not self._due and not self._closing:
+                self._wake.wait()
+            if self._closing and not hasattr(self, "_give_up_at"):
+                self._give_up_at = time.monotonic() + CLOSE_SECONDS / 2
+            return self._due.pop(next(iter(self._due))) if self._due else None
+
+    def _find_experiment(self) -> str:
+        name = self.definition.name
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        tags = {"mlflow.experiment.primaryMetric.name": "best/nll", "mlflow.experiment.primaryMetric.greaterIsBetter": "False"}
+        return str(self._client.create_experiment(name, artifact_location(self.definition.tracking_uri, name), tags))
+
+    def _find_parent(self) -> str:
+        run = self._find_run("study", "tags.`trial` = 'study'")
+        if run is None:
+            tags = {"study": self.definition.name, "trial": "study", **provenance(self.definition)}
+            created = self._client.create_run(self._experiment_id, tags=tags, run_name=self.definition.name)
+            run_id = str(created.info.run_id)
+            folder = self.ledger.folder
+            self._client.log_artifact(run_id, str(folder / "study.json"))
+        else:
+            run_id = str(run.info.run_id)
+            self._client.update_run(run_id, status="RUNNING")
+        self._remember("study", run_id)
+        return run_id
+
+    def _find_run(self, key: str, query: str) -> Run | None:
+        """Return the run that this study has for a key: by the remembered id, else by its tags."""
+        if key in self._ids:
+            return self._client.get_run(self._ids[key])
+        query = f"{query} and tags.`study` = '{self.definition.name}'"
+        found = self._client.search_runs([self._experiment_id], query, max_results=1)
+        return found[0] if found else None
+
+    def _remember(self, key: str, run_id: str) -> None:
+        self._ids[key] = run_id
+        write_json(self.ledger.folder / RUN_IDS, self._ids)
+
+    def _project(self, view: View) -> None:
+        key, state, rows = str(view.number), view.state, list(view.rows)
+        if key not in self._logged:
+            self._adopt(key, view)
+        run_id, logged = self._ids[key], self._logged[key]
+        new = [row for row in rows if row["epoch"] > logged]
+        for part in _parts(new):
+            self._client.log_batch(run_id, metrics=_metrics(part))
+            self._logged[key] = part[-1]["epoch"]
+        if state != "running":
+            self._finish(run_id, view, rows, state)
+
+    def _adopt(self, key: str, view: View) -> None:
+        """Find or create a trial's run, and what it has already."""
+        from mlflow.entities import Param
+
+        run = self._find_run(key, f"tags.`trial` = '{key}'")
+        if run is None:
+            settings = self.definition.space.settings(view.params)
+            tags = {
+                "mlflow.parentRunId": self._parent_id, "study": self.definition.name, "trial": key,
+                "seed": str(settings.seed), **provenance(self.definition),
+            }  # fmt: skip
+            run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {view.number}")
+            params = [Param(name, str(value)) for name, value in view.params.items()]
+            self._client.log_batch(run.info.run_id, params=params)
+            self._client.log_dict(run.info.run_id, settings.model_dump(), "settings.json")
+        elif view.state == "running":
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        self._logged[key] = int(run.data.metrics.get("epoch", 0))
+        self._remember(key, str(run.info.run_id))
+
+    def _finish(self, run_id: str, view: View, rows: list[dict[str, Any]], state: str) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        best = best_row(rows, self.definition)
+        metrics = [
+            Metric(name.replace("valid/", "best/"), float(value), now, int(best["epoch"]))
+            for name, value in best.items()
+            if name.startswith("valid/") or name == "epoch"
+        ]
+        metrics = [Metric("best/epoch", m.value, now, m.step) if m.key == "epoch" else m for m in metrics]
+        seconds = rows[-1]["seconds"] if rows else 0.0
+        tags = [RunTag("state", state), RunTag("reason", view.reason[:5000]), RunTag("duration_seconds", f"{seconds:.1f}")]
+        self._client.log_batch(run_id, metrics=metrics, tags=tags)
+        if state not in ("waiting", "running"):
+            self._log_files(run_id, view.number, rows, best)
+        self._client.set_terminated(run_id, STATUS[state])
+
+    def _log_files(self, run_id: str, number: int, rows: list[dict[str, Any]], best: dict[str, Any]) -> None:
+        folder = self.ledger.trial_folder(number)
+        if rows:
+            curves = folder / "epochs.parquet"
+            pl.DataFrame(rows, infer_schema_length=None).write_parquet(curves)
+            self._client.log_artifact(run_id, str(curves))
+        weights = folder / f"best-{best.get('epoch', 0):05d}"
+        if weights.is_dir():
+            self._client.log_artifacts(run_id, str(weights), "best")
+        samples = folder / "samples.json"
+        if samples.is_file():
+            self._client.log_table(run_id, json.loads(samples.read_text("utf-8")), "samples.json")
+
+    def _end_parent(
+        self, state: str, summary: dict[str, float], description: str, files: dict[str, Path]
+    ) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, 0) for name, value in summary.items()]
+        tags = [RunTag("state", state), RunTag("mlflow.note.content", description)]
+        self._client.log_batch(self._parent_id, metrics=metrics, tags=tags)
+        for folder, path in files.items():
+            self._client.log_artifact(self._parent_id, str(path), folder or None)
+        self._client.set_terminated(self._parent_id, STATUS[state])
+
+    def _explain(self, error: Exception) -> StudyError:
+        return StudyError(
+            f"MLflow at {without_password(self.definition.tracking_uri)} cannot be used: {_first_line(error)};"
+            " check the address by opening it in a browser, or leave --tracking-uri out to record locally"
+        )
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client; an unreachable server is given up after seconds, not minutes."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(uri)
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Return where a local database's artifacts go: beside it. A server decides for itself."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / experiment).as_uri()
+
+
+def without_password(uri: str) -> str:
+    """Return an address without the user and password that it may hold."""
+    scheme, sign, rest = uri.partition("://")
+    return scheme + sign + rest.rpartition("@")[2] if sign else uri
+
+
+def provenance(definition: Definition) -> dict[str, str]:
+    """Return the tags that say which data, code and packages a run came from."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    ).stdout.strip()
+    versions = {f"version.{name}": version(name) for name in PACKAGES}
+    return {
+        "corpus": definition.corpus_name,
+        "corpus_fingerprint": definition.corpus_fingerprint,
+        "mlflow.source.git.commit": commit or "unknown",
+        "version.python": platform.python_version(),
+        **versions,
+    }
+
+
+def _metrics(rows: list[dict[str, Any]]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [
+        Metric(name, float(value), now, int(row["epoch"]))
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, int | float)
+    ]
+
+
+def _parts(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    if not rows:
+        return []
+    size = max(1, METRICS_A_CALL // len(rows[0]))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

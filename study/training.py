@@ -1,0 +1,305 @@
+"""Training as a generator of epoch metrics; it knows neither Ray nor MLflow.
+
+Every number of an epoch follows from the settings, the corpus and the seed: training stopped anywhere
+and resumed from its last checkpoint yields, on the same CPU, bit for bit what it would have.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.batches import Batch, BatchOrder, iterate
+from data.corpus import Corpus
+from model.diagnostics import is_collapsed
+from model.objective import kl_divergence, negative_elbo
+from model.vae import SequenceVAE
+from model.weights import load_weights, save_network
+from study.checkpoints import (
+    Progress,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from study.devices import autocast, choose_device, peak_memory_bytes, reset_peak_memory
+from study.errors import StudyError
+from study.evaluation import evaluate
+from study.settings import Settings
+
+Row = dict[str, Any]
+"""One epoch: `epoch` (from 1), `step`, `seconds`, `train/...` and `valid/...`; the last one has an `outcome`."""
+
+CHECKPOINTS, BEST = "checkpoints", "best"
+
+
+class Diverged(ArithmeticError):
+    """Training left the finite numbers; repeating it would do the same."""
+
+
+def train(
+    settings: Settings,
+    corpus: Corpus,
+    folder: Path,
+    *,
+    rows_seen: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Row]:
+    """Yield a row after each epoch, from the folder's last checkpoint on; keep the best weights in it.
+
+    Rows after the first `rows_seen` that an earlier run made before it ended are yielded again, so
+    that a caller who lost some gets each exactly once. `should_stop` is asked after every step: once
+    true, a checkpoint is written and the generator ends without an outcome. Raises Diverged, and
+    StudyError if the folder belongs to other settings or another corpus.
+    """
+    run = TrainingRun(settings, corpus, folder)
+    yield from run.progress.history[rows_seen:]
+    while not run.progress.outcome:
+        if not run.train_epoch(should_stop):
+            return
+        row = run.finish_epoch()
+        run.save()
+        if row["epoch"] > rows_seen:
+            yield row
+
+
+class TrainingRun:
+    """The network, its optimisers and how far they are."""
+
+    def __init__(self, settings: Settings, corpus: Corpus, folder: Path) -> None:
+        self.settings, self.corpus, self.folder = settings, corpus, folder
+        self.device = choose_device(settings.training)
+        torch.manual_seed(settings.seed)
+        self.network = SequenceVAE(settings.model, len(corpus.vocabulary)).to(self.device)
+        self.optimizers = make_optimizers(self.network, settings)
+        self.train_split, self.valid_split = corpus.split("train"), corpus.split("valid")
+        training = settings.training
+        self.order = BatchOrder(
+            self.train_split.lengths[: training.num_sequences],
+            training.batch_size,
+            training.max_batch_tokens,
+            settings.seed,
+        )
+        self.num_batches = len(self.order.epoch(0))
+        self.progress = Progress(
+            settings.model_dump(), corpus.fingerprint, learning_rate=training.learning_rate
+        )
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.resume()
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Continue from the newest whole checkpoint, if there is one."""
+        found = load_checkpoint(self.folder / CHECKPOINTS)
+        if found is None:
+            return
+        progress, tensors = found
+        if progress.settings != self.progress.settings or progress.corpus != self.progress.corpus:
+            raise StudyError(
+                f"{self.folder} holds a run with other settings or another corpus; choose another folder"
+            )
+        self.progress = progress
+        self.network.load_state_dict(
+            {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")}
+        )
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(name, optimizer, tensors)
+        self._set_learning_rate(progress.learning_rate)
+        self.sums = tensors["sums"].to(self.device)
+        torch.set_rng_state(tensors["rng.cpu"])
+        if self.device.type == "cuda" and "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+    def save(self) -> None:
+        """Write a checkpoint, and remove best weights that no kept checkpoint needs."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            tensors |= optimizer_tensors(name, optimizer)
+        tensors |= {"sums": self.sums, "rng.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        save_checkpoint(
+            self.folder / CHECKPOINTS, self.progress, {name: tensor.cpu() for name, tensor in tensors.items()}
+        )
+        self.saved_at = time.monotonic()
+
+    def train_epoch(self, should_stop: Callable[[], bool]) -> bool:
+        """Train to the end of the epoch; return False if told to stop before."""
+        progress, training = self.progress, self.settings.training
+        reset_peak_memory(self.device)
+        self.network.train()
+        started = time.monotonic()
+        batches = self.order.epoch(progress.epoch)
+        for batch in iterate(self.train_split, batches, progress.batch):
+            self.step(batch.to(self.device))
+            progress.batch += 1
+            progress.step += 1
+            stopping = should_stop()
+            if stopping or time.monotonic() - self.saved_at > 60 * training.checkpoint_minutes:
+                progress.seconds += time.monotonic() - started
+                started = time.monotonic()
+                self.save()
+            if stopping:
+                return False
+        progress.seconds += time.monotonic() - started
+        return True
+
+    def step(self, batch: Batch) -> None:
+        """Take one optimiser step; nothing in it waits for the device."""
+        with autocast(self.device, self.settings.training):
+            posterior = self.network.encode(batch.tokens, batch.lengths)
+            latent = posterior.sample(torch.randn_like(posterior.mean))
+            reconstruction = self.network.reconstruction(batch.tokens, batch.lengths, latent)
+        kl = kl_divergence(posterior)
+        loss = negative_elbo(reconstruction, kl, self.kl_weight(), self.settings.objective)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.training.clip_norm)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        rows = len(batch.lengths)
+        done = torch.stack([loss.detach() * rows, reconstruction.detach().sum(), kl.detach().sum(), norm])
+        self.sums += done.double()
+
+    def kl_weight(self) -> float:
+        """Return the KL weight of the step that comes next."""
+        total = self.num_batches * self.settings.training.epochs
+        return self.settings.objective.weight(min(1.0, self.progress.step / total))
+
+    def finish_epoch(self) -> Row:
+        """Validate, record the epoch, adapt the learning rate and decide whether training is over."""
+        progress, evaluation = self.progress, self.settings.evaluation
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        row = self._training_metrics()
+        started = time.monotonic()
+        valid = evaluate(
+            self.network,
+            self.valid_split,
+            num_samples=evaluation.num_samples,
+            num_sequences=evaluation.num_sequences,
+            batch_size=evaluation.batch_size,
+        )
+        progress.seconds += time.monotonic() - started
+        if not math.isfinite(valid["nll"]):
+            raise Diverged(f"the validation nll became {valid['nll']} in epoch {progress.epoch}; lower the learning rate")
+        row |= {"seconds": progress.seconds, **{f"valid/{name}": value for name, value in valid.items()}}
+        self._keep_best(valid[evaluation.criterion], valid)
+        self._halve_on_plateau(valid[evaluation.criterion])
+        progress.outcome = row["outcome"] = self._outcome(valid)
+        progress.history.append(row)
+        return row
+
+    def _training_metrics(self) -> Row:
+        progress = self.progress
+        loss, reconstruction, kl, norm = self.sums.tolist()
+        self.sums.zero_()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise Diverged(
+                f"the training loss became {loss} (gradient norm {norm}) in epoch {progress.epoch}"
+                f" at learning rate {progress.learning_rate:g}; lower it"
+            )
+        rows, tokens = len(self.order.lengths), int(self.order.lengths.sum()) + len(self.order.lengths)
+        seconds = progress.seconds - (progress.history[-1]["seconds"] if progress.history else 0.0)
+        return {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "train/loss": loss / rows,
+            "train/reconstruction": reconstruction / rows,
+            "train/kl": kl / rows,
+            "train/kl_weight": self.kl_weight(),
+            "train/gradient_norm": norm / self.num_batches,
+            "train/learning_rate": progress.learning_rate,
+            "train/tokens_per_second": tokens / max(seconds, 1e-9),
+            "train/peak_memory_mb": peak_memory_bytes(self.device) / 2**20,
+        }
+
+    def _keep_best(self, value: float, valid: dict[str, float]) -> None:
+        progress = self.progress
+        if progress.best_value is not None and value >= progress.best_value:
+            progress.epochs_since_best += 1
+            return
+        progress.best_value, progress.best_epoch, progress.epochs_since_best = value, progress.epoch, 0
+        folder = best_folder(self.folder, progress.epoch)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.corpus.vocabulary.write(folder / "vocabulary.json")
+        save_network(
+            self.network, folder, corpus=self.corpus.name, corpus_fingerprint=self.corpus.fingerprint,
+            settings=progress.settings, epoch=progress.epoch, valid=valid, cleaning=self.corpus.cleaning,
+        )  # fmt: skip
+        remove_unneeded_best(self.folder, progress)
+
+    def _halve_on_plateau(self, value: float) -> None:
+        """Halve the learning rate and go back to the best weights when validation stays worse for too long."""
+        progress, training = self.progress, self.settings.training
+        if progress.plateau_value is None or value <= progress.plateau_value:
+            progress.plateau_value, progress.epochs_without_better = value, 0
+            return
+        progress.epochs_without_better += 1
+        if progress.epochs_without_better < training.halving_patience or progress.epoch < training.first_halving_epoch:
+            return
+        progress.plateau_value, progress.epochs_without_better = value, 0
+        progress.num_halvings += 1
+        load_weights(self.network, best_folder(self.folder, progress.best_epoch) / "model.safetensors")
+        self.optimizers = make_optimizers(self.network, self.settings)
+        self._set_learning_rate(progress.learning_rate / 2)
+
+    def _set_learning_rate(self, learning_rate: float) -> None:
+        self.progress.learning_rate = learning_rate
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+
+    def _outcome(self, valid: dict[str, float]) -> str:
+        """Return why training is over, or nothing if it goes on."""
+        progress, training, evaluation = self.progress, self.settings.training, self.settings.evaluation
+        warm = progress.epoch >= math.ceil(self.settings.objective.warmup_fraction * training.epochs)
+        collapsed = is_collapsed(valid["kl"], valid["au"], evaluation.collapse_kl_nats)
+        progress.collapsed_epochs = progress.collapsed_epochs + 1 if warm and collapsed else 0
+        if progress.collapsed_epochs >= evaluation.collapse_epochs:
+            return "collapsed"
+        patience = training.early_stop_patience
+        if patience is not None and progress.epochs_since_best >= patience:
+            return "complete"
+        if progress.epoch >= training.epochs or progress.num_halvings >= training.max_halvings:
+            return "complete"
+        return ""
+
+
+def make_optimizers(network: SequenceVAE, settings: Settings) -> dict[str, torch.optim.Optimizer]:
+    """Return one optimiser for the encoder and one for the decoder, as the field's base set-up has them."""
+    training = settings.training
+    made: dict[str, torch.optim.Optimizer] = {}
+    for name, part in (("encoder", network.encoder), ("decoder", network.decoder)):
+        parameters = list(part.parameters())
+        match training.optimizer:
+            case "sgd":
+                made[name] = torch.optim.SGD(parameters, training.learning_rate)
+            case "adam":
+                made[name] = torch.optim.Adam(parameters, training.learning_rate)
+            case "adamw":
+                made[name] = torch.optim.AdamW(
+                    parameters, training.learning_rate, weight_decay=training.weight_decay
+                )
+    return made
+
+
+def best_folder(folder: Path, epoch: int) -> Path:
+    """Return where a run keeps the weights of an epoch that was its best."""
+    return folder / f"{BEST}-{epoch:05d}"
+
+
+def remove_unneeded_best(folder: Path, progress: Progress) -> None:
+    """Remove best weights but the newest three: two checkpoints and the present may each need one."""
+    import shutil
+
+    for old in sorted(folder.glob(f"{BEST}-*"))[:-3]:
+        if old != best_folder(folder, progress.best_epoch):
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,61 @@
+"""What runs on a Ray worker: one trial, from its settings to its last epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FAILURE = "failure"
+"""The result key under which a trial reports why it cannot go on, instead of an epoch."""
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train a trial and report each epoch to Ray Tune; a retry goes on from the last checkpoint.
+
+    `config` holds `settings`, the `corpus` and trial `folder`s, `rows_seen` epochs that are on record,
+    and the `cpus` and `gpus` that the trial was given.
+    """
+    import torch
+    from ray import tune
+
+    from data.corpus import Corpus
+    from study.devices import limit_gpu_memory
+    from study.settings import Settings
+    from study.training import Diverged, train
+
+    torch.set_num_threads(max(1, int(config["cpus"])))
+    limit_gpu_memory(config["gpus"])
+    folder = Path(config["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = Settings.model_validate(config["settings"])
+    corpus = Corpus.open(config["corpus"])
+    try:
+        last: dict[str, Any] = {}
+        for row in train(settings, corpus, folder, rows_seen=config["rows_seen"]):
+            if row["outcome"]:
+                write_samples(folder, corpus)
+            last = row
+            tune.report(row | {"node": os.uname().nodename})
+        if not last:
+            # Every epoch was on record already; Tune must hear something of a trial.
+            tune.report({"epoch": config["rows_seen"]})
+    except Diverged as error:
+        tune.report({FAILURE: str(error)})
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
+    """Write reconstructions of validation sequences and samples from the prior, by the best weights so far."""
+    from study.models import TrainedModel
+
+    newest = max(folder.glob("best-*"))
+    model = TrainedModel.open(newest)
+    texts = model.texts(corpus.split("valid"), num_rows)
+    table = {"input": texts, "reconstruction": model.reconstruct(texts), "prior_sample": model.sample(num_rows)}
+    aside = folder / ".samples.json"
+    aside.write_text(json.dumps(table, ensure_ascii=False), "utf-8")
+    aside.replace(folder / "samples.json")

@@ -1,0 +1,198 @@
+"""The ledger as Ray Tune wants it: a searcher that asks it, a callback that records in it, a schedule."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune import Callback, Stopper
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from study.errors import StudyError
+from study.ledger import Definition, Ledger
+from study.trial import FAILURE
+
+METRIC, EPOCH = "valid/nll", "epoch"
+SCHEDULER_NAMES = ("asha", "median", "none")
+ALL_FAILED = 5
+"""The study is given up when its first so many trials have all failed."""
+
+
+class LedgerSearcher(Searcher):
+    """Hands out the ledger's trials, interrupted ones first, until the number asked for is reached.
+
+    Tune's own snapshot of a searcher is not used: the ledger is on disk already.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(metric=METRIC, mode="min")
+        self.ledger = ledger
+        self.left = ledger.num_left()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """Return the configuration of the next trial, or FINISHED."""
+        if self.left == 0:
+            return Searcher.FINISHED  # type: ignore[no-any-return]
+        number, params = self.ledger.ask()
+        self.left -= 1
+        definition = self.ledger.definition
+        return {
+            "trial": number,
+            "params": params,
+            "settings": definition.space.settings(params).model_dump(),
+            "corpus": definition.corpus,
+            "folder": str(self.ledger.trial_folder(number).absolute()),
+            "rows_seen": len(self.ledger.rows(number)),
+            "cpus": definition.cpus_per_trial,
+            "gpus": definition.gpus_per_trial,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the callback, which knows the reason, tells the ledger."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write the empty snapshot that Tune expects."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+
+class LedgerCallback(Callback):
+    """Records every epoch and every end of a trial, in the order: ledger, MLflow, the screen."""
+
+    def __init__(self, ledger: Ledger, on_change: Callable[[int, dict[str, Any], str, str], None]) -> None:
+        self.ledger = ledger
+        self.on_change = on_change
+        self.states: dict[int, str] = {}
+        self._failures: dict[int, str] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial has a worker."""
+        self._note(trial, "running")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch, or the reason why there is none."""
+        number = trial.config["trial"]
+        if FAILURE in result:
+            self._failures[number] = result[FAILURE]
+        elif METRIC in result:
+            row = {name: result[name] for name in result if is_recorded(name)}
+            if self.ledger.add_row(number, row):
+                self._note(trial, "running")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is over: by itself, by collapse, by its own failure or by the schedule."""
+        number = trial.config["trial"]
+        rows = self.ledger.rows(number)
+        if number in self._failures:
+            self._finish(trial, "failed", self._failures[number])
+        elif rows and rows[-1]["outcome"]:
+            outcome = rows[-1]["outcome"]
+            settings = self.ledger.definition.space.fixed.evaluation
+            reason = f"KL below {settings.collapse_kl_nats} nats and no active unit for {settings.collapse_epochs} epochs"
+            self._finish(trial, outcome, reason if outcome == "collapsed" else "")
+        else:
+            epoch = rows[-1]["epoch"] if rows else 0
+            self._finish(trial, "pruned", f"worse than its peers at epoch {epoch}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's retries are spent."""
+        self._finish(trial, "failed", last_line(trial))
+
+    def _finish(self, trial: Any, state: str, reason: str) -> None:
+        number = trial.config["trial"]
+        rows = list(self.ledger.rows(number))
+        state, reason = self.ledger.finish(number, state, reason)
+        self.states[number] = state
+        self.on_change(number, {"params": trial.config["params"], "rows": rows}, state, reason)
+
+    def _note(self, trial: Any, state: str) -> None:
+        number = trial.config["trial"]
+        self.on_change(number, {"params": trial.config["params"], "rows": self.ledger.rows(number)}, state, "")
+
+
+class EndOfStudy(Stopper):
+    """Ends the study when its first trials all failed, or when told to."""
+
+    def __init__(self, callback: LedgerCallback, deadline_seconds: float | None) -> None:
+        self.callback = callback
+        self.deadline = time.monotonic() + deadline_seconds if deadline_seconds is not None else math.inf
+        self.stopping = False
+        self.reason = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out of Tune's snapshot, which nothing is restored from."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Say whether one trial is over: never."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Say whether the study is over before its number of trials is reached."""
+        states = list(self.callback.states.values())
+        if len(states) >= ALL_FAILED and set(states) == {"failed"}:
+            self.reason = f"the first {len(states)} trials all failed"
+        elif time.monotonic() > self.deadline:
+            self.reason = "the time budget is spent"
+        elif self.stopping:
+            self.reason = "interrupted"
+        return bool(self.reason)
+
+
+def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
+    """Return the schedule of a definition, knowing what earlier runs of the study have seen.
+
+    Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll`, which is
+    at KL weight 1 whatever a trial trains with. Raises StudyError if the name is unknown.
+    """
+    epochs = definition.space.fixed.training.epochs
+    match definition.scheduler:
+        case "none":
+            return FIFOScheduler()
+        case "asha":
+            scheduler: TrialScheduler = ASHAScheduler(
+                time_attr=EPOCH, metric=METRIC, mode="min", max_t=epochs + 1,
+                grace_period=min(definition.grace_epochs, epochs), reduction_factor=3,
+            )  # fmt: skip
+        case "median":
+            scheduler = MedianStoppingRule(
+                time_attr=EPOCH, metric=METRIC, mode="min",
+                grace_period=definition.grace_epochs, min_samples_required=3,
+            )  # fmt: skip
+        case name:
+            raise StudyError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULER_NAMES)}")
+    for trial in ledger.trials():
+        if trial.state not in ("waiting", "failed"):
+            replay(scheduler, trial.number, trial.rows)
+    return scheduler
+
+
+def replay(scheduler: TrialScheduler, number: int, rows: list[dict[str, Any]]) -> None:
+    """Show a schedule the epochs of a trial of an earlier run, so that its rungs stand as they stood."""
+    stub = SimpleNamespace(trial_id=f"earlier-{number}", status="TERMINATED")
+    scheduler.on_trial_add(None, stub)
+    for row in rows:
+        scheduler.on_trial_result(None, stub, dict(row))
+    if rows:
+        scheduler.on_trial_complete(None, stub, dict(rows[-1]))
+
+
+def is_recorded(name: str) -> bool:
+    """Say whether a key of a Tune result is one of ours."""
+    return name in ("epoch", "step", "seconds", "outcome", "node") or name.startswith(("train/", "valid/"))
+
+
+def last_line(trial: Any) -> str:
+    """Return the last line of a Tune trial's error: the exception itself."""
+    error = trial.get_error()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__
