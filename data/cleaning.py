@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 WORDS_AND_MARKS = r"\w+(?:['’]\w+)*|[^\w\s]"
 CONTACTS = {
-    "url": r"(?i)\b(?:https?://|www\.)\S|\b[a-z0-9-]+\.(?:com|org|net|edu|gov|io|ly|be|me|gg|tv|co)\b(?:/|\s|$)",
     "email": r"[\w.+-]+@[\w-]+\.\w+",
+    "url": r"(?i)\b(?:https?://|www\.)\S|\b[a-z0-9-]+\.(?:com|org|net|edu|gov|io|ly|be|me|gg|tv|co)\b(?:/|\s|$)",
     "phone": r"(?:\+?\d[\s().-]{0,2}){7,}",
 }
 

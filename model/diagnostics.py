@@ -65,6 +65,6 @@ def dispersion(features: Float[Tensor, "rows features"]) -> float:
     return float((unit.sum(0).square().sum() - num_rows) / (num_rows * (num_rows - 1)))
 
 
-def is_collapsed(kl_nats: float, num_active: float, kl_threshold_nats: float) -> bool:
+def is_collapsed(kl_nats: float, num_active: int, kl_threshold_nats: float) -> bool:
     """Say whether a posterior carries nothing: its KL is under the threshold and no unit is active."""
     return kl_nats < kl_threshold_nats and num_active == 0

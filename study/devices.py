@@ -22,6 +22,8 @@ def choose_device(settings: TrainingSettings) -> torch.device:
         device = torch.device("cuda" if available else "cpu")
     else:
         device = torch.device(settings.device)
+    if settings.precision == "bfloat16" and device.type == "cpu":
+        raise StudyError("training.precision bfloat16 needs a CUDA device, this trial is on the CPU; use float32")
     if device.type == "cuda":
         count = torch.cuda.device_count() if available else 0
         if (device.index or 0) >= count:

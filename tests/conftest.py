@@ -1,0 +1,95 @@
+"""Small corpora, small settings and one Ray for the whole session."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.corpus import Corpus
+from data.prepare import PrepareSettings, prepare
+from data.sources import from_files
+from data.synthetic import Topics
+from study.cli import run
+from study.settings import Settings, validate
+
+torch.set_num_threads(1)
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+TINY = {
+    "model": {"embedding_size": 8, "hidden_size": 12, "latent_size": 3, "input_dropout": 0.1, "output_dropout": 0.1},
+    "training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01},
+    "evaluation": {"num_samples": 3, "num_sequences": 24, "collapse_kl_nats": 0.0},
+}
+
+
+def tiny_settings(**tables) -> Settings:
+    """Return settings that train in a blink, with some tables' values replaced."""
+    return validate({name: TINY.get(name, {}) | tables.get(name, {}) for name in {*TINY, *tables}})
+
+
+def write_lines(path: Path, lines) -> Path:
+    """Write text lines to a file and return it."""
+    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Corpus:
+    """A corpus of a few hundred sequences of two topics."""
+    folder = tmp_path_factory.mktemp("corpus")
+    topics = Topics(seed=1, num_sequences=240, num_topics=2, num_words=30, min_length=3, max_length=8)
+    text = write_lines(folder / "text.txt", (" ".join(words) for words in topics.sample()))
+    source = from_files({"all": [str(text)]})
+    settings = PrepareSettings.resolve(source, {"valid_fraction": 0.15, "test_fraction": 0.15})
+    return prepare(source, settings, folder / "prepared")[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_toml(tmp_path_factory) -> Path:
+    """The tiny settings as a settings file of `study run`."""
+    import tomli_w
+
+    path = tmp_path_factory.mktemp("settings") / "tiny.toml"
+    path.write_text(tomli_w.dumps(TINY), "utf-8")
+    return path
+
+
+@pytest.fixture
+def call(capfd):
+    """Call the command line in this process; returns exit code, stdout and stderr."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One Ray for every test that runs a study in this process."""
+    import ray
+
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"})
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def finished_study(ray_session, corpus, tiny_toml, tmp_path_factory) -> Path:
+    """The storage of a study of six trials named `done`."""
+    storage = tmp_path_factory.mktemp("runs")
+    code = run(["run", str(corpus.folder), "--config", str(tiny_toml), "--name", "done", "--trials", "6",
+                "--storage", str(storage)])  # fmt: skip
+    assert code == 0
+    return storage
+
+
+def json_lines(text: str) -> list[dict]:
+    """Parse one JSON object a line."""
+    return [json.loads(line) for line in text.splitlines()]

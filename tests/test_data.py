@@ -1,0 +1,251 @@
+"""Text in, padded batches out: nothing lost, nothing twice, nothing that depends on the order of the input."""
+
+import gzip
+import json
+import random
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import write_lines
+from data import prepare as pipeline
+from data.batches import BatchOrder, collate, gather, iterate
+from data.cleaning import CleaningSettings, clean, tokenize_texts
+from data.corpus import Corpus
+from data.errors import CorpusError
+from data.prepare import PrepareSettings, prepare
+from data.sources import NAMED, from_files
+from data.vocabulary import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID, Vocabulary
+
+WORDS = [f"word{number}" for number in range(40)]
+
+
+def some_lines(num=300, seed=0):
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, 9))) for _ in range(num)]
+
+
+def make(tmp_path, lines, name="out", **settings) -> Corpus:
+    source = from_files({"all": [str(write_lines(tmp_path / f"{name}.txt", lines))]})
+    return prepare(source, PrepareSettings.resolve(source, settings), tmp_path / name)[0]
+
+
+def all_texts(corpus, split):
+    part = corpus.split(split)
+    return [" ".join(corpus.vocabulary.decode(part.sequence(index))) for index in range(len(part))]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1)))
+def test_known_tokens_are_encoded_and_decoded_to_themselves(words):
+    vocabulary = Vocabulary.of(words)
+    kept = [word for word in words if word not in SPECIAL_TOKENS]
+    assert vocabulary.decode(vocabulary.encode(kept)) == kept
+    assert vocabulary.encode_column(pl.Series(kept, dtype=pl.String)).to_list() == vocabulary.encode(kept)
+
+
+def test_text_cannot_smuggle_special_tokens_in():
+    vocabulary = Vocabulary.of(["a", "</s>", "<pad>"])
+    assert len(vocabulary) == 5
+    assert vocabulary.encode(["<pad>", "<s>", "</s>", "<unk>", "a", "new"]) == [UNK_ID] * 4 + [4, UNK_ID]
+
+
+def test_vocabulary_by_size_and_count_does_not_depend_on_order():
+    counts = pl.DataFrame({"token": ["b", "a", "c", "d"], "count": [2, 2, 5, 1]})
+    assert Vocabulary.from_counts(counts, 2, 1).tokens[4:] == ("c", "a")
+    assert Vocabulary.from_counts(counts.reverse(), None, 2).tokens[4:] == ("c", "a", "b")
+
+
+def test_every_dropped_sequence_is_counted_under_a_reason():
+    rows = ["fine words here", "", "   ", None, "see http://x.org now", "mail a@b.com please", "call 555 123 4567 now",
+            "short", "a b c d e f g"]  # fmt: skip
+    settings = CleaningSettings(min_tokens=2, max_tokens=6, drop_contacts=True)
+    kept, dropped = clean(pl.DataFrame({"text": rows, "group": None}, schema_overrides={"group": pl.String}), settings)
+    assert kept["tokens"].to_list() == [["fine", "words", "here"]]
+    assert dropped == {"empty": 2, "missing": 1, "url": 1, "email": 1, "phone": 1, "too short": 1, "too long": 1}
+    assert kept["num_bytes"].to_list() == [len("fine words here") + 1]
+
+
+def test_tokenisation_by_regular_expression():
+    settings = CleaningSettings(tokenizer="regex", lowercase=True)
+    assert tokenize_texts(["Don't stop, <unk>!"], settings) == [["don't", "stop", ",", "<unk>", "!"]]
+
+
+def test_a_corpus_is_the_same_whatever_the_order_of_its_input(tmp_path):
+    lines = some_lines()
+    first = make(tmp_path, sorted(lines), "sorted")
+    random.Random(1).shuffle(lines)
+    second = make(tmp_path, lines, "shuffled")
+    assert first.fingerprint == second.fingerprint
+    assert sorted(all_texts(first, "train") + all_texts(first, "valid") + all_texts(first, "test")) == sorted(set(lines))
+
+
+def test_many_buckets_give_the_sequences_of_one(tmp_path, monkeypatch):
+    lines = some_lines()
+    whole = make(tmp_path, lines, "whole")
+    monkeypatch.setattr(pipeline, "BUCKET_BYTES", 2000)
+    cut = make(tmp_path, lines, "cut")
+    assert len(cut.manifest["splits"]["train"]["shards"]) > 3
+    for split in ("train", "valid", "test"):
+        assert sorted(all_texts(cut, split)) == sorted(all_texts(whole, split))
+        assert cut.split(split).num_bytes.sum() == whole.split(split).num_bytes.sum()
+
+
+def test_groups_stay_in_one_split(tmp_path):
+    rows = [{"text": line, "who": f"group{number % 30}"} for number, line in enumerate(some_lines())]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    source = from_files({"all": [str(path)]}, "text", "who")
+    settings = PrepareSettings.resolve(source, {"split_by_group": True, "valid_fraction": 0.3, "deduplicate": False})
+    corpus, _ = prepare(source, settings, tmp_path / "out")
+    groups_of = {row["text"]: set() for row in rows}
+    for row in rows:
+        groups_of[row["text"]].add(row["who"])
+    seen = {}
+    for split in ("train", "valid", "test"):
+        for text in all_texts(corpus, split):
+            if len(groups_of[text]) == 1:
+                assert seen.setdefault(next(iter(groups_of[text])), split) == split
+    assert set(seen.values()) == {"train", "valid", "test"}
+
+
+FORMATS = [".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv", ".csv.gz", ".csv.zst", ".tsv",
+           ".parquet"]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_every_format_gives_the_same_corpus(tmp_path, ending):
+    lines = some_lines(120)
+    frame, kind = pl.DataFrame({"text": lines, "other": range(len(lines))}), ending.split(".")[1]
+    path = tmp_path / f"rows{ending}"
+    if kind == "parquet":
+        frame.write_parquet(path)
+    else:
+        text = {
+            "txt": "\n".join(lines),
+            "jsonl": frame.write_ndjson(),
+            "csv": frame.write_csv(),
+            "tsv": frame.write_csv(separator="\t"),
+        }[kind].encode()
+        if ending.endswith(".gz"):
+            text = gzip.compress(text)
+        if ending.endswith(".zst"):
+            text = pa.compress(text, "zstd", asbytes=True)
+        path.write_bytes(text)
+    source = from_files({"all": [str(path)]})
+    corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
+    assert corpus.fingerprint == make(tmp_path, lines, "plain").fingerprint
+
+
+def test_a_second_preparation_does_nothing_and_another_one_is_refused(tmp_path):
+    source = from_files({"all": [str(write_lines(tmp_path / "a.txt", some_lines()))]})
+    settings = PrepareSettings.resolve(source, {})
+    assert prepare(source, settings, tmp_path / "out")[1]
+    before = (tmp_path / "out/manifest.json").stat().st_mtime_ns
+    assert not prepare(source, settings, tmp_path / "out")[1]
+    assert (tmp_path / "out/manifest.json").stat().st_mtime_ns == before
+    other = PrepareSettings.resolve(source, {"min_tokens": 2})
+    with pytest.raises(CorpusError, match="--overwrite"):
+        prepare(source, other, tmp_path / "out")
+    assert prepare(source, other, tmp_path / "out", overwrite=True)[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "out"]
+
+
+def test_duplicates_are_dropped_and_counted_or_kept(tmp_path):
+    lines = some_lines(100)
+    once, every = make(tmp_path, lines * 2, "once"), make(tmp_path, lines * 2, "every", deduplicate=False)
+    assert once.manifest["dropped"]["duplicate"] == 2 * len(lines) - len(set(lines))
+    assert sum(split["num_sequences"] for split in every.manifest["splits"].values()) == 200
+
+
+def test_given_splits_are_kept_and_their_overlap_is_counted(tmp_path):
+    parts = {name: [str(write_lines(tmp_path / f"{name}.txt", lines))] for name, lines in
+             {"train": ["a b", "c d", "a b"], "valid": ["a b", "e f"], "test": ["g h"]}.items()}  # fmt: skip
+    source = from_files(parts)
+    corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
+    assert [corpus.manifest["splits"][name]["num_sequences"] for name in ("train", "valid", "test")] == [3, 2, 1]
+    assert corpus.manifest["also_in_train"] == {"valid": 1, "test": 0}
+    assert corpus.manifest["splits"]["valid"]["num_unknown"] == 2
+
+
+def test_standard_files_lose_their_label_and_use_the_given_vocabulary(tmp_path):
+    for split in ("train", "valid", "test"):
+        write_lines(tmp_path / f"short_yelp.{split}.txt", ["1\tgood food .", "0\tbad food ."])
+    write_lines(tmp_path / "vocab.txt", ["<pad>", "<s>", "</s>", "<unk>", ".", "food", "good"])
+    source = NAMED["short-yelp"](tmp_path, 0)
+    corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
+    assert sorted(all_texts(corpus, "test")) == ["<unk> food .", "good food ."]
+
+
+def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
+    def break_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "encode_buckets", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, some_lines())
+    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_collate_frames_and_pads():
+    batch = collate([np.array([7, 8, 9]), np.array([5])], np.array([3, 1]))
+    assert batch.tokens.tolist() == [[BOS_ID, 7, 8, 9, EOS_ID], [BOS_ID, 5, EOS_ID, PAD_ID, PAD_ID]]
+    assert batch.lengths.tolist() == [5, 3]
+    assert batch.num_targets == 6
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=200), st.integers(1, 9), st.integers(2, 80), st.integers(0, 5))
+def test_an_epoch_holds_each_sequence_once_whatever_the_batches(lengths, size, budget, epoch):
+    for max_tokens in (None, budget):
+        order = BatchOrder(np.array(lengths, np.int64), size, max_tokens, seed=3)
+        batches = order.epoch(epoch)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+        assert [part.tolist() for part in order.epoch(epoch)] == [part.tolist() for part in batches]
+        assert sorted(np.concatenate(order.in_order_of_length()).tolist()) == list(range(len(lengths)))
+        for part in batches:
+            padded = len(part) * (max(lengths[index] for index in part) + 2)
+            assert len(part) <= size if max_tokens is None else len(part) == 1 or padded <= budget
+
+
+def test_batches_are_of_like_lengths_and_their_order_differs_between_epochs(corpus):
+    split = corpus.split("train")
+    order = BatchOrder(split.lengths, 8, seed=1)
+    spread = np.mean([np.ptp(split.lengths[part]) for part in order.epoch(0)])
+    assert spread < 1.5
+    assert [part.tolist() for part in order.epoch(0)] != [part.tolist() for part in order.epoch(1)]
+
+
+def test_an_epoch_can_be_gone_on_with_in_the_middle(corpus):
+    split = corpus.split("train")
+    batches = BatchOrder(split.lengths, 8).epoch(2)
+    whole = [batch.tokens.tolist() for batch in iterate(split, batches)]
+    assert [batch.tokens.tolist() for batch in iterate(split, batches, 5)] == whole[5:]
+
+
+def test_sequences_are_views_of_the_memory_mapped_shards(corpus):
+    split = corpus.split("train")
+    assert not split.sequence(0).flags.owndata
+    assert gather(split, np.array([2, 0])).lengths.tolist() == [split.lengths[2] + 2, split.lengths[0] + 2]
+
+
+@pytest.mark.parametrize("place", ["train-00000.arrow", "vocabulary.json"])
+def test_a_truncated_file_is_noticed_when_the_corpus_is_opened(tmp_path, place):
+    folder = make(tmp_path, some_lines()).folder
+    path = folder / place
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CorpusError, match="damaged"):
+        Corpus.open(folder)
+
+
+def test_changed_content_is_noticed_by_verify(tmp_path):
+    corpus = make(tmp_path, some_lines())
+    corpus.verify()
+    path = corpus.folder / "train-00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match="fingerprint"):
+        Corpus.open(corpus.folder).verify()

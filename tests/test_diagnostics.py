@@ -1,0 +1,54 @@
+"""Mutual information, active units, dispersion and collapse against cases that are known."""
+
+import math
+
+import pytest
+import torch
+
+from model import diagnostics
+
+
+def test_mutual_information_is_zero_when_all_posteriors_are_alike():
+    noise = torch.randn(50, 4)
+    mean, log_variance = torch.full((50, 4), 0.3), torch.full((50, 4), -0.7)
+    assert diagnostics.mutual_information(mean, log_variance, noise) == pytest.approx(0.0, abs=1e-9)
+    assert diagnostics.mutual_information_in_batch(mean, log_variance, noise) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_mutual_information_reaches_its_caps_when_posteriors_are_apart():
+    mean = torch.arange(200.0)[:, None].repeat(1, 2)
+    log_variance, noise = torch.full((200, 2), -12.0), torch.randn(200, 2)
+    assert diagnostics.mutual_information(mean, log_variance, noise) == pytest.approx(math.log(200))
+    assert diagnostics.mutual_information_in_batch(mean, log_variance, noise) == pytest.approx(math.log(32))
+
+
+def test_mutual_information_equals_a_plain_computation_for_any_chunk():
+    torch.manual_seed(0)
+    mean, log_variance, noise = torch.randn(40, 3), torch.randn(40, 3), torch.randn(40, 3)
+    latent = mean + (0.5 * log_variance).exp() * noise
+    normal = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    every = normal.log_prob(latent[:, None, :]).sum(2)
+    plain = float((every.diagonal() - every.logsumexp(1) + math.log(40)).mean())
+    assert diagnostics.mutual_information(mean, log_variance, noise) == pytest.approx(plain, rel=1e-5)
+    assert diagnostics.mutual_information(mean, log_variance, noise, rows_at_once=7) == pytest.approx(plain, rel=1e-5)
+
+
+def test_active_units_use_the_unbiased_variance():
+    mean = torch.zeros(3, 3)
+    mean[0, 0] = math.sqrt(0.0301)  # unbiased variance just above 0.01, biased 0.0067
+    mean[0, 1] = 1.0
+    assert diagnostics.active_units(mean) == 2
+    assert diagnostics.active_units(mean[:1]) == 0
+
+
+def test_dispersion_of_equal_opposite_and_orthogonal_features():
+    assert diagnostics.dispersion(torch.ones(9, 4)) == pytest.approx(1.0)
+    assert diagnostics.dispersion(torch.tensor([[1.0, 0.0], [-2.0, 0.0]])) == pytest.approx(-1.0)
+    assert diagnostics.dispersion(torch.eye(5)) == pytest.approx(0.0)
+    assert math.isnan(diagnostics.dispersion(torch.ones(1, 4)))
+
+
+def test_collapse_needs_both_a_low_kl_and_no_active_unit():
+    assert diagnostics.is_collapsed(0.05, 0, 0.1)
+    assert not diagnostics.is_collapsed(0.05, 1, 0.1)
+    assert not diagnostics.is_collapsed(0.1, 0, 0.1)

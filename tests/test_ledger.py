@@ -1,0 +1,134 @@
+"""The ledger: Optuna's states mean what they say, whatever interrupts."""
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from conftest import tiny_settings
+from study.errors import StudyError
+from study.ledger import Definition, Ledger, append_journal, read_journal
+from study.objectives import Goal
+from study.space import build_space
+
+
+def definition(**changes) -> Definition:
+    space = build_space([tiny_settings().model_dump(exclude_none=True, exclude={"objective": True}),
+                         {"search": {"model.pooling": ["last", "max"]}}])  # fmt: skip
+    values = {
+        "name": "one", "corpus": "c", "corpus_name": "c", "corpus_fingerprint": "f", "space": space, "goal": Goal(),
+        "num_trials": 4,
+    }  # fmt: skip
+    return Definition(**(values | changes))
+
+
+def row(epoch, nll=5.0, kl=1.0, au=2, outcome=""):
+    return {"epoch": epoch, "seconds": float(epoch), "valid/nll": nll, "valid/kl": kl, "valid/mi": kl, "valid/au": au,
+            "outcome": outcome}  # fmt: skip
+
+
+def optuna_states(ledger):
+    study = optuna.load_study(study_name="one", storage=f"sqlite:///{ledger.folder / 'optuna.db'}")
+    return [trial.state for trial in study.trials]
+
+
+def test_each_end_of_a_trial_is_told_truly(tmp_path):
+    ledger = Ledger.create(tmp_path / "one", definition())
+    for state, rows in (("complete", [row(1), row(2, 4.0)]), ("pruned", [row(1)]), ("collapsed", [row(1, kl=0.0, au=0)]),
+                        ("failed", [])):  # fmt: skip
+        number, _ = ledger.ask()
+        for each in rows:
+            ledger.add_row(number, each)
+        ledger.finish(number, state, "because" if state == "failed" else "")
+    assert optuna_states(ledger) == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL]
+    trials = ledger.trials()
+    assert [trial.state for trial in trials] == ["complete", "pruned", "collapsed", "failed"]
+    assert [trial.feasible for trial in trials] == [True, True, False, False]
+    assert trials[0].best["epoch"] == 2
+    assert trials[3].reason == "because"
+    assert ledger.study.best_value == 4.0
+    assert ledger.num_left() == 0
+
+
+def test_an_interrupted_trial_is_handed_out_again_as_itself(tmp_path):
+    ledger = Ledger.create(tmp_path / "one", definition())
+    number, values = ledger.ask()
+    ledger.add_row(number, row(1))
+    ledger.close()
+    again = Ledger.open(tmp_path / "one")
+    again.lock()
+    assert again.release_interrupted() == [number]
+    assert optuna_states(again) == [TrialState.WAITING]
+    assert again.trials()[0].state == "waiting"
+    assert again.num_left() == 4
+    assert again.ask() == (number, values)
+    assert not again.add_row(number, row(1))
+    assert again.add_row(number, row(2))
+    again.finish(number, "complete")
+    assert [each["epoch"] for each in again.trials()[0].rows] == [1, 2]
+    assert optuna_states(again) == [TrialState.COMPLETE]
+
+
+def test_a_restart_proposes_what_would_have_been_proposed(tmp_path):
+    def run(folder, *, restart):
+        ledger = Ledger.create(folder, definition(num_trials=12))
+        proposed = []
+        for index in range(12):
+            if restart:
+                ledger.close()
+                ledger = Ledger.open(folder)
+                ledger.lock()
+            number, values = ledger.ask()
+            proposed.append(values)
+            ledger.add_row(number, row(1, nll=float(index % 5)))
+            ledger.finish(number, "complete")
+        return proposed
+
+    assert run(tmp_path / "a", restart=False) == run(tmp_path / "b", restart=True)
+
+
+def test_a_line_that_a_crash_cut_short_is_dropped_and_repaired(tmp_path):
+    append_journal(tmp_path, row(1))
+    with (tmp_path / "epochs.jsonl").open("a") as stream:
+        stream.write('{"epoch": 2, "val')
+    assert [each["epoch"] for each in read_journal(tmp_path)] == [1]
+    append_journal(tmp_path, row(2))
+    assert [each["epoch"] for each in read_journal(tmp_path)] == [1, 2]
+
+
+def test_epochs_that_a_crash_kept_from_optuna_are_told_on_the_next_ask(tmp_path):
+    ledger = Ledger.create(tmp_path / "one", definition())
+    number, _ = ledger.ask()
+    append_journal(ledger.trial_folder(number), row(1, 7.0))
+    ledger.close()
+    again = Ledger.open(tmp_path / "one")
+    again.release_interrupted()
+    again.ask()
+    assert again.study.trials[0].intermediate_values == {1: 7.0}
+
+
+def test_one_process_writes_at_a_time(tmp_path):
+    ledger = Ledger.create(tmp_path / "one", definition())
+    other = Ledger.open(tmp_path / "one")
+    assert other.is_locked()
+    with pytest.raises(StudyError, match="being run by another process"):
+        other.lock()
+    ledger.close()
+    assert not other.is_locked()
+    with pytest.raises(StudyError, match="exists already"):
+        Ledger.create(tmp_path / "one", definition())
+
+
+def test_a_pareto_study_keeps_two_values_and_constraints(tmp_path):
+    ledger = Ledger.create(tmp_path / "one", definition(goal=Goal("pareto")))
+    for nll, mi, state in ((5.0, 1.0, "complete"), (6.0, 2.0, "complete"), (7.0, 1.5, "complete"), (4.0, 0.0, "pruned")):
+        number, _ = ledger.ask()
+        ledger.add_row(number, row(1, nll) | {"valid/mi": mi})
+        ledger.finish(number, state)
+    assert sorted(trial.number for trial in ledger.study.best_trials) == [0, 1]
+
+
+def test_the_definition_survives_the_disk(tmp_path):
+    made = definition(goal=Goal("nll", (("au", 1.0),)), seed=9, sampler="random")
+    Ledger.create(tmp_path / "one", made).close()
+    again = Ledger.open(tmp_path / "one").definition
+    assert again.to_json() == made.to_json()

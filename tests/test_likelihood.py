@@ -1,0 +1,131 @@
+"""The importance-weighted likelihood against quadrature, and its independence of how it is cut up."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data.batches import gather
+from data.synthetic import Topics, exact_nll
+from model import likelihood
+from model.config import NetworkSettings
+from model.vae import SequenceVAE
+from study.evaluation import evaluate
+
+
+def sharp_network(latent_size: int, vocabulary_size: int = 20, pooling: str = "max") -> SequenceVAE:
+    """A network whose decoder really depends on z, and whose posterior really depends on x."""
+    torch.manual_seed(3)
+    settings = NetworkSettings(embedding_size=6, hidden_size=8, latent_size=latent_size, pooling=pooling)
+    network = SequenceVAE(settings, vocabulary_size).eval()
+    for parameter in network.parameters():
+        parameter.data *= 2.0
+    return network
+
+
+def by_quadrature(network, tokens, lengths, latent_size):
+    points = torch.linspace(-7, 7, 1401 if latent_size == 1 else 141)
+    grid = torch.cartesian_prod(*[points] * latent_size).view(-1, latent_size)
+    log_cell = latent_size * math.log(float(points[1] - points[0]))
+    log_prior = -0.5 * grid.square().sum(1) - 0.5 * latent_size * math.log(2 * math.pi)
+    losses = likelihood.reconstructions(network, tokens, lengths, grid.expand(len(tokens), -1, -1))
+    return (log_prior - losses + log_cell).logsumexp(1)
+
+
+@pytest.mark.parametrize("latent_size", [1, 2])
+def test_importance_weighted_likelihood_agrees_with_quadrature(latent_size):
+    network = sharp_network(latent_size)
+    tokens, lengths = torch.tensor([[1, 5, 9, 7, 2], [1, 12, 2, 0, 0], [1, 4, 4, 2, 0]]), torch.tensor([5, 3, 4])
+    with torch.no_grad():
+        exact = by_quadrature(network, tokens, lengths, latent_size)
+        posterior = network.encode(tokens, lengths)
+        noise = likelihood.sequence_noise(np.arange(3), 20_000, latent_size, 0)
+        losses = likelihood.reconstructions(network, tokens, lengths, posterior.sample(noise))
+        weights = likelihood.log_weights(losses, posterior, noise).double()
+    estimate = likelihood.log_likelihood(weights)
+    relative = (weights - weights.amax(1, keepdim=True)).exp()
+    error = relative.std(1) / relative.mean(1) / math.sqrt(weights.shape[1])
+    assert error.max() < 0.05
+    assert ((estimate - exact).abs() < 4 * error + 1e-4).all()
+    elbo = weights.mean(1)
+    assert (elbo < exact).all()
+
+
+def test_noise_of_a_sequence_depends_on_nothing_but_its_index_and_the_seed():
+    several = likelihood.sequence_noise(np.array([4, 9, 2]), 6, 5, seed=1)
+    alone = likelihood.sequence_noise(np.array([9]), 11, 5, seed=1)
+    assert torch.equal(several[1], alone[0, :6])
+    assert not torch.equal(several[1], likelihood.sequence_noise(np.array([9]), 6, 5, seed=2)[0])
+
+
+def test_chunks_and_batches_do_not_change_a_metric(corpus, monkeypatch):
+    network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("valid")
+    whole = evaluate(network, split, num_samples=7, batch_size=1000)
+    monkeypatch.setattr(likelihood, "TOKENS_AT_ONCE", 20)
+    cut = evaluate(network, split, num_samples=7, batch_size=3)
+    assert cut == pytest.approx(whole, rel=1e-5)
+
+
+def test_more_samples_tighten_the_bound_and_the_elbo_is_above(corpus):
+    network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("train")
+    by_samples = [evaluate(network, split, num_samples=num)["nll"] for num in (1, 10, 100)]
+    assert by_samples[0] > by_samples[1] > by_samples[2]
+    assert evaluate(network, split, num_samples=50)["elbo"] > by_samples[2]
+
+
+def test_metrics_of_a_split_by_hand(corpus):
+    network, split = sharp_network(2, len(corpus.vocabulary)), corpus.split("valid")
+    metrics = evaluate(network, split, num_samples=4)
+    total, features = 0.0, []
+    with torch.no_grad():
+        for index in range(len(split)):
+            batch = gather(split, np.array([index]))
+            posterior = network.encode(batch.tokens, batch.lengths)
+            noise = likelihood.sequence_noise(np.array([index]), 4, 2, 20_191_103)
+            parts = []
+            for sample in noise[0]:
+                z = posterior.sample(sample[None])
+                log_p = -network.reconstruction(batch.tokens, batch.lengths, z)
+                prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+                q = torch.distributions.Normal(posterior.mean, (0.5 * posterior.log_variance).exp()).log_prob(z).sum(1)
+                parts.append(log_p + prior - q)
+            total -= float(torch.cat(parts).logsumexp(0)) - math.log(4)
+            features.append(posterior.features[0])
+    num_tokens = int(split.lengths.sum()) + len(split)
+    assert metrics["nll"] == pytest.approx(total / len(split), rel=1e-5)
+    assert metrics["ppl"] == pytest.approx(math.exp(total / num_tokens), rel=1e-5)
+    assert metrics["bits_per_byte"] == pytest.approx(total / math.log(2) / split.num_bytes.sum(), rel=1e-5)
+    cosines = [
+        float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+        for place, a in enumerate(features) for b in features[:place]
+    ]  # fmt: skip
+    assert metrics["dispersion"] == pytest.approx(sum(cosines) / len(cosines), rel=1e-4)
+
+
+def test_exact_likelihood_of_topics_is_normalised():
+    topics = Topics(num_topics=2, num_words=3, min_length=1, max_length=2, num_sequences=5)
+    words = range(3)
+    sequences = [[a] for a in words] + [[a, b] for a in words for b in words]
+    total = sum(math.exp(topics.log_likelihood(np.array(sequence))) for sequence in sequences)
+    assert total == pytest.approx(1.0)
+
+
+@pytest.mark.slow
+def test_nll_of_a_trained_model_is_not_below_the_exact_one(tmp_path):
+    from data.prepare import PrepareSettings, prepare
+    from data.sources import NAMED
+    from study.settings import validate
+    from study.training import train
+
+    source = NAMED["synthetic-topics"](None, 0)
+    topics, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "topics")
+    settings = validate({
+        "model": {"embedding_size": 32, "hidden_size": 64, "latent_size": 8},
+        "objective": {"kl_weight": 0.5}, "training": {"epochs": 6, "learning_rate": 3e-3},
+        "evaluation": {"num_samples": 50},
+    })  # fmt: skip
+    rows = list(train(settings, topics, tmp_path / "run"))
+    exact = exact_nll(topics.split("valid"), 0)
+    assert min(row["valid/nll"] for row in rows) > exact - 0.5
+    assert rows[-1]["valid/nll"] < rows[0]["valid/nll"]
