@@ -136,7 +136,10 @@ def stop_on_signals(stopper: Any) -> Iterator[None]:
 
 @contextmanager
 def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one on this machine for the study; raise StudyError if there is none."""
+    """Connect to a Ray cluster, or start one on this machine for the study; raise StudyError if there is none.
+
+    A cluster that this process is connected to already is used, and left as it is.
+    """
     os.environ.update({
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -151,6 +154,9 @@ def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
     })  # fmt: skip
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     logging.getLogger("ray").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import get_args
+from typing import Any, get_args
 
 import optuna
 
@@ -15,6 +15,13 @@ STARTUP_TRIALS = 8
 """Random trials before a model-based sampler trusts its model."""
 
 SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
+
+
+class Grid(optuna.samplers.GridSampler):
+    """Optuna's grid, without its attempt to stop `Study.optimize`, which is not what runs here."""
+
+    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+        """Nothing: a study has no more trials than its grid has points."""
 
 
 def make_sampler(
@@ -39,7 +46,7 @@ def make_sampler(
                 return optuna.samplers.RandomSampler(seed=drawn)
             case "grid":
                 grid = {name: allowed.grid() for name, allowed in space.ranges.items()}
-                return optuna.samplers.GridSampler(grid, seed=seed)
+                return Grid(grid, seed=seed)
             case "qmc":
                 return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
             case "gp":

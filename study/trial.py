@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +30,34 @@ def run_trial(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(max(1, int(config["cpus"])))
     limit_gpu_memory(config["gpus"])
-    folder = Path(config["folder"])
-    folder.mkdir(parents=True, exist_ok=True)
     settings = Settings.model_validate(config["settings"])
     corpus = Corpus.open(config["corpus"])
+    folder = Path(config["folder"])
     try:
-        last: dict[str, Any] = {}
-        for row in train(settings, corpus, folder, rows_seen=config["rows_seen"]):
-            if row["outcome"]:
-                write_samples(folder, corpus)
-            last = row
-            tune.report(row | {"node": os.uname().nodename})
-        if not last:
-            # Every epoch was on record already; Tune must hear something of a trial.
-            tune.report({"epoch": config["rows_seen"]})
+        with alone_in(folder):
+            reported = False
+            for row in train(settings, corpus, folder, rows_seen=config["rows_seen"]):
+                if row["outcome"]:
+                    write_samples(folder, corpus)
+                tune.report(row | {"node": os.uname().nodename})
+                reported = True
+            if not reported:
+                # Every epoch was on record already; Tune must hear something of a trial.
+                tune.report({"epoch": config["rows_seen"]})
     except Diverged as error:
         tune.report({FAILURE: str(error)})
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a trial's folder: a worker of a killed driver may live on in it for some seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:

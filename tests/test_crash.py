@@ -1,0 +1,80 @@
+"""A driver killed at any moment: the study is gone on with, nothing twice, nothing lost, nothing left RUNNING."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import json_lines
+from test_study import check_records_agree
+
+pytestmark = pytest.mark.slow
+
+NUM_TRIALS = 12
+
+
+def start(*arguments):
+    command = [sys.executable, "-c", "from study.cli import entry; entry()", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_study(storage, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (storage / "x/study.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def sizes(report):
+    return [(line["trial"], line["state"], line["epochs"], line["params"]) for line in report]
+
+
+def test_a_driver_killed_at_five_moments(corpus, tiny_toml, tmp_path, call):
+    settings = (corpus.folder, "--config", tiny_toml, "--set", "training.epochs=12", "--scheduler", "none",
+                "--sampler", "random", "--trials", NUM_TRIALS, "--name", "x")  # fmt: skip
+    draw = random.Random(7)
+    process = start("run", *settings, "--storage", tmp_path)
+    wait_for_study(tmp_path, process)
+    for _ in range(5):
+        time.sleep(draw.uniform(4, 14))
+        finished_before = process.poll() is not None
+        process.kill()
+        process.wait()
+        assert not finished_before
+        states = [line["state"] for line in json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])]
+        assert len(states) <= NUM_TRIALS
+        process = start("run", "--resume", "x", "--storage", tmp_path)
+    assert process.wait(timeout=300) == 0
+    report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    assert [line["trial"] for line in report] == list(range(NUM_TRIALS))
+    assert {line["state"] for line in report} == {"complete"}
+    check_records_agree(tmp_path, "x", report)
+    undisturbed = start("run", *settings, "--storage", tmp_path / "undisturbed")
+    assert undisturbed.wait(timeout=300) == 0
+    other = json_lines(call("report", "x", "--json", "--storage", tmp_path / "undisturbed")[1])
+    assert sizes(other) == sizes(report)
+    assert [line["valid"] for line in other] == [line["valid"] for line in report]
+
+
+def test_ctrl_c_ends_in_order_and_says_how_to_go_on(corpus, tiny_toml, tmp_path, call):
+    command = [sys.executable, "-c", "from study.cli import entry; entry()", "run", str(corpus.folder), "--config",
+               str(tiny_toml), "--set", "training.epochs=200", "--scheduler", "none", "--trials", "4", "--name", "x",
+               "--storage", str(tmp_path)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_study(tmp_path, process)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("x/trials/*/epochs.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 130
+    assert "--resume x" in err
+    assert "Traceback" not in err
+    report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    assert {line["state"] for line in report} == {"waiting"}
+    check_records_agree(tmp_path, "x", report)
