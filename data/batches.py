@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Batch:
         return Batch(self.tokens.pin_memory().to(device, non_blocking=True), self.lengths, self.indices)
 
 
-def collate(sequences: list[NDArray[np.integer]], indices: NDArray[np.int64]) -> Batch:  # type: ignore[type-arg]
+def collate(sequences: list[NDArray[np.integer[Any]]], indices: NDArray[np.int64]) -> Batch:
     """Frame sequences of token ids by `<s>` and `</s>` and pad them to the longest."""
     lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
     tokens = np.full((len(sequences), int(lengths.max(initial=0)) + 2), PAD_ID, np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import xxhash
@@ -41,9 +41,7 @@ class CleaningSettings(BaseModel):
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> CleaningSettings:
         if self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"min_tokens must not exceed max_tokens, got {self.min_tokens} and {self.max_tokens}"
-            )
+            raise ValueError(f"min_tokens must not exceed max_tokens, got {self.min_tokens} and {self.max_tokens}")
         return self
 
 
@@ -59,22 +57,21 @@ def tokenize(settings: CleaningSettings) -> pl.Expr:
 def drop_reason(settings: CleaningSettings) -> pl.Expr:
     """Return the expression that names why a row is dropped, null where it is kept."""
     num_tokens = pl.col("tokens").list.len()
-    reason = pl.when(pl.col("text").is_null()).then(pl.lit("missing"))
+    reason: Any = pl.when(pl.col("text").is_null()).then(pl.lit("missing"))
     reason = reason.when(num_tokens == 0).then(pl.lit("empty"))
     if settings.drop_contacts:
         for name, pattern in CONTACTS.items():
             reason = reason.when(pl.col("text").str.contains(pattern)).then(pl.lit(name))
     reason = reason.when(num_tokens < settings.min_tokens).then(pl.lit("too short"))
     reason = reason.when(num_tokens > settings.max_tokens).then(pl.lit("too long"))
-    return reason.otherwise(None)
+    expression: pl.Expr = reason.otherwise(None)
+    return expression
 
 
 def stable_hash(column: pl.Series) -> pl.Series:
     """Hash strings to 64 bits, the same on every machine and in every version."""
     digest = xxhash.xxh3_64_intdigest
-    return pl.Series(
-        column.name, [digest(value or b"") for value in column.cast(pl.Binary)], dtype=pl.UInt64
-    )
+    return pl.Series(column.name, [digest(value or b"") for value in column.cast(pl.Binary)], dtype=pl.UInt64)
 
 
 def clean(frame: pl.DataFrame, settings: CleaningSettings) -> tuple[pl.DataFrame, Counter[str]]:

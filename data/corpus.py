@@ -47,7 +47,8 @@ class Split:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = index - (int(self._ends[shard - 1]) if shard else 0)
         start, stop = self._offsets[shard][row : row + 2]
-        return self._values[shard][start:stop]
+        view: NDArray[np.integer[Any]] = self._values[shard][start:stop]
+        return view
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,7 @@ def write_shard(path: Path, tokens: NDArray[Any], lengths: NDArray[Any], num_byt
     """Write sequences, given as their concatenated token ids and their lengths, as one Arrow record batch."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(tokens))
-    batch = pa.record_batch(
-        {"tokens": column, "num_bytes": pa.array(num_bytes.astype(np.uint32))}
-    )
+    batch = pa.record_batch({"tokens": column, "num_bytes": pa.array(num_bytes.astype(np.uint32))})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 

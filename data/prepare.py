@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -97,11 +96,11 @@ def replace_folder(new: Path, folder: Path) -> None:
     """Put a new folder in the place of an old one, which may not exist."""
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)) / "old"
-        os.rename(folder, old)
-        os.rename(new, folder)
+        folder.rename(old)
+        new.rename(folder)
         shutil.rmtree(old.parent)
     else:
-        os.rename(new, folder)
+        new.rename(folder)
 
 
 def source_identity(source: Source, settings: PrepareSettings) -> str:
@@ -184,9 +183,7 @@ def spool_sequences(
                     for (bucket,), rows in kept.partition_by("bucket", as_dict=True, include_key=False).items():
                         table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
                         if bucket not in writers:
-                            writers[bucket] = stack.enter_context(
-                                pa.ipc.new_file(str(paths[bucket]), table.schema)
-                            )
+                            writers[bucket] = stack.enter_context(pa.ipc.new_file(str(paths[bucket]), table.schema))
                         writers[bucket].write_table(table)
                     progress(f"read {num_rows:,} sequences, dropped {dropped.total():,}")
     return dropped, [path for path in paths if path.exists()]
@@ -215,7 +212,7 @@ def settle_buckets(
             other = rows.filter(pl.col("split") == split)
             overlap[split] += other.join(train, on="key", how="semi").height
         new = train["tokens"].explode(empty_as_null=False).value_counts().rename({"tokens": "token"})
-        counts = pl.concat([counts, new.cast(dict(counts.schema))]).group_by("token").sum()
+        counts = pl.concat([counts, new.cast(counts.schema)]).group_by("token").sum()
         rows.write_ipc(path)
         progress(f"split {number} of {len(buckets)} parts")
     return counts, num_duplicates, dict(overlap)
@@ -242,8 +239,7 @@ def encode_buckets(
     """Write each bucket's sequences as one shard a split; return what the manifest says of the splits."""
     dtype = np.uint16 if len(vocabulary) <= 2**16 else np.uint32
     splits: dict[str, dict[str, Any]] = {
-        name: {"num_sequences": 0, "num_tokens": 0, "num_bytes": 0, "num_unknown": 0, "shards": []}
-        for name in SPLITS
+        name: {"num_sequences": 0, "num_tokens": 0, "num_bytes": 0, "num_unknown": 0, "shards": []} for name in SPLITS
     }
     for number, path in enumerate(buckets):
         rows = pl.read_ipc(path)

@@ -56,9 +56,7 @@ class TextFile:
             if name is not None and name not in names:
                 raise CorpusError(f"{self.path} has no column {name!r}; it has {', '.join(names)}")
         if column is None:
-            raise CorpusError(
-                f"{self.path} has the columns {', '.join(names)}; name the one with the text by --column"
-            )
+            raise CorpusError(f"{self.path} has the columns {', '.join(names)}; name the one with the text by --column")
         group = pl.col(self.group_column).cast(pl.String) if self.group_column else pl.lit(None, pl.String)
         return frame.select(text=pl.col(column).cast(pl.String), group=group)
 
@@ -139,7 +137,7 @@ def expand(pattern: str) -> list[Path]:
     elif path.exists():
         files = [path]
     else:
-        files = [Path(item) for item in glob.glob(str(path), recursive=True) if Path(item).is_file()]
+        files = [Path(item) for item in glob.glob(str(path), recursive=True) if Path(item).is_file()]  # noqa: PTH207 - absolute patterns too
     if not files:
         raise CorpusError(f"{pattern} names no file; expected a file, a folder or a glob of {' '.join(FORMATS)}")
     return sorted(files)
@@ -150,18 +148,14 @@ def supported(path: Path) -> bool:
     return TextFile(path).format in FORMATS
 
 
-def from_files(
-    patterns: dict[str, list[str]], column: str | None = None, group_column: str | None = None
-) -> Source:
+def from_files(patterns: dict[str, list[str]], column: str | None = None, group_column: str | None = None) -> Source:
     """Return the source that the user's own files make, by split or under `all`."""
     splits: dict[str, list[TextFile | Frames]] = {}
     for split, names in patterns.items():
         files = [path for name in names for path in expand(name)]
         for path in files:
             if not supported(path):
-                raise CorpusError(
-                    f"{path} ends in none of {' '.join(FORMATS)} (optionally with .gz or .zst)"
-                )
+                raise CorpusError(f"{path} ends in none of {' '.join(FORMATS)} (optionally with .gz or .zst)")
         splits[split] = [TextFile(path, column, group_column) for path in files]
     defaults = {} if "all" in splits else {"deduplicate": False}
     return Source("files", splits, defaults)
@@ -203,9 +197,7 @@ def standard_files(name: str, stems: tuple[str, ...], **defaults: Any) -> Callab
         listed = folder / "vocab.txt"
         vocabulary = tuple(listed.read_text("utf-8").split()) if listed.is_file() else None
         identity = {"vocabulary": list(vocabulary)} if vocabulary else {}
-        return Source(
-            name, splits, {"deduplicate": False, "max_tokens": 1000, **defaults}, identity, vocabulary
-        )
+        return Source(name, splits, {"deduplicate": False, "max_tokens": 1000, **defaults}, identity, vocabulary)
 
     return make
 

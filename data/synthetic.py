@@ -60,4 +60,6 @@ def exact_nll(split: Any, seed: int) -> float:
     """Return the mean exact -log p(x) in nats of a split of the prepared corpus `synthetic-topics`."""
     topics = Topics(seed=seed)
     # Word number 0 has the id after the special tokens'.
-    return float(np.mean([-topics.log_likelihood(split.sequence(index).astype(np.int64) - 4) for index in range(len(split))]))
+    return float(
+        np.mean([-topics.log_likelihood(split.sequence(index).astype(np.int64) - 4) for index in range(len(split))])
+    )

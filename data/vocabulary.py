@@ -45,9 +45,7 @@ class Vocabulary:
         the result does not depend on the order of the text. `size` leaves the special tokens out.
         """
         kept = (
-            counts.filter(
-                (pl.col("count") >= min_count) & ~pl.col("token").is_in(SPECIAL_TOKENS)
-            )
+            counts.filter((pl.col("count") >= min_count) & ~pl.col("token").is_in(SPECIAL_TOKENS))
             .sort(["count", "token"], descending=[True, False])
             .head(size if size is not None else counts.height)
         )

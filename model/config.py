@@ -1,4 +1,4 @@
-"""The sizes and choices that rebuild a network and its objective, and the token ids it is built on; imports no torch."""
+"""The sizes and choices that rebuild a network and its objective, and its token ids; imports no torch."""
 
 from typing import Literal, get_args
 

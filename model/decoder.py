@@ -74,7 +74,7 @@ class Decoder(nn.Module):
         rows = len(hidden) if torch.is_grad_enabled() else EVALUATION_ROWS
         return torch.cat([
             F.cross_entropy(self.to_logits(part).float(), target, reduction="none")
-            for part, target in zip(hidden.split(rows), targets.split(rows), strict=True)
+            for part, target in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
         ])  # fmt: skip
 
     def step(

@@ -29,7 +29,7 @@ def mutual_information(mean: Rows, log_variance: Rows, noise: Rows, rows_at_once
     constant = -0.5 * (mean * weighted + log_variance).sum(1)
     log_marginal = torch.cat([
         (part @ weighted.T - 0.5 * part.square() @ precision.T + constant).logsumexp(1)
-        for part in latent.split(rows_at_once)
+        for part in torch.split(latent, rows_at_once)
     ]) - math.log(len(latent))  # fmt: skip
     log_conditional = -0.5 * (noise.square() + log_variance).sum(1)
     return float((log_conditional - log_marginal).mean())
@@ -42,7 +42,7 @@ def mutual_information_in_batch(mean: Rows, log_variance: Rows, noise: Rows) -> 
     whole set's. Fewer than 32 rows form one batch; rows left over are not used.
     """
     order = torch.randperm(len(mean), generator=torch.Generator().manual_seed(0)).to(mean.device)
-    batches = [part for part in order.split(IN_BATCH_SIZE) if len(part) == min(IN_BATCH_SIZE, len(mean))]
+    batches = [part for part in torch.split(order, IN_BATCH_SIZE) if len(part) == min(IN_BATCH_SIZE, len(mean))]
     return sum(mutual_information(mean[part], log_variance[part], noise[part]) for part in batches) / len(batches)
 
 

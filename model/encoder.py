@@ -54,7 +54,8 @@ class Encoder(nn.Module):
         embedded = self.embedding(tokens)
         if not self.settings.bidirectional:
             # Padding comes after every real token, so that it cannot reach a state that is used.
-            return self.lstm(embedded)[0]
+            states: Tensor = self.lstm(embedded)[0]
+            return states
         packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1])[0]
 

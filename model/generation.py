@@ -1,5 +1,7 @@
 """Decoding text from the latent variable: greedy, sampled and by beam search, whole batches at once."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -64,7 +66,7 @@ def restrict(logits: Logits, top_k: int | None, top_p: float) -> Logits:
 
 
 @torch.no_grad()
-def _decode(network: SequenceVAE, latent: Latent, max_tokens: int, choose) -> Tokens:  # type: ignore[no-untyped-def]
+def _decode(network: SequenceVAE, latent: Latent, max_tokens: int, choose: Callable[[Tensor], Tensor]) -> Tokens:
     decoder = network.decoder
     token = torch.full((len(latent),), BOS_ID, device=latent.device)
     done = torch.zeros(len(latent), dtype=torch.bool, device=latent.device)

@@ -7,6 +7,7 @@ from torch import Tensor
 from model.config import ObjectiveSettings
 from model.encoder import Posterior
 
+
 def kl_divergence(posterior: Posterior) -> Float[Tensor, "batch latent"]:
     """Return KL(q(z|x) || N(0, I)) in nats by sequence and latent dimension."""
     log_variance = posterior.log_variance.float()
@@ -27,7 +28,10 @@ def penalised_kl(kl: Float[Tensor, "batch latent"], settings: ObjectiveSettings)
 
 
 def negative_elbo(
-    reconstruction: Float[Tensor, " batch"], kl: Float[Tensor, "batch latent"], weight: float, settings: ObjectiveSettings
+    reconstruction: Float[Tensor, " batch"],
+    kl: Float[Tensor, "batch latent"],
+    weight: float,
+    settings: ObjectiveSettings,
 ) -> Float[Tensor, ""]:
     """Return the training loss in nats a sequence: reconstruction + weight * penalised KL."""
     return torch.add(reconstruction.mean(), penalised_kl(kl, settings), alpha=weight)

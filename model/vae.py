@@ -26,7 +26,8 @@ class SequenceVAE(nn.Module):
 
     def encode(self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """Return q(z|x) of each sequence."""
-        return self.encoder(tokens, lengths)
+        posterior: Posterior = self.encoder(tokens, lengths)
+        return posterior
 
     def reconstruction(
         self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"], latent: Float[Tensor, "batch latent"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -59,7 +58,7 @@ def save_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]
         target = folder / f"step-{progress.step:09d}"
         if target.exists():
             shutil.rmtree(target)
-        os.rename(aside, target)
+        aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     for old in sorted(folder.glob("step-*"))[:-KEPT]:

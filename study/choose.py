@@ -36,7 +36,9 @@ def model_folder(name: str, storage: Path) -> Path:
             raise StudyError(f"no trial of {study} is feasible; name one by {study}:TRIAL")
     folder = best_folder(ledger.trial_folder(trial.number), trial.best.get("epoch", 0))
     if not folder.is_dir():
-        raise StudyError(f"trial {trial.number} of {study} has no weights: it is {trial.state} ({trial.reason or 'no epoch yet'})")
+        raise StudyError(
+            f"trial {trial.number} of {study} has no weights: it is {trial.state} ({trial.reason or 'no epoch yet'})"
+        )
     return folder
 
 

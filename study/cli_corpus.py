@@ -23,7 +23,12 @@ def corpus_command() -> None:
 @corpus_command.command("prepare")
 @click.argument("sources", nargs=-1)
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to make.")
-@click.option("--from", "folder", type=click.Path(path_type=Path, file_okay=False), help="Where ptb, yahoo, yelp, short-yelp or snli lies.")
+@click.option(
+    "--from",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where ptb, yahoo, yelp, short-yelp or snli lies.",
+)
 @click.option("--train", multiple=True, help="File, folder or glob of the training split (with --valid and --test).")
 @click.option("--valid", multiple=True, help="The same for validation.")
 @click.option("--test", multiple=True, help="The same for test.")
@@ -34,8 +39,12 @@ def corpus_command() -> None:
 @click.option("--lowercase/--keep-case", default=None, help="Lower-case the text first.")
 @click.option("--min-tokens", type=int, help="Drop shorter sequences.  [default: 1]")
 @click.option("--max-tokens", type=int, help="Drop longer sequences.  [default: 200]")
-@click.option("--drop-contacts/--keep-contacts", default=None, help="Drop sequences with a URL, e-mail address or phone number.")
-@click.option("--deduplicate/--keep-duplicates", default=None, help="Keep one of equal sequences.  [default: yes, unless split]")
+@click.option(
+    "--drop-contacts/--keep-contacts", default=None, help="Drop sequences with a URL, e-mail address or phone number."
+)
+@click.option(
+    "--deduplicate/--keep-duplicates", default=None, help="Keep one of equal sequences.  [default: yes, unless split]"
+)
 @click.option("--valid-fraction", type=float, help="Part of the sequences or groups.  [default: 0.05]")
 @click.option("--test-fraction", type=float, help="Part of the sequences or groups.  [default: 0.05]")
 @click.option("--vocabulary-size", type=int, help="Most frequent tokens to know; all if not given.")
@@ -167,7 +176,11 @@ def show(corpus: Any) -> None:
     console.print(f"{corpus.folder.name}: {corpus.name}, fingerprint {corpus.fingerprint}", markup=False)
     console.print(table)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items()) or "nothing"
-    console.print(f"vocabulary: {len(corpus.vocabulary) - 4:,} tokens and 4 special ones; dropped: {dropped}", markup=False)
+    console.print(
+        f"vocabulary: {len(corpus.vocabulary) - 4:,} tokens and 4 special ones; dropped: {dropped}", markup=False
+    )
     if manifest["source"] == "synthetic-topics":
-        exact = ", ".join(f"{name} {exact_nll(corpus.split(name), manifest['origin']['seed']):.3f}" for name in manifest["splits"])
+        exact = ", ".join(
+            f"{name} {exact_nll(corpus.split(name), manifest['origin']['seed']):.3f}" for name in manifest["splits"]
+        )
         console.print(f"exact nll in nats a sequence, which no model can beat: {exact}", markup=False)

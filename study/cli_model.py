@@ -60,7 +60,12 @@ def read_texts(stream: Any) -> list[str]:
 
 @click.command("train")
 @click.argument("corpus", default="chitchat")
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run; one that exists is gone on with.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the run; one that exists is gone on with.",
+)
 @click.option("--preset", help="Settings to start from.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
@@ -105,7 +110,13 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
 @click.command("evaluate")
 @click.argument("model")
 @click.option("--corpus", help="Prepared folder; the one it was trained on if not given and known.")
-@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True, help="What to evaluate on.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "valid", "test"]),
+    default="test",
+    show_default=True,
+    help="What to evaluate on.",
+)
 @click.option("--samples", type=int, help="Importance samples a sequence.  [default: evaluation.final_num_samples]")
 @click.option("--sequences", type=int, help="Evaluate only so many, a random subset.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -126,9 +137,9 @@ def evaluate_command(
     from study.evaluation import evaluate
     from study.settings import Settings
 
-    for name, value, least in (("--samples", samples, 1), ("--sequences", sequences, 2)):
-        if value is not None and value < least:
-            raise StudyError(f"{name} must be at least {least}, got {value}")
+    for option, count, least in (("--samples", samples, 1), ("--sequences", sequences, 2)):
+        if count is not None and count < least:
+            raise StudyError(f"{option} must be at least {least}, got {count}")
     trained = open_model(model, storage)
     prepared = model_corpus(trained, model, corpus, storage)
     settings = Settings.model_validate(trained.about["settings"]).evaluation

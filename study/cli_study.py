@@ -28,7 +28,9 @@ storage_option = click.option(
 @click.option("--gpus-per-trial", type=float, help="GPUs of each trial, may be a fraction: 0.25 packs four on one.")
 @click.option("--sampler", help="tpe, random, grid, qmc, gp, cma-es or nsga2.")
 @click.option("--objective", help="nll: lowest of trials that are not collapsed; pareto: low nll and high mi.")
-@click.option("--floor", "floors", multiple=True, metavar="METRIC=VALUE", help="Least au, mi or kl of a winner (repeatable).")
+@click.option(
+    "--floor", "floors", multiple=True, metavar="METRIC=VALUE", help="Least au, mi or kl of a winner (repeatable)."
+)
 @click.option("--scheduler", help="asha, median or none: what ends bad trials early.")
 @click.option("--time-budget", type=float, metavar="MINUTES", help="End in order after so long; --resume goes on.")
 @click.option("--seed", type=int, help="Seed of the search and of every trial.  [default: 0]")
@@ -73,8 +75,9 @@ def show_plan(definition: Any) -> None:
 
     console = make_console()
     console.print(
-        f"{definition.name}: {definition.num_trials} trials on {definition.corpus_name}, {definition.concurrent} at once,"
-        f" sampler {definition.sampler}, objective {definition.goal.name}, scheduler {definition.scheduler}"
+        f"{definition.name}: {definition.num_trials} trials on {definition.corpus_name},"
+        f" {definition.concurrent} at once, sampler {definition.sampler},"
+        f" objective {definition.goal.name}, scheduler {definition.scheduler}"
         f" with its first rung at epoch {definition.grace_epochs}",
         markup=False,
     )
@@ -145,7 +148,13 @@ def report_command(name: str, as_json: bool, storage: Path) -> None:
 @click.command("export")
 @click.argument("name")
 @click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
-@click.option("--rows", type=click.Choice(["epochs", "trials"]), default="epochs", show_default=True, help="A row for each epoch or trial.")
+@click.option(
+    "--rows",
+    type=click.Choice(["epochs", "trials"]),
+    default="epochs",
+    show_default=True,
+    help="A row for each epoch or trial.",
+)
 @storage_option
 def export_command(name: str, path: Path, rows: str, storage: Path) -> None:
     """Write a study's trials, or every epoch of them, as parquet.

@@ -96,7 +96,7 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, time_budget_se
     callback = LedgerCallback(ledger, on_change)
     stopper = EndOfStudy(callback, time_budget_seconds)
     with view, stop_on_signals(stopper):
-        # Not tune.Tuner: it pickles searcher and callbacks into the storage, and nothing here is restored from a pickle.
+        # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
         tune.run(
             run_trial,
             name="tune",

@@ -276,9 +276,7 @@ class Ledger:
         )
 
 
-def connect(
-    folder: Path, definition: Definition, *, create: bool
-) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
+def connect(folder: Path, definition: Definition, *, create: bool) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
     """Open, or create, the Optuna study of a definition; raise StudyError if the database is not to be had."""
     import sqlalchemy.exc
 
@@ -343,4 +341,4 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file aside, then rename it into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    os.replace(aside, path)
+    aside.replace(path)

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +14,7 @@ from rich.text import Text
 from study.ledger import Definition, TrialRecord, best_row
 from study.report import METRIC_COLUMNS, USABLE, make_console, metric_cells, show_params
 
-SHOWN_FINISHED = 8
+SHOWN_FINISHED, BAR_WIDTH = 8, 24
 
 
 class LiveView:
@@ -91,9 +91,9 @@ class LiveView:
     def _draw(self) -> Group:
         over, total = self.num_over(), self.definition.num_trials
         seconds = time.monotonic() - self.started
-        width = 24
-        filled = width * over // total
-        head = f"{self.definition.name} {'━' * filled}{'─' * (width - filled)} {over}/{total} trials, {seconds / 60:.1f} min"
+        filled = BAR_WIDTH * over // total
+        bar = "━" * filled + "─" * (BAR_WIDTH - filled)
+        head = f"{self.definition.name} {bar} {over}/{total} trials, {seconds / 60:.1f} min"
         table = Table(box=None, pad_edge=False)
         for name in ("trial", "state", "epoch", *METRIC_COLUMNS[:4]):
             table.add_column(name, justify="left" if name == "state" else "right")
@@ -104,7 +104,7 @@ class LiveView:
             params, rows, state, _ = self.shown[number]
             row = rows[-1] if rows and state == "running" else best_row(rows, self.definition)
             table.add_row(str(number), state, str(len(rows)), *metric_cells(row)[:4], show_params(params))
-        parts = [Text(head + self._eta()), Text(self._best_so_far()), table]
+        parts: list[RenderableType] = [Text(head + self._eta()), Text(self._best_so_far()), table]
         return Group(*parts, Text(self.message)) if self.message else Group(*parts)
 
     def _best_so_far(self) -> str:

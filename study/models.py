@@ -69,7 +69,7 @@ class TrainedModel:
         vocabulary = Vocabulary.read(folder / "vocabulary.json")
         if len(vocabulary) != network.vocabulary_size:
             raise ModelError(
-                f"{folder} has a vocabulary of {len(vocabulary)} for a network of {network.vocabulary_size}; it is damaged"
+                f"{folder} is damaged: a vocabulary of {len(vocabulary)} for a network of {network.vocabulary_size}"
             )
         return cls(folder, network, vocabulary, CleaningSettings.model_validate(about.get("cleaning", {})), about)
 
@@ -97,7 +97,7 @@ class TrainedModel:
                 means[batch.indices] = self.network.encode(batch.tokens, batch.lengths).mean.cpu().numpy()
         return means
 
-    def decode(self, latent: NDArray[np.float32], decoding: Decoding = Decoding(), seed: int = 0) -> list[str]:  # noqa: B008
+    def decode(self, latent: NDArray[np.float32], decoding: Decoding = Decoding(), seed: int = 0) -> list[str]:
         """Return one text for each latent value `[texts, latent]`."""
         texts: list[str] = []
         with evaluating(self.network):
@@ -107,16 +107,16 @@ class TrainedModel:
                 texts += [" ".join(self.vocabulary.decode(row)) for row in ids.tolist()]
         return texts
 
-    def reconstruct(self, texts: list[str], decoding: Decoding = Decoding()) -> list[str]:  # noqa: B008
+    def reconstruct(self, texts: list[str], decoding: Decoding = Decoding()) -> list[str]:
         """Return each text decoded from its own posterior mean."""
         return self.decode(self.encode(texts), decoding)
 
-    def sample(self, num: int, decoding: Decoding = Decoding("sample"), seed: int = 0) -> list[str]:  # noqa: B008
+    def sample(self, num: int, decoding: Decoding = Decoding("sample"), seed: int = 0) -> list[str]:
         """Return texts decoded from draws of the prior."""
         draws = np.random.default_rng(seed).standard_normal((num, self.network.settings.latent_size), np.float32)
         return self.decode(draws, decoding, seed)
 
-    def interpolate(self, start: str, end: str, num: int, decoding: Decoding = Decoding()) -> list[str]:  # noqa: B008
+    def interpolate(self, start: str, end: str, num: int, decoding: Decoding = Decoding()) -> list[str]:
         """Return texts along the line between two texts' posterior means, both ends included."""
         first, last = torch.from_numpy(self.encode([start, end]))
         return self.decode(generation.interpolate(first, last, num).numpy(), decoding)

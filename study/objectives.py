@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class Goal:
         return self.name == "pareto"
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
         """Optuna's direction of each value."""
         return ["minimize", "maximize"] if self.is_pareto else ["minimize"]
 
@@ -77,7 +77,11 @@ class Goal:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` rebuilds the goal from."""
-        return {"name": self.name, "floors": [list(floor) for floor in self.floors], "collapse_kl_nats": self.collapse_kl_nats}
+        return {
+            "name": self.name,
+            "floors": [list(floor) for floor in self.floors],
+            "collapse_kl_nats": self.collapse_kl_nats,
+        }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Goal:
@@ -91,7 +95,6 @@ def pareto_front(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
     Of points that are equal in everything, each is kept.
     """
-    no_worse = (points[None, :, :] <= points[:, None, :]).all(2)
-    better = (points[None, :, :] < points[:, None, :]).any(2)
-    kept: NDArray[np.bool_] = ~(no_worse & better).any(1)
-    return kept
+    no_worse = np.all(points[None, :, :] <= points[:, None, :], axis=2)
+    better = np.any(points[None, :, :] < points[:, None, :], axis=2)
+    return np.asarray(~np.any(no_worse & better, axis=1))

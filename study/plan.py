@@ -12,6 +12,7 @@ from study.errors import StudyError
 from study.ledger import DEFINITION, Definition, Ledger
 from study.objectives import Goal
 from study.options import RunOptions, find_corpus
+from study.reach import check_ray_address, check_tracking_uri
 from study.settings import nest, parse_assignment, read_preset, read_toml
 from study.space import SearchSpace, build_space
 
@@ -23,6 +24,8 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     """Return the definition of a new study from the options of `study run`; raise StudyError or CorpusError."""
     from data.corpus import Corpus
 
+    check_ray_address(given["address"])
+    check_tracking_uri(given["tracking_uri"])
     layers = [read_preset(given["preset"])] if given["preset"] else []
     if given["config"]:
         layers.append(read_toml(given["config"]))
@@ -70,8 +73,10 @@ def resume_study(given: dict[str, Any]) -> Ledger:
     if given["assignments"] or given["preset"] or given["config"] or given["also"] or given["corpus"]:
         raise StudyError("--resume goes on with a study as it was defined; give no corpus or settings with it")
     ledger = Ledger.open(given["storage"] / given["resume"])
-    ledger.lock()
     definition = ledger.definition
+    check_ray_address(given["address"])
+    check_tracking_uri(definition.tracking_uri)
+    ledger.lock()
     if Corpus.open(definition.corpus).fingerprint != definition.corpus_fingerprint:
         raise StudyError(f"{definition.corpus} is not the corpus that {definition.name} was started on; restore it")
     return ledger
@@ -97,7 +102,9 @@ def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | N
     storage = ledger.folder.parent
     option = "" if storage == Path("runs") else f" --storage {storage}"
     if not outcome.recorded:
-        progress.print(f"MLflow has not heard everything; `study run --resume {name}{option}` sends the rest", markup=False)
+        progress.print(
+            f"MLflow has not heard everything; `study run --resume {name}{option}` sends the rest", markup=False
+        )
     if outcome.reason:
         progress.print(f"ended early: {outcome.reason}; go on with `study run --resume {name}{option}`", markup=False)
         return 1 if "failed" in outcome.reason else 130 if outcome.reason == "interrupted" else 0

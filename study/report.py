@@ -187,7 +187,9 @@ def study_report(definition: Definition, trials: list[TrialRecord]) -> Renderabl
     """Return what `study report` prints."""
     states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
     parts: list[RenderableType] = [
-        Text(f"{definition.name}: {len(trials)} of {definition.num_trials} trials on {definition.corpus_name} ({states})"),
+        Text(
+            f"{definition.name}: {len(trials)} of {definition.num_trials} trials on {definition.corpus_name} ({states})"
+        ),
         Text(verdict(trials)),
     ]
     best = best_trial(trials)

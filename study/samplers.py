@@ -24,7 +24,7 @@ class Grid(optuna.samplers.GridSampler):
         """Nothing: a study has no more trials than its grid has points."""
 
 
-def make_sampler(
+def make_sampler(  # noqa: PLR0911 - one a sampler
     name: str, space: SearchSpace, goal: Goal, seed: int, num_trials: int
 ) -> optuna.samplers.BaseSampler:
     """Return the sampler of that name for a study that has so many trials.

@@ -26,7 +26,18 @@ def serve_mlflow(storage: Path, tracking_uri: str | None, port: int | None) -> i
     elif not is_free(port):
         raise StudyError(f"port {port} of 127.0.0.1 is taken; choose another --port")
     click.echo(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)", err=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     try:
         return subprocess.call(command, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"})
     except KeyboardInterrupt:

@@ -112,10 +112,9 @@ def check_name(name: str) -> None:
     names = setting_names()
     if name in names:
         return
-    leaves = {known.rsplit(".", 1)[-1]: known for known in names}
-    close = difflib.get_close_matches(name, names, 1) or [
-        leaves[leaf] for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, 1)
-    ]
+    leaves, leaf = {known.rsplit(".", 1)[-1]: known for known in names}, name.rsplit(".", 1)[-1]
+    close = [leaves[leaf]] if leaf in leaves else difflib.get_close_matches(name, names, 1)
+    close = close or [leaves[other] for other in difflib.get_close_matches(leaf, leaves, 1)]
     hint = f"did you mean {close[0]}?" if close else "`study settings` lists them all"
     raise StudyError(f"unknown setting {name}; {hint}")
 

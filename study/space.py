@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import optuna
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -42,7 +42,7 @@ class Range(BaseModel):
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
         """Ask an Optuna trial for a value."""
         if self.values is not None:
-            return trial.suggest_categorical(name, self.values)  # type: ignore[no-any-return]
+            return cast(Value, trial.suggest_categorical(name, self.values))
         assert self.low is not None
         assert self.high is not None
         if isinstance(self.low, int) and isinstance(self.high, int):

@@ -134,7 +134,10 @@ class Tracker:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        tags = {"mlflow.experiment.primaryMetric.name": "best/nll", "mlflow.experiment.primaryMetric.greaterIsBetter": "False"}
+        tags = {
+            "mlflow.experiment.primaryMetric.name": "best/nll",
+            "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
+        }
         return str(self._client.create_experiment(name, artifact_location(self.definition.tracking_uri, name), tags))
 
     def _find_parent(self) -> str:
@@ -207,7 +210,11 @@ class Tracker:
         ]
         metrics = [Metric("best/epoch", m.value, now, m.step) if m.key == "epoch" else m for m in metrics]
         seconds = rows[-1]["seconds"] if rows else 0.0
-        tags = [RunTag("state", state), RunTag("reason", view.reason[:5000]), RunTag("duration_seconds", f"{seconds:.1f}")]
+        tags = [
+            RunTag("state", state),
+            RunTag("reason", view.reason[:5000]),
+            RunTag("duration_seconds", f"{seconds:.1f}"),
+        ]
         self._client.log_batch(run_id, metrics=metrics, tags=tags)
         if state not in ("waiting", "running"):
             self._log_files(run_id, view.number, rows, best)
@@ -226,9 +233,7 @@ class Tracker:
         if samples.is_file():
             self._client.log_table(run_id, json.loads(samples.read_text("utf-8")), "samples.json")
 
-    def _end_parent(
-        self, state: str, summary: dict[str, float], description: str, files: dict[str, Path]
-    ) -> None:
+    def _end_parent(self, state: str, summary: dict[str, float], description: str, files: dict[str, Path]) -> None:
         from mlflow.entities import Metric, RunTag
 
         now = int(time.time() * 1000)
@@ -241,7 +246,7 @@ class Tracker:
 
     def _explain(self, error: Exception) -> StudyError:
         return StudyError(
-            f"MLflow at {without_password(self.definition.tracking_uri)} cannot be used: {_first_line(error)};"
+            f"MLflow at {self.definition.tracking_uri} cannot be used: {_first_line(error)};"
             " check the address by opening it in a browser, or leave --tracking-uri out to record locally"
         )
 
@@ -264,12 +269,6 @@ def artifact_location(uri: str, experiment: str) -> str | None:
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / experiment).as_uri()
-
-
-def without_password(uri: str) -> str:
-    """Return an address without the user and password that it may hold."""
-    scheme, sign, rest = uri.partition("://")
-    return scheme + sign + rest.rpartition("@")[2] if sign else uri
 
 
 def provenance(definition: Definition) -> dict[str, str]:

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from data.batches import Batch, BatchOrder, iterate
 from data.corpus import Corpus
@@ -88,9 +86,7 @@ class TrainingRun:
             settings.seed,
         )
         self.num_batches = len(self.order.epoch(0))
-        self.progress = Progress(
-            settings.model_dump(), corpus.fingerprint, learning_rate=training.learning_rate
-        )
+        self.progress = Progress(settings.model_dump(), corpus.fingerprint, learning_rate=training.learning_rate)
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.resume()
         self.saved_at = time.monotonic()
@@ -102,9 +98,7 @@ class TrainingRun:
             return
         progress, tensors = found
         if progress.settings != self.progress.settings or progress.corpus != self.progress.corpus:
-            raise StudyError(
-                f"{self.folder} holds a run with other settings or another corpus; choose another folder"
-            )
+            raise StudyError(f"{self.folder} holds a run with other settings or another corpus; choose another folder")
         self.progress = progress
         self.network.load_state_dict(
             {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")}
@@ -189,7 +183,9 @@ class TrainingRun:
         )
         progress.seconds += time.monotonic() - started
         if not math.isfinite(valid["nll"]):
-            raise Diverged(f"the validation nll became {valid['nll']} in epoch {progress.epoch}; lower the learning rate")
+            raise Diverged(
+                f"the validation nll became {valid['nll']} in epoch {progress.epoch}; lower the learning rate"
+            )
         row |= {"seconds": progress.seconds, **{f"valid/{name}": value for name, value in valid.items()}}
         self._keep_best(valid[evaluation.criterion], valid)
         self._halve_on_plateau(valid[evaluation.criterion])
@@ -261,7 +257,7 @@ class TrainingRun:
         """Return why training is over, or nothing if it goes on."""
         progress, training, evaluation = self.progress, self.settings.training, self.settings.evaluation
         warm = progress.epoch >= math.ceil(self.settings.objective.warmup_fraction * training.epochs)
-        collapsed = is_collapsed(valid["kl"], valid["au"], evaluation.collapse_kl_nats)
+        collapsed = is_collapsed(valid["kl"], int(valid["au"]), evaluation.collapse_kl_nats)
         progress.collapsed_epochs = progress.collapsed_epochs + 1 if warm and collapsed else 0
         if progress.collapsed_epochs >= evaluation.collapse_epochs:
             return "collapsed"
@@ -285,9 +281,7 @@ def make_optimizers(network: SequenceVAE, settings: Settings) -> dict[str, torch
             case "adam":
                 made[name] = torch.optim.Adam(parameters, training.learning_rate)
             case "adamw":
-                made[name] = torch.optim.AdamW(
-                    parameters, training.learning_rate, weight_decay=training.weight_decay
-                )
+                made[name] = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=training.weight_decay)
     return made
 
 

@@ -73,13 +73,13 @@ class LedgerCallback(Callback):
         self._failures: dict[int, str] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has a worker."""
+        """Note that a trial has a worker."""
         self._note(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch, or the reason why there is none."""
+        """Record an epoch, or the reason why there is none."""
         number = trial.config["trial"]
         if FAILURE in result:
             self._failures[number] = result[FAILURE]
@@ -89,7 +89,7 @@ class LedgerCallback(Callback):
                 self._note(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial is over: by itself, by collapse, by its own failure or by the schedule."""
+        """Record the end of a trial: by itself, by collapse, by its own failure or by the schedule."""
         number = trial.config["trial"]
         rows = self.ledger.rows(number)
         if number in self._failures:
@@ -97,14 +97,16 @@ class LedgerCallback(Callback):
         elif rows and rows[-1]["outcome"]:
             outcome = rows[-1]["outcome"]
             settings = self.ledger.definition.space.fixed.evaluation
-            reason = f"KL below {settings.collapse_kl_nats} nats and no active unit for {settings.collapse_epochs} epochs"
+            reason = (
+                f"KL below {settings.collapse_kl_nats} nats and no active unit for {settings.collapse_epochs} epochs"
+            )
             self._finish(trial, outcome, reason if outcome == "collapsed" else "")
         else:
             epoch = rows[-1]["epoch"] if rows else 0
             self._finish(trial, "pruned", f"worse than its peers at epoch {epoch}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's retries are spent."""
+        """Record a trial whose retries are spent."""
         self._finish(trial, "failed", last_line(trial))
 
     def _finish(self, trial: Any, state: str, reason: str) -> None:

@@ -7,7 +7,6 @@ import sys
 import time
 
 import pytest
-
 from conftest import json_lines
 from test_study import check_records_agree
 

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from conftest import write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import write_lines
 from data import prepare as pipeline
 from data.batches import BatchOrder, collate, gather, iterate
 from data.cleaning import CleaningSettings, clean, tokenize_texts
@@ -80,7 +80,9 @@ def test_a_corpus_is_the_same_whatever_the_order_of_its_input(tmp_path):
     random.Random(1).shuffle(lines)
     second = make(tmp_path, lines, "shuffled")
     assert first.fingerprint == second.fingerprint
-    assert sorted(all_texts(first, "train") + all_texts(first, "valid") + all_texts(first, "test")) == sorted(set(lines))
+    assert sorted(all_texts(first, "train") + all_texts(first, "valid") + all_texts(first, "test")) == sorted(
+        set(lines)
+    )
 
 
 def test_many_buckets_give_the_sequences_of_one(tmp_path, monkeypatch):

@@ -2,9 +2,9 @@
 
 import optuna
 import pytest
+from conftest import tiny_settings
 from optuna.trial import TrialState
 
-from conftest import tiny_settings
 from study.errors import StudyError
 from study.ledger import Definition, Ledger, append_journal, read_journal
 from study.objectives import Goal
@@ -120,7 +120,12 @@ def test_one_process_writes_at_a_time(tmp_path):
 
 def test_a_pareto_study_keeps_two_values_and_constraints(tmp_path):
     ledger = Ledger.create(tmp_path / "one", definition(goal=Goal("pareto")))
-    for nll, mi, state in ((5.0, 1.0, "complete"), (6.0, 2.0, "complete"), (7.0, 1.5, "complete"), (4.0, 0.0, "pruned")):
+    for nll, mi, state in (
+        (5.0, 1.0, "complete"),
+        (6.0, 2.0, "complete"),
+        (7.0, 1.5, "complete"),
+        (4.0, 0.0, "pruned"),
+    ):
         number, _ = ledger.ask()
         ledger.add_row(number, row(1, nll) | {"valid/mi": mi})
         ledger.finish(number, state)

@@ -28,7 +28,9 @@ from study.space import CONDITIONS, OPTIONAL, SEARCHED, Range, SearchSpace, buil
         dict,
         seed=st.integers(0, 2**31),
         model=st.fixed_dictionaries({"latent_size": st.integers(1, 99), "pooling": st.sampled_from(["max", "last"])}),
-        objective=st.fixed_dictionaries({"kl_weight": st.floats(0, 1), "free_bits": st.sampled_from(["none", "total"])}),
+        objective=st.fixed_dictionaries(
+            {"kl_weight": st.floats(0, 1), "free_bits": st.sampled_from(["none", "total"])}
+        ),
     )
 )
 def test_settings_survive_dict_toml_and_dotted_names(tables):

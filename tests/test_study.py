@@ -3,8 +3,8 @@
 import optuna
 import polars as pl
 import pytest
-
 from conftest import json_lines
+
 from study.launch import ray_cluster
 
 OPTUNA = {"complete": "COMPLETE", "pruned": "PRUNED", "collapsed": "PRUNED", "failed": "FAIL", "waiting": "WAITING"}
@@ -85,10 +85,13 @@ def test_a_finished_study_can_be_looked_at_exported_and_used(finished_study, cal
     assert json_lines(out)[0]["split"] == "test"
 
 
-def test_a_trial_that_diverges_is_failed_with_its_reason_and_the_study_goes_on(ray_session, corpus, tiny_toml, tmp_path, call):
+def test_a_trial_that_diverges_is_failed_with_its_reason_and_the_study_goes_on(
+    ray_session, corpus, tiny_toml, tmp_path, call
+):
     config = tmp_path / "diverging.toml"
     config.write_text(
-        tiny_toml.read_text() + '\n[search]\n"training.learning_rate" = { values = [1e-2, 1e30] }\n"model.pooling" = false\n'
+        tiny_toml.read_text()
+        + '\n[search]\n"training.learning_rate" = { values = [1e-2, 1e30] }\n"model.pooling" = false\n'
         '"objective.annealing" = false\n"objective.kl_weight" = false\n"model.latent_size" = false\n'
         '"objective.annealing_fraction" = false\n"objective.num_cycles" = false\n'
     )
@@ -126,7 +129,19 @@ def test_collapsed_trials_are_ended_and_never_win(ray_session, corpus, tiny_toml
 
 @pytest.mark.parametrize("more", [("--objective", "pareto"), ("--scheduler", "median", "--floor", "au=1")])
 def test_other_objectives_and_schedules_run(ray_session, corpus, tiny_toml, tmp_path, call, more):
-    arguments = ("run", corpus.folder, "--config", tiny_toml, "--name", "x", "--trials", 4, "--storage", tmp_path, *more)
+    arguments = (
+        "run",
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--name",
+        "x",
+        "--trials",
+        4,
+        "--storage",
+        tmp_path,
+        *more,
+    )
     assert call(*arguments)[0] == 0
     check_records_agree(tmp_path, "x", json_lines(call("report", "x", "--json", "--storage", tmp_path)[1]))
 

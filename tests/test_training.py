@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-
 from conftest import tiny_settings
+
 from model.errors import ModelError
 from model.weights import load_network
 from study.checkpoints import KEPT, read_checkpoint
@@ -101,7 +101,13 @@ def test_divergence_is_told_apart_from_a_crash(corpus, tmp_path):
 
 def test_the_learning_rate_is_halved_on_a_plateau_until_training_ends(corpus, tmp_path):
     settings = tiny_settings(
-        training={"epochs": 40, "learning_rate": 0.05, "halving_patience": 1, "first_halving_epoch": 2, "max_halvings": 3}
+        training={
+            "epochs": 40,
+            "learning_rate": 0.05,
+            "halving_patience": 1,
+            "first_halving_epoch": 2,
+            "max_halvings": 3,
+        }
     )
     rows = list(train(settings, corpus, tmp_path))
     rates = [row["train/learning_rate"] for row in rows]
