@@ -123,13 +123,19 @@ def status_command(name: str | None, storage: Path) -> None:
 @click.command("report")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a trial and line.")
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the trade-off into a .png, .svg or .html file instead.",
+)
 @storage_option
-def report_command(name: str, as_json: bool, storage: Path) -> None:
+def report_command(name: str, as_json: bool, figure: Path | None, storage: Path) -> None:
     """Show what a study found: best settings, the trade-off between likelihood and use of z, every trial.
 
     \b
     study report quick
     study report quick --json | jq .valid.nll
+    study report quick --figure trade-off.png
     """
     import json
 
@@ -141,6 +147,11 @@ def report_command(name: str, as_json: bool, storage: Path) -> None:
     if as_json:
         for trial in trials:
             click.echo(json.dumps(json_line(trial)))
+    elif figure:
+        from study.figures import save, trade_off
+
+        save(trade_off(ledger.definition, trials), figure)
+        click.echo(f"wrote {figure}", err=True)
     else:
         make_console().print(study_report(ledger.definition, trials))
 

@@ -183,6 +183,28 @@ def by_pooling(trials: list[TrialRecord]) -> Table | None:
     return table
 
 
+def over_seeds(trials: list[TrialRecord]) -> Table | None:
+    """Return a table of mean ± standard deviation over seeds of settings equal otherwise, where seeds were searched."""
+    frame = trials_frame(trials)
+    if "seed" not in frame.columns or "valid/nll" not in frame.columns:
+        return None
+    others = list(dict.fromkeys(name for trial in trials for name in trial.params if name != "seed"))
+    metrics = ("nll", "elbo", "kl", "mi", "au", "dispersion")
+    frame = frame.filter(pl.col("valid/nll").is_not_null())
+    grouped = frame.group_by(others or [pl.lit("all").alias("settings")]).agg(
+        pl.len().alias("seeds"),
+        *[pl.col(f"valid/{name}").mean().alias(name) for name in metrics],
+        *[pl.col(f"valid/{name}").cast(pl.Float64).std().alias(f"{name} sd") for name in metrics],
+    )
+    table = Table(title="Mean ± standard deviation over seeds", title_justify="left", box=None, pad_edge=False)
+    for name in [*(other.rsplit(".", 1)[-1] for other in others), "seeds", *metrics]:
+        table.add_column(name, justify="right" if name in (*metrics, "seeds") else "left")
+    for row in grouped.sort("nll").iter_rows(named=True):
+        cells = [f"{row[name]:.2f} ± {row[f'{name} sd'] or 0.0:.2f}" for name in metrics]
+        table.add_row(*(show_value(row[other]) for other in others), str(row["seeds"]), *cells)
+    return table
+
+
 def study_report(definition: Definition, trials: list[TrialRecord]) -> RenderableType:
     """Return what `study report` prints."""
     states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
@@ -202,9 +224,9 @@ def study_report(definition: Definition, trials: list[TrialRecord]) -> Renderabl
         Text(),
         trial_table("Trade-off: no other trial has both a lower NLL and a higher MI", pareto_trials(trials)),
     ]
-    pooled = by_pooling(trials)
-    if pooled is not None:
-        parts += [Text(), pooled]
+    for table in (over_seeds(trials), by_pooling(trials)):
+        if table is not None:
+            parts += [Text(), table]
     parts += [Text(), trial_table("All trials", trials)]
     parts.append(Text(
         "\nNLL, KL, MI in nats a sequence on the validation split at KL weight 1; AU: active units;"

@@ -166,6 +166,7 @@ CASES = {
     "report of an unknown study": (("report", "nothing"), 1, "no study named nothing"),
     "status of an unknown study": (("status", "nothing"), 1, "no study named nothing"),
     "export to another format": (("export", "nothing", "--to", "x.csv"), 1, "expected a .parquet file"),
+    "figure of another kind": (("report", "nothing", "--figure", "x.gif"), 1, "no study named nothing"),
     "ui without a study": (("ui",), 1, "run a study first"),
     "no cluster there": (("run", "prepared", "--address", "127.0.0.1:1"), 1, "no Ray cluster answers at 127.0.0.1:1"),
     "address without a port": (("run", "prepared", "--address", "somewhere"), 1, "expected auto, HOST:PORT"),

@@ -72,6 +72,9 @@ def test_a_finished_study_can_be_looked_at_exported_and_used(finished_study, cal
     assert trials.height == 6
     assert epochs.height == trials["epochs"].sum()
     assert len(call("sample", "done:0", "--num", 3, *storage)[1].splitlines()) == 3
+    for ending, head in ((".png", b"\x89PNG"), (".svg", b"<svg"), (".html", b"<!DOCTYPE html>")):
+        assert call("report", "done", "--figure", tmp_path / f"trade-off{ending}", *storage)[0] == 0
+        assert (tmp_path / f"trade-off{ending}").read_bytes().startswith(head)
     text = tmp_path / "text.txt"
     text.write_text("w001 w002\nw003\n\nw004 w001 w002\n")
     for decoding in ("greedy", "beam", "sample"):
