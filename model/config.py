@@ -9,6 +9,8 @@ from model.annealing import AnnealingSettings
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 
 PoolingName = Literal["last", "first+last", "mean", "max", "max+mean", "logsumexp", "attention"]
+PosteriorName = Literal["gaussian", "batch-norm", "delta", "von-mises-fisher", "none"]
+POSTERIOR_NAMES: tuple[str, ...] = get_args(PosteriorName)
 POOLING_NAMES: tuple[str, ...] = get_args(PoolingName)
 
 
@@ -30,15 +32,32 @@ class NetworkSettings(BaseModel):
     output_dropout: float = Field(default=0.5, ge=0, lt=1)
     word_dropout: float = Field(default=0.0, ge=0, le=1)
     init: Literal["default", "uniform"] = "default"
+    latent_to_output: bool = Field(default=False, description="skip-VAE: z also joins the state before each prediction")
+    posterior: PosteriorName = "gaussian"
+    batch_norm_scale: float = Field(default=0.6, gt=0, description="of batch-norm posteriors only")
+    committed_rate_nats: float = Field(default=2.0, gt=0, description="least KL of delta posteriors only")
+    concentration: float = Field(default=40.0, gt=0, le=500, description="of von-mises-fisher posteriors only")
 
     @model_validator(mode="after")
     def _decoder_sees_latent(self) -> "NetworkSettings":
-        if not (self.latent_to_input or self.latent_to_state):
+        if not (self.latent_to_input or self.latent_to_state or self.latent_to_output):
             raise ValueError(
-                "latent_to_input and latent_to_state are both false, so that the decoder would never"
-                " see the latent variable; set one of them"
+                "latent_to_input, latent_to_state and latent_to_output are all false, so that the decoder would"
+                " never see the latent variable; set one of them, or model.posterior = none for a language model"
             )
+        if self.posterior == "von-mises-fisher" and self.latent_size < 2:
+            raise ValueError(f"a sphere needs latent_size of at least 2, got {self.latent_size}")
         return self
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether there is a latent variable at all; without one the network is a language model."""
+        return self.posterior != "none"
+
+    @property
+    def noise_size(self) -> int:
+        """Standard normal numbers that one draw of the latent variable takes."""
+        return self.latent_size + (1 if self.posterior == "von-mises-fisher" else 0)
 
     @property
     def features_size(self) -> int:
@@ -61,3 +80,4 @@ class ObjectiveSettings(AnnealingSettings):
 
     free_bits: FreeBitsName = "none"
     free_bits_nats: float = Field(default=4.0, gt=0)
+    minimum_rate_nats: float | None = Field(default=None, gt=0, description="least mean KL, held by a multiplier")

@@ -14,18 +14,25 @@ EVALUATION_ROWS = 2048
 
 
 class Decoder(nn.Module):
-    """One-layer LSTM that sees z at every input and in its initial state (each can be switched off)."""
+    """One-layer LSTM that sees z at every input, in its initial state and, if so set, at every output.
+
+    Each can be switched off; z at the output is the skip-VAE of Dieng et al. (arXiv 1807.04863). Without
+    a latent variable it is an LSTM language model.
+    """
 
     def __init__(self, settings: NetworkSettings, vocabulary_size: int) -> None:
         super().__init__()
         self.settings = settings
         self.embedding = nn.Embedding(vocabulary_size, settings.embedding_size, padding_idx=PAD_ID)
-        input_size = settings.embedding_size + (settings.latent_size if settings.latent_to_input else 0)
+        self.latent_to_input = settings.latent_to_input and settings.has_latent
+        input_size = settings.embedding_size + (settings.latent_size if self.latent_to_input else 0)
         self.lstm = nn.LSTM(input_size, settings.hidden_size, batch_first=True)
-        self.to_state = (
-            nn.Linear(settings.latent_size, settings.hidden_size, bias=False) if settings.latent_to_state else None
-        )
+        self.to_state = self._from_latent() if settings.latent_to_state and settings.has_latent else None
+        self.to_output = self._from_latent() if settings.latent_to_output and settings.has_latent else None
         self.to_logits = nn.Linear(settings.hidden_size, vocabulary_size, bias=False)
+
+    def _from_latent(self) -> nn.Linear:
+        return nn.Linear(self.settings.latent_size, self.settings.hidden_size, bias=False)
 
     def initial_state(self, latent: Float[Tensor, "batch latent"]) -> State:
         """Return c = W z and h = tanh(c), or zeros where the latent variable does not enter the state."""
@@ -40,11 +47,14 @@ class Decoder(nn.Module):
     ) -> tuple[Float[Tensor, "batch steps hidden"], State]:
         """Return the state after reading each token, and the last one; dropout where training."""
         embedded = F.dropout(self.embedding(tokens), self.settings.input_dropout, self.training)
-        if self.settings.latent_to_input:
+        if self.latent_to_input:
             repeated = latent.unsqueeze(1).expand(-1, tokens.shape[1], -1)
             embedded = torch.cat([embedded, repeated], dim=2)
         hidden, state = self.lstm(embedded, self.initial_state(latent) if state is None else state)
-        return F.dropout(hidden, self.settings.output_dropout, self.training), state
+        hidden = F.dropout(hidden, self.settings.output_dropout, self.training)
+        if self.to_output is not None:
+            hidden = hidden + self.to_output(latent).unsqueeze(1)
+        return hidden, state
 
     def drop_words(self, tokens: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
         """Replace each token but the first by `<unk>` with the word-dropout probability (Bowman et al. 2016)."""

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from model.posterior import Posterior
+
 ACTIVE_VARIANCE = 0.01
 """A latent dimension is active if its posterior mean varies by at least this over the inputs."""
 
@@ -13,37 +15,33 @@ IN_BATCH_SIZE = 32
 """The mini-batch of the in-batch mutual information, as the field computes it."""
 
 Rows = Float[Tensor, "rows latent"]
+Noise = Float[Tensor, "rows noise"]
 
 
-def mutual_information(mean: Rows, log_variance: Rows, noise: Rows, rows_at_once: int = 1024) -> float:
+def mutual_information(posterior: Posterior, noise: Noise, rows_at_once: int = 1024) -> float:
     """Return I(x; z) under q in nats, q(z) being the mean of q(z|x) over all rows; at most log(rows).
 
     E[log q(z|x) - log q(z)] with one sample a row (Hoffman and Johnson 2016). The same sample stands in
     both terms, so that their noise cancels: posteriors that are all alike give exactly 0.
     """
-    mean, log_variance, noise = mean.double(), log_variance.double(), noise.double()
-    latent = mean + (0.5 * log_variance).exp() * noise
-    # log N(z; m, v) without its constant, which cancels, expanded into products of matrices.
-    precision = (-log_variance).exp()
-    weighted = mean * precision
-    constant = -0.5 * (mean * weighted + log_variance).sum(1)
+    posterior, noise = posterior.map(torch.Tensor.double), noise.double()
+    latent = posterior.sample(noise)
     log_marginal = torch.cat([
-        (part @ weighted.T - 0.5 * part.square() @ precision.T + constant).logsumexp(1)
-        for part in torch.split(latent, rows_at_once)
+        posterior.log_density(part).logsumexp(1) for part in torch.split(latent, rows_at_once)
     ]) - math.log(len(latent))  # fmt: skip
-    log_conditional = -0.5 * (noise.square() + log_variance).sum(1)
-    return float((log_conditional - log_marginal).mean())
+    return float((posterior.log_own_density(noise) - log_marginal).mean())
 
 
-def mutual_information_in_batch(mean: Rows, log_variance: Rows, noise: Rows) -> float:
+def mutual_information_in_batch(posterior: Posterior, noise: Noise) -> float:
     """Return the mean over mini-batches of 32 rows, in a fixed shuffled order, of their own I(x; z).
 
     Each is at most log 32 = 3.47: the quantity of He et al. (arXiv 1901.05534), not comparable with the
     whole set's. Fewer than 32 rows form one batch; rows left over are not used.
     """
-    order = torch.randperm(len(mean), generator=torch.Generator().manual_seed(0)).to(mean.device)
-    batches = [part for part in torch.split(order, IN_BATCH_SIZE) if len(part) == min(IN_BATCH_SIZE, len(mean))]
-    return sum(mutual_information(mean[part], log_variance[part], noise[part]) for part in batches) / len(batches)
+    rows = len(posterior.mean)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0)).to(posterior.mean.device)
+    batches = [part for part in torch.split(order, IN_BATCH_SIZE) if len(part) == min(IN_BATCH_SIZE, rows)]
+    return sum(mutual_information(posterior[part], noise[part]) for part in batches) / len(batches)
 
 
 def active_units(mean: Rows, threshold: float = ACTIVE_VARIANCE) -> int:
@@ -56,10 +54,11 @@ def active_units(mean: Rows, threshold: float = ACTIVE_VARIANCE) -> int:
 def dispersion(features: Float[Tensor, "rows features"]) -> float:
     """Return the mean cosine similarity over all pairs of rows: 1 where features are all alike.
 
-    (||sum_i f_i / ||f_i|| ||^2 - N) / (N (N - 1)), exact without visiting the pairs; nan below two rows.
+    (||sum_i f_i / ||f_i|| ||^2 - N) / (N (N - 1)), exact without visiting the pairs; nan below two rows, or
+    if a row is 0, as a language model's are.
     """
     num_rows = len(features)
-    if num_rows < 2:
+    if num_rows < 2 or not bool(features.any(1).all()):
         return math.nan
     unit = torch.nn.functional.normalize(features.double(), dim=1)
     return float((unit.sum(0).square().sum() - num_rows) / (num_rows * (num_rows - 1)))

@@ -1,6 +1,6 @@
 """From tokens to the posterior: an LSTM, its states pooled over time, and one linear layer."""
 
-from dataclasses import dataclass
+import math
 
 import torch
 from jaxtyping import Float, Int
@@ -9,20 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from model.config import PAD_ID, NetworkSettings
 from model.pooling import POOLINGS
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """The diagonal Gaussian q(z|x) of each sequence, and the features it was made from."""
-
-    mean: Float[Tensor, "batch latent"]
-    log_variance: Float[Tensor, "batch latent"]
-    features: Float[Tensor, "batch features"]
-
-    def sample(self, noise: Float[Tensor, "batch *samples latent"]) -> Float[Tensor, "batch *samples latent"]:
-        """Return z = mean + standard deviation * noise, for one or several noises a sequence."""
-        shape = (len(self.mean), *[1] * (noise.ndim - 2), -1)
-        return self.mean.view(shape) + (0.5 * self.log_variance).exp().view(shape) * noise
+from model.posterior import Posterior, SphericalPosterior
 
 
 class Encoder(nn.Module):
@@ -39,13 +26,51 @@ class Encoder(nn.Module):
         steps_size = settings.hidden_size * (2 if settings.bidirectional else 1)
         self.attention = nn.Linear(steps_size, 1, bias=False) if settings.pooling == "attention" else None
         self.to_posterior = nn.Linear(settings.features_size, 2 * settings.latent_size, bias=False)
+        # Its own weight is not used: the scale is fixed. The usual epsilon of 1e-5 would swallow the small
+        # means of the uniform initialisation, and the bound on the KL with them.
+        self.batch_norm = (
+            nn.BatchNorm1d(settings.latent_size, eps=1e-12) if settings.posterior == "batch-norm" else None
+        )
+        if self.batch_norm is not None:
+            self.batch_norm.weight.requires_grad_(False)
+        self.largest_log_variance = log_variance_of_rate(settings.committed_rate_nats / settings.latent_size)
 
     def forward(self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """Return the posterior of each sequence; `lengths` may stay on the CPU."""
         steps = self.steps(tokens, lengths)
         features = self.pool(steps, lengths.to(steps.device, non_blocking=True))
         mean, log_variance = self.to_posterior(features).chunk(2, dim=1)
-        return Posterior(mean, log_variance, features)
+        match self.settings.posterior:
+            case "batch-norm":
+                return Posterior(self.normalise(mean), log_variance, features)
+            case "delta":
+                # Held under the variance at which a dimension costs its share of the rate with a mean of 0.
+                return Posterior(mean, self.largest_log_variance - nn.functional.softplus(log_variance), features)
+            case "von-mises-fisher":
+                direction = nn.functional.normalize(mean, dim=1)
+                return SphericalPosterior(direction, torch.zeros_like(mean), features, self.settings.concentration)
+            case _:
+                return Posterior(mean, log_variance, features)
+
+    def normalise(self, mean: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+        """Give each dimension of the mean a fixed scale over the batch (BN-VAE, Zhu et al., arXiv 2004.12585).
+
+        The batch's mean KL is then at least latent_size * scale^2 / 2. A batch of one has no scale of its
+        own and uses the running one.
+        """
+        norm = self.batch_norm
+        assert norm is not None
+        alone = self.training and len(mean) == 1
+        normalised = nn.functional.batch_norm(
+            mean.float(),
+            norm.running_mean,
+            norm.running_var,
+            None,
+            norm.bias,
+            self.training and not alone,
+            eps=norm.eps,
+        )
+        return self.settings.batch_norm_scale * (normalised - norm.bias) + norm.bias
 
     def steps(
         self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"]
@@ -75,3 +100,16 @@ class Encoder(nn.Module):
                 return torch.cat([POOLINGS["last"](forward, lengths), steps[:, 0, forward.shape[2] :]], dim=1)
             case name:
                 return POOLINGS[name](steps, lengths)
+
+
+def log_variance_of_rate(rate_nats: float) -> float:
+    """Return the log variance below 0 at which KL(N(0, v) || N(0, 1)) is the given rate.
+
+    delta-VAEs (Razavi et al., arXiv 1901.03416) commit to a rate by keeping the posterior's variance
+    away from the prior's; this is the bound for an independent standard normal prior.
+    """
+    low, high = -2.0 * rate_nats - 3.0, 0.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 0.5 * (math.exp(middle) - 1.0 - middle) > rate_nats else (low, middle)
+    return low

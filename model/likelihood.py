@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.encoder import Posterior
+from model.posterior import Posterior
 from model.vae import SequenceVAE
 
 TOKENS_AT_ONCE = 16_384
@@ -16,15 +16,15 @@ TOKENS_AT_ONCE = 16_384
 
 
 def sequence_noise(
-    indices: NDArray[np.int64], num_samples: int, latent_size: int, seed: int
-) -> Float[Tensor, "batch samples latent"]:
+    indices: NDArray[np.int64], num_samples: int, noise_size: int, seed: int
+) -> Float[Tensor, "batch samples noise"]:
     """Draw standard normal noise that depends on a sequence's index and the seed only.
 
     More samples of a sequence begin with the same ones, and its company in a batch does not matter,
     so that estimates can be paired between models, chunked and repeated.
     """
     draws = [
-        np.random.default_rng([seed, int(index)]).standard_normal((num_samples, latent_size), np.float32)
+        np.random.default_rng([seed, int(index)]).standard_normal((num_samples, noise_size), np.float32)
         for index in indices
     ]
     return torch.from_numpy(np.stack(draws))
@@ -54,14 +54,10 @@ def reconstructions(
 def log_weights(
     reconstruction: Float[Tensor, "batch samples"],
     posterior: Posterior,
-    noise: Float[Tensor, "batch samples latent"],
+    noise: Float[Tensor, "batch samples noise"],
 ) -> Float[Tensor, "batch samples"]:
     """Return log p(x|z) + log p(z) - log q(z|x) in nats for z = posterior.sample(noise)."""
-    latent = posterior.sample(noise)
-    # The terms in log(2 pi) of prior and posterior cancel.
-    log_prior = -0.5 * latent.square().sum(-1)
-    log_posterior = -0.5 * (noise.square() + posterior.log_variance.unsqueeze(1)).sum(-1)
-    return log_prior - log_posterior - reconstruction
+    return posterior.log_ratio(noise) - reconstruction
 
 
 def log_likelihood(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:

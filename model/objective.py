@@ -5,13 +5,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model.config import ObjectiveSettings
-from model.encoder import Posterior
-
-
-def kl_divergence(posterior: Posterior) -> Float[Tensor, "batch latent"]:
-    """Return KL(q(z|x) || N(0, I)) in nats by sequence and latent dimension."""
-    log_variance = posterior.log_variance.float()
-    return 0.5 * (posterior.mean.float().square() + log_variance.exp() - 1.0 - log_variance)
 
 
 def penalised_kl(kl: Float[Tensor, "batch latent"], settings: ObjectiveSettings) -> Float[Tensor, ""]:

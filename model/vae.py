@@ -1,11 +1,13 @@
 """The sequence VAE: an encoder, a decoder and their initialisation."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from model.config import PAD_ID, NetworkSettings
 from model.decoder import Decoder
-from model.encoder import Encoder, Posterior
+from model.encoder import Encoder
+from model.posterior import Posterior
 
 
 class SequenceVAE(nn.Module):
@@ -19,13 +21,16 @@ class SequenceVAE(nn.Module):
         super().__init__()
         self.settings = settings
         self.vocabulary_size = vocabulary_size
-        self.encoder = Encoder(settings, vocabulary_size)
+        self.encoder = Encoder(settings, vocabulary_size) if settings.has_latent else None
         self.decoder = Decoder(settings, vocabulary_size)
         if settings.init == "uniform":
             initialise_uniformly(self)
 
     def encode(self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"]) -> Posterior:
-        """Return q(z|x) of each sequence."""
+        """Return q(z|x) of each sequence; of a language model, the prior, so that every KL is 0."""
+        if self.encoder is None:
+            zeros = torch.zeros(len(tokens), self.settings.latent_size, device=tokens.device)
+            return Posterior(zeros, zeros, torch.zeros(len(tokens), 1, device=tokens.device))
         posterior: Posterior = self.encoder(tokens, lengths)
         return posterior
 

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data.batches import BatchOrder, gather
 from data.corpus import Split
 from model import diagnostics, likelihood
-from model.objective import kl_divergence
+from model.posterior import Posterior
 from model.vae import SequenceVAE
 
 METRICS = (
@@ -49,45 +48,48 @@ def evaluate(
     """
     device = next(network.parameters()).device
     lengths = split.lengths[:num_sequences]
-    rows = len(lengths)
-    latent_size = network.settings.latent_size
-    nll, reconstruction = torch.empty(rows, dtype=torch.float64), torch.empty(rows, dtype=torch.float64)
-    mean, log_variance, first_noise = (torch.empty(rows, latent_size) for _ in range(3))
-    features = torch.empty(rows, network.settings.features_size)
+    # Without a latent variable every sample is the same.
+    num_samples = num_samples if network.settings.has_latent else 1
+    noise_size = network.settings.noise_size
+    log_p, reconstruction, parts, first_noise = [], [], [], []
+    batches = BatchOrder(lengths, batch_size).in_order_of_length()
     with evaluating(network):
-        for indices in BatchOrder(lengths, batch_size).in_order_of_length():
+        for indices in batches:
             batch = gather(split, indices).to(device)
-            posterior = network.encode(batch.tokens, batch.lengths)
-            noise = likelihood.sequence_noise(indices, num_samples, latent_size, NOISE_SEED).to(device)
+            posterior = network.encode(batch.tokens, batch.lengths).map(torch.Tensor.float)
+            noise = likelihood.sequence_noise(indices, num_samples, noise_size, NOISE_SEED).to(device)
             losses = likelihood.reconstructions(network, batch.tokens, batch.lengths, posterior.sample(noise))
-            weights = likelihood.log_weights(losses, posterior, noise)
-            nll[indices] = -likelihood.log_likelihood(weights.double()).cpu()
-            reconstruction[indices] = losses[:, 0].double().cpu()
-            mean[indices], log_variance[indices] = posterior.mean.float().cpu(), posterior.log_variance.float().cpu()
-            features[indices], first_noise[indices] = posterior.features.float().cpu(), noise[:, 0].cpu()
+            log_p.append(likelihood.log_likelihood(likelihood.log_weights(losses, posterior, noise).double()).cpu())
+            reconstruction.append(losses[:, 0].double().cpu())
+            parts.append(posterior.map(torch.Tensor.cpu))
+            first_noise.append(noise[:, 0].cpu())
+    # Back to the split's order, which does not depend on the batches.
+    order = torch.from_numpy(np.argsort(np.concatenate(batches)))
     return summarise(
-        nll, reconstruction, mean, log_variance, features, first_noise, lengths, split.num_bytes[:num_sequences]
+        log_p=torch.cat(log_p)[order],
+        reconstruction=torch.cat(reconstruction)[order],
+        posterior=Posterior.concatenate(parts)[order],
+        noise=torch.cat(first_noise)[order],
+        num_tokens=int(lengths.sum()) + len(lengths),
+        num_bytes=int(split.num_bytes[:num_sequences].sum()),
     )
 
 
 def summarise(
-    nll: Tensor, reconstruction: Tensor, mean: Tensor, log_variance: Tensor, features: Tensor, noise: Tensor,
-    lengths: NDArray[np.int64], num_bytes: NDArray[np.int64],
-) -> dict[str, float]:  # fmt: skip
-    """Return `METRICS` from what each sequence gave; a token count includes `</s>`."""
-    from model.encoder import Posterior
-
-    kl = float(kl_divergence(Posterior(mean, log_variance, features)).double().sum(1).mean())
-    total_nll, num_tokens = float(nll.sum()), int(lengths.sum()) + len(lengths)
+    *, log_p: Tensor, reconstruction: Tensor, posterior: Posterior, noise: Tensor, num_tokens: int, num_bytes: int
+) -> dict[str, float]:
+    """Return `METRICS` from what each sequence gave; `num_tokens` includes each `</s>`."""
+    kl = float(posterior.kl().double().sum(1).mean())
+    total_nll = -float(log_p.sum())
     return {
-        "nll": float(nll.mean()),
+        "nll": total_nll / len(log_p),
         "elbo": float(reconstruction.mean()) + kl,
         "reconstruction": float(reconstruction.mean()),
         "kl": kl,
-        "mi": diagnostics.mutual_information(mean, log_variance, noise),
-        "mi_in_batch": diagnostics.mutual_information_in_batch(mean, log_variance, noise),
-        "au": diagnostics.active_units(mean),
+        "mi": diagnostics.mutual_information(posterior, noise),
+        "mi_in_batch": diagnostics.mutual_information_in_batch(posterior, noise),
+        "au": diagnostics.active_units(posterior.mean),
         "ppl": math.exp(min(total_nll / num_tokens, 700.0)),
-        "bits_per_byte": total_nll / math.log(2) / int(num_bytes.sum()),
-        "dispersion": diagnostics.dispersion(features),
+        "bits_per_byte": total_nll / math.log(2) / num_bytes,
+        "dispersion": diagnostics.dispersion(posterior.features),
     }

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data.batches import Batch, BatchOrder, iterate
 from data.corpus import Corpus
 from model.diagnostics import is_collapsed
-from model.objective import kl_divergence, negative_elbo
+from model.objective import negative_elbo
 from model.vae import SequenceVAE
 from model.weights import load_weights, save_network
 from study.checkpoints import (
@@ -149,9 +150,9 @@ class TrainingRun:
         """Take one optimiser step; nothing in it waits for the device."""
         with autocast(self.device, self.settings.training):
             posterior = self.network.encode(batch.tokens, batch.lengths)
-            latent = posterior.sample(torch.randn_like(posterior.mean))
+            latent = posterior.sample(self.draw_noise(batch))
             reconstruction = self.network.reconstruction(batch.tokens, batch.lengths, latent)
-        kl = kl_divergence(posterior)
+        kl = posterior.kl()
         loss = negative_elbo(reconstruction, kl, self.kl_weight(), self.settings.objective)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
@@ -162,6 +163,10 @@ class TrainingRun:
         rows = len(batch.lengths)
         done = torch.stack([loss.detach() * rows, reconstruction.detach().sum(), kl.detach().sum(), norm])
         self.sums += done.double()
+
+    def draw_noise(self, batch: Batch) -> Tensor:
+        """Draw the noise of one latent sample a sequence."""
+        return torch.randn(len(batch.lengths), self.settings.model.noise_size, device=self.device)
 
     def kl_weight(self) -> float:
         """Return the KL weight of the step that comes next."""
@@ -274,7 +279,9 @@ def make_optimizers(network: SequenceVAE, settings: Settings) -> dict[str, torch
     training = settings.training
     made: dict[str, torch.optim.Optimizer] = {}
     for name, part in (("encoder", network.encoder), ("decoder", network.decoder)):
-        parameters = list(part.parameters())
+        if part is None:
+            continue
+        parameters = [parameter for parameter in part.parameters() if parameter.requires_grad]
         match training.optimizer:
             case "sgd":
                 made[name] = torch.optim.SGD(parameters, training.learning_rate)

@@ -6,20 +6,25 @@ import pytest
 import torch
 
 from model import diagnostics
+from model.posterior import Posterior
+
+
+def gaussian(mean, log_variance):
+    return Posterior(mean, log_variance, mean)
 
 
 def test_mutual_information_is_zero_when_all_posteriors_are_alike():
     noise = torch.randn(50, 4)
     mean, log_variance = torch.full((50, 4), 0.3), torch.full((50, 4), -0.7)
-    assert diagnostics.mutual_information(mean, log_variance, noise) == pytest.approx(0.0, abs=1e-9)
-    assert diagnostics.mutual_information_in_batch(mean, log_variance, noise) == pytest.approx(0.0, abs=1e-9)
+    assert diagnostics.mutual_information(gaussian(mean, log_variance), noise) == pytest.approx(0.0, abs=1e-9)
+    assert diagnostics.mutual_information_in_batch(gaussian(mean, log_variance), noise) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_mutual_information_reaches_its_caps_when_posteriors_are_apart():
     mean = torch.arange(200.0)[:, None].repeat(1, 2)
     log_variance, noise = torch.full((200, 2), -12.0), torch.randn(200, 2)
-    assert diagnostics.mutual_information(mean, log_variance, noise) == pytest.approx(math.log(200))
-    assert diagnostics.mutual_information_in_batch(mean, log_variance, noise) == pytest.approx(math.log(32))
+    assert diagnostics.mutual_information(gaussian(mean, log_variance), noise) == pytest.approx(math.log(200))
+    assert diagnostics.mutual_information_in_batch(gaussian(mean, log_variance), noise) == pytest.approx(math.log(32))
 
 
 def test_mutual_information_equals_a_plain_computation_for_any_chunk():
@@ -29,8 +34,10 @@ def test_mutual_information_equals_a_plain_computation_for_any_chunk():
     normal = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     every = normal.log_prob(latent[:, None, :]).sum(2)
     plain = float((every.diagonal() - every.logsumexp(1) + math.log(40)).mean())
-    assert diagnostics.mutual_information(mean, log_variance, noise) == pytest.approx(plain, rel=1e-5)
-    assert diagnostics.mutual_information(mean, log_variance, noise, rows_at_once=7) == pytest.approx(plain, rel=1e-5)
+    assert diagnostics.mutual_information(gaussian(mean, log_variance), noise) == pytest.approx(plain, rel=1e-5)
+    assert diagnostics.mutual_information(gaussian(mean, log_variance), noise, rows_at_once=7) == pytest.approx(
+        plain, rel=1e-5
+    )
 
 
 def test_active_units_use_the_unbiased_variance():

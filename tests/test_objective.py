@@ -9,13 +9,13 @@ from torch.distributions import Normal, kl_divergence
 from model import objective
 from model.annealing import ANNEALING_NAMES, AnnealingSettings
 from model.config import ObjectiveSettings
-from model.encoder import Posterior
+from model.posterior import Posterior
 
 
 def test_kl_equals_torch_distributions():
     torch.manual_seed(0)
     mean, log_variance = torch.randn(6, 3), torch.randn(6, 3)
-    ours = objective.kl_divergence(Posterior(mean, log_variance, mean))
+    ours = Posterior(mean, log_variance, mean).kl()
     theirs = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(torch.zeros(()), torch.ones(())))
     torch.testing.assert_close(ours, theirs)
 

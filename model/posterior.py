@@ -1,0 +1,158 @@
+"""Families of approximate posteriors: how each is sampled, what it costs and how dense it is.
+
+A `Posterior` holds one batch's parameters. Noise is always standard normal, `noise_size` numbers a
+draw, so that one generator serves every family and draws can be paired between models.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.special import gammaln, ive, xlogy
+from torch import Tensor
+
+Rows = Float[Tensor, "rows latent"]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The diagonal Gaussian q(z|x) of each sequence, against the prior N(0, I)."""
+
+    mean: Float[Tensor, "batch latent"]
+    log_variance: Float[Tensor, "batch latent"]
+    features: Float[Tensor, "batch features"]
+
+    def __getitem__(self, rows: Tensor) -> "Posterior":
+        """Return the posterior of some sequences."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Posterior":
+        """Return the posterior with a function applied to each of its tensors."""
+        tensors = {name: function(getattr(self, name)) for name in ("mean", "log_variance", "features")}
+        return replace(self, **tensors)
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Posterior]") -> "Posterior":
+        """Return the posterior of all sequences of several batches of one family."""
+        names = ("mean", "log_variance", "features")
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    def sample(self, noise: Float[Tensor, "batch *samples latent"]) -> Float[Tensor, "batch *samples latent"]:
+        """Return z = mean + standard deviation * noise, for one or several noises a sequence."""
+        shape = (len(self.mean), *[1] * (noise.ndim - 2), -1)
+        return self.mean.view(shape) + (0.5 * self.log_variance).exp().view(shape) * noise
+
+    def kl(self) -> Float[Tensor, "batch latent"]:
+        """Return KL(q(z|x) || p(z)) in nats by sequence and latent dimension."""
+        log_variance = self.log_variance.float()
+        return 0.5 * (self.mean.float().square() + log_variance.exp() - 1.0 - log_variance)
+
+    def log_ratio(self, noise: Float[Tensor, "batch samples latent"]) -> Float[Tensor, "batch samples"]:
+        """Return log p(z) - log q(z|x) in nats for z = sample(noise)."""
+        log_prior = -0.5 * self.sample(noise).square().sum(-1)
+        log_posterior = -0.5 * (noise.square() + self.log_variance.unsqueeze(1)).sum(-1)
+        # The terms in log(2 pi) cancel.
+        return log_prior - log_posterior
+
+    def log_density(self, latent: Rows) -> Float[Tensor, "rows batch"]:
+        """Return log q(z_i|x_j) + constant in float64 for every z and every sequence, as products of matrices."""
+        mean, log_variance, latent = self.mean.double(), self.log_variance.double(), latent.double()
+        precision = (-log_variance).exp()
+        weighted = mean * precision
+        constant = -0.5 * (mean * weighted + log_variance).sum(1)
+        return latent @ weighted.T - 0.5 * latent.square() @ precision.T + constant
+
+    def log_own_density(self, noise: Rows) -> Float[Tensor, " batch"]:
+        """Return log q(z_i|x_i) + the same constant for z = sample(noise), without cancellation."""
+        return -0.5 * (noise.double().square() + self.log_variance.double()).sum(1)
+
+
+@dataclass(frozen=True)
+class SphericalPosterior(Posterior):
+    """The von Mises-Fisher q(z|x) on the unit sphere of fixed concentration, against the uniform prior.
+
+    `mean` is the unit direction; `log_variance` is not used. Its KL is one number, whatever x (Xu and
+    Durrett, arXiv 1808.10805); it stands in `kl` spread evenly over the dimensions.
+    """
+
+    concentration: float = 1.0
+
+    def sample(self, noise: Float[Tensor, "batch *samples noise"]) -> Float[Tensor, "batch *samples latent"]:
+        """Return unit vectors: a height along the mean direction, and a uniform direction across it."""
+        size = self.mean.shape[1]
+        mean = self.mean.view(len(self.mean), *[1] * (noise.ndim - 2), size)
+        uniform = torch.special.ndtr(noise[..., :1].double())
+        height = heights(size, self.concentration).at(uniform).to(noise.dtype)
+        across = noise[..., 1:] - (noise[..., 1:] * mean).sum(-1, keepdim=True) * mean
+        across = torch.nn.functional.normalize(across, dim=-1)
+        return height * mean + (1.0 - height.square()).clamp(min=0.0).sqrt() * across
+
+    def kl(self) -> Float[Tensor, "batch latent"]:
+        """Return the constant KL in nats, an equal share for each dimension."""
+        size = self.mean.shape[1]
+        return torch.full_like(self.mean, spherical_kl(size, self.concentration) / size)
+
+    def log_ratio(self, noise: Float[Tensor, "batch samples noise"]) -> Float[Tensor, "batch samples"]:
+        """Return log p(z) - log q(z|x) in nats for z = sample(noise)."""
+        size = self.mean.shape[1]
+        along = (self.sample(noise) * self.mean.unsqueeze(1)).sum(-1)
+        log_uniform = float(gammaln(size / 2)) - math.log(2.0) - size / 2 * math.log(math.pi)
+        return log_uniform - log_normaliser(size, self.concentration) - self.concentration * along
+
+    def log_density(self, latent: Rows) -> Float[Tensor, "rows batch"]:
+        """Return log q(z_i|x_j) + constant in float64 for every z and every sequence."""
+        return self.concentration * latent.double() @ self.mean.double().T
+
+    def log_own_density(self, noise: Float[Tensor, "batch noise"]) -> Float[Tensor, " batch"]:
+        """Return log q(z_i|x_i) + the same constant for z = sample(noise)."""
+        return self.concentration * (self.sample(noise) * self.mean).double().sum(1)
+
+
+@dataclass(frozen=True)
+class Heights:
+    """The distribution of a von Mises-Fisher draw's height along its mean direction, as a table."""
+
+    size: int
+    concentration: float
+    num_points: int = 20_001
+
+    @cached_property
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Heights, and the probability of lying below each: density exp(c h) (1 - h^2)^((size - 3) / 2)."""
+        # Angles, not heights: the density in them is smooth at both poles for every size from 2 on.
+        angle = np.linspace(0.0, np.pi, self.num_points)
+        log_density = self.concentration * np.cos(angle) + xlogy(self.size - 2, np.sin(angle).clip(0.0))
+        density = np.exp(log_density - np.max(log_density))
+        below = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
+        return np.cos(angle), below / below[-1]
+
+    def at(self, uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return the heights at which so much probability lies above."""
+        height, below = self.table
+        found = np.interp(uniform.cpu().numpy(), below, height)
+        return torch.from_numpy(found).to(uniform.device)
+
+
+@lru_cache(maxsize=16)
+def heights(size: int, concentration: float) -> Heights:
+    """Return the heights of a sphere in so many dimensions, made once."""
+    return Heights(size, concentration)
+
+
+def log_normaliser(size: int, concentration: float) -> float:
+    """Return log C of the density C exp(concentration mean.z) on the unit sphere in so many dimensions."""
+    order = size / 2 - 1
+    log_bessel = math.log(ive(order, concentration)) + concentration
+    return order * math.log(concentration) - size / 2 * math.log(2 * math.pi) - log_bessel
+
+
+def spherical_kl(size: int, concentration: float) -> float:
+    """Return KL(vMF || uniform) in nats: it depends on neither the input nor the mean direction."""
+    order = size / 2 - 1
+    mean_height = float(ive(order + 1, concentration) / ive(order, concentration))
+    log_area = math.log(2.0) + size / 2 * math.log(math.pi) - float(gammaln(size / 2))
+    return concentration * mean_height + log_normaliser(size, concentration) + log_area

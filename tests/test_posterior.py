@@ -1,0 +1,177 @@
+"""Each family of posteriors against what its paper says must hold, and against plain integration."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, special
+
+from model import likelihood
+from model.config import NetworkSettings
+from model.encoder import log_variance_of_rate
+from model.posterior import Heights, Posterior, SphericalPosterior, spherical_kl
+from model.vae import SequenceVAE
+from study.evaluation import evaluate
+
+
+def network(vocabulary_size=20, **settings) -> SequenceVAE:
+    torch.manual_seed(2)
+    sizes = {"embedding_size": 6, "hidden_size": 8, "latent_size": 4}
+    return SequenceVAE(NetworkSettings(**(sizes | settings)), vocabulary_size)
+
+
+def tokens_and_lengths(rows=64):
+    torch.manual_seed(5)
+    lengths = torch.randint(3, 9, (rows,))
+    tokens = torch.randint(4, 20, (rows, 9)).masked_fill(torch.arange(9) >= lengths[:, None], 0)
+    tokens[:, 0] = 1
+    return tokens, lengths
+
+
+def spherical(rows, size, concentration):
+    mean = torch.nn.functional.normalize(torch.randn(rows, size, dtype=torch.float64), dim=1)
+    return SphericalPosterior(mean, torch.zeros_like(mean), mean, concentration)
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.9])
+@pytest.mark.parametrize("pooling", ["last", "max"])
+def test_batch_norm_keeps_the_batchs_mean_kl_over_its_bound(scale, pooling):
+    model = network(posterior="batch-norm", batch_norm_scale=scale, pooling=pooling).train()
+    kl = model.encode(*tokens_and_lengths()).kl().sum(1).mean()
+    assert float(kl) >= 4 * scale**2 / 2 * 0.99  # the small epsilon of the norm
+    for parameter in model.encoder.to_posterior.parameters():
+        parameter.data *= 1e-3
+    kl = model.encode(*tokens_and_lengths()).kl().sum(1).mean()
+    assert float(kl) >= 4 * scale**2 / 2 * 0.99  # however small the means are
+
+
+def test_batch_norms_scale_is_fixed_and_its_bias_learnt():
+    model = network(posterior="batch-norm", batch_norm_scale=0.7).train()
+    with torch.no_grad():
+        model.encoder.batch_norm.bias.fill_(3.0)
+    mean = model.encode(*tokens_and_lengths()).mean
+    assert mean.mean(0).tolist() == pytest.approx([3.0] * 4, abs=1e-4)
+    assert mean.std(0, unbiased=False).tolist() == pytest.approx([0.7] * 4, rel=0.05)
+    assert {"encoder.batch_norm.weight"} == {
+        name for name, parameter in model.named_parameters() if not parameter.requires_grad
+    }
+
+
+def test_batch_norm_in_evaluation_does_not_depend_on_the_batch():
+    model = network(posterior="batch-norm").train()
+    tokens, lengths = tokens_and_lengths()
+    model.encode(tokens, lengths)
+    model.eval()
+    torch.testing.assert_close(
+        model.encode(tokens[:1], lengths[:1]).mean, model.encode(tokens, lengths).mean[:1], atol=1e-6, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("rate", [0.1, 2.0, 12.0])
+def test_a_delta_posterior_never_costs_less_than_its_rate(rate):
+    model = network(posterior="delta", committed_rate_nats=rate)
+    for factor in (0.0, 1.0, 100.0):
+        for parameter in model.encoder.to_posterior.parameters():
+            parameter.data *= factor
+        assert float(model.encode(*tokens_and_lengths()).kl().sum(1).min()) >= rate * (1 - 1e-5)
+
+
+def test_the_variance_of_a_rate_by_hand():
+    log_variance = log_variance_of_rate(0.7)
+    assert 0.5 * (math.exp(log_variance) - 1 - log_variance) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("size", "concentration"), [(2, 3.0), (3, 5.0), (8, 20.0), (32, 80.0)])
+def test_heights_on_the_sphere_have_the_mean_that_bessel_functions_give(size, concentration):
+    uniform = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    mean = float(Heights(size, concentration).at(uniform).mean())
+    assert mean == pytest.approx(
+        special.ive(size / 2, concentration) / special.ive(size / 2 - 1, concentration), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(("size", "concentration"), [(3, 5.0), (8, 20.0)])
+def test_the_kl_on_the_sphere_equals_an_integral_over_heights(size, concentration):
+    def weight(height):
+        return (1 - height**2) ** ((size - 3) / 2)
+
+    def density(height):
+        return math.exp(concentration * (height - 1)) * weight(height)
+
+    total = integrate.quad(density, -1, 1)[0]
+    even = integrate.quad(weight, -1, 1)[0]
+    kl = integrate.quad(
+        lambda h: density(h) / total * (math.log(density(h) / total) - math.log(weight(h) / even)), -1 + 1e-9, 1 - 1e-9
+    )[0]
+    assert spherical_kl(size, concentration) == pytest.approx(kl, rel=1e-5)
+
+
+def test_spherical_draws_are_unit_vectors_with_a_constant_kl_and_densities_that_integrate_to_one():
+    torch.manual_seed(0)
+    posterior = spherical(3, 4, 2.0)
+    noise = torch.randn(3, 100_000, 5, dtype=torch.float64)
+    latent = posterior.sample(noise)
+    torch.testing.assert_close(latent.norm(dim=-1), torch.ones(3, 100_000, dtype=torch.float64))
+    assert posterior.kl().sum(1).tolist() == pytest.approx([spherical_kl(4, 2.0)] * 3)
+    ratio = posterior.log_ratio(noise)
+    assert ratio.exp().mean(1).tolist() == pytest.approx([1.0] * 3, rel=0.05)
+    assert (-ratio).mean(1).tolist() == pytest.approx([spherical_kl(4, 2.0)] * 3, rel=0.02)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "spherical"])
+def test_own_density_is_the_diagonal_of_all_densities(family):
+    torch.manual_seed(0)
+    mean, log_variance = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    posterior = Posterior(mean, log_variance, mean) if family == "gaussian" else spherical(6, 3, 4.0)
+    noise = torch.randn(6, 3 if family == "gaussian" else 4, dtype=torch.float64)
+    torch.testing.assert_close(
+        posterior.log_own_density(noise), posterior.log_density(posterior.sample(noise)).diagonal()
+    )
+
+
+@pytest.mark.parametrize("name", ["gaussian", "batch-norm", "delta", "von-mises-fisher"])
+def test_gradients_reach_the_encoder_through_every_family(name):
+    model = network(posterior=name).train()
+    tokens, lengths = tokens_and_lengths()
+    posterior = model.encode(tokens, lengths)
+    model.reconstruction(tokens, lengths, posterior.sample(torch.randn(64, model.settings.noise_size))).sum().backward()
+    assert model.encoder.embedding.weight.grad.abs().sum() > 0
+
+
+def test_a_language_model_has_an_exact_likelihood_and_no_latent(corpus):
+    model = network(len(corpus.vocabulary), posterior="none").eval()
+    assert model.encoder is None
+    metrics = [evaluate(model, corpus.split("valid"), num_samples=num) for num in (1, 9)]
+    assert metrics[0]["nll"] == metrics[1]["nll"] == pytest.approx(metrics[0]["reconstruction"])
+    assert (metrics[0]["kl"], metrics[0]["au"]) == (0.0, 0)
+    assert metrics[0]["mi"] == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(metrics[0]["dispersion"])
+    tokens, lengths = tokens_and_lengths(4)
+    latent = torch.randn(4, 4)
+    assert torch.equal(
+        model.reconstruction(tokens, lengths, latent), model.reconstruction(tokens, lengths, latent + 9.0)
+    )
+
+
+def test_the_latent_variable_reaches_the_output_alone_in_a_skip_decoder():
+    model = network(latent_to_input=False, latent_to_state=False, latent_to_output=True).eval()
+    tokens, lengths = tokens_and_lengths(4)
+    before = model.reconstruction(tokens, lengths, torch.zeros(4, 4))
+    assert not torch.allclose(before, model.reconstruction(tokens, lengths, torch.ones(4, 4)))
+
+
+def test_the_spherical_likelihood_agrees_with_an_integral_over_the_circle():
+    model = network(latent_size=2, posterior="von-mises-fisher", concentration=1.0).eval()
+    for parameter in model.parameters():
+        parameter.data *= 2.0
+    tokens, lengths = torch.tensor([[1, 5, 9, 2]]), torch.tensor([4])
+    angles = torch.linspace(0, 2 * math.pi, 2001)[:-1]
+    circle = torch.stack([angles.cos(), angles.sin()], 1)[None]
+    exact = float((-likelihood.reconstructions(model, tokens, lengths, circle)).logsumexp(1) - math.log(2000))
+    with torch.no_grad():
+        posterior = model.encode(tokens, lengths)
+        noise = likelihood.sequence_noise(np.arange(1), 20_000, 3, 0)
+        losses = likelihood.reconstructions(model, tokens, lengths, posterior.sample(noise))
+    estimate = float(likelihood.log_likelihood(likelihood.log_weights(losses, posterior, noise)))
+    assert estimate == pytest.approx(exact, abs=0.02)
