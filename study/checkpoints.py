@@ -42,6 +42,8 @@ class Progress:
     best_epoch: int = 0
     collapsed_epochs: int = 0
     outcome: str = ""
+    aggressive: bool = False
+    best_mi: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

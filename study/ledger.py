@@ -213,7 +213,7 @@ class Ledger:
         return True
 
     def _report(self, trial: optuna.Trial, row: dict[str, Any]) -> None:
-        if not self.definition.goal.is_pareto:
+        if not self.definition.goal.is_pareto and "phase" not in row:
             with warnings.catch_warnings():
                 # Of an interrupted trial, epochs that Optuna has already.
                 warnings.simplefilter("ignore", UserWarning)
@@ -307,7 +307,7 @@ def connect(folder: Path, definition: Definition, *, create: bool) -> tuple[optu
 def best_row(rows: list[dict[str, Any]], definition: Definition) -> dict[str, Any]:
     """Return the row with the best validation by the study's criterion, or an empty one."""
     criterion = f"valid/{definition.space.fixed.evaluation.criterion}"
-    finite = [row for row in rows if math.isfinite(row.get(criterion, math.nan))]
+    finite = [row for row in rows if math.isfinite(row.get(criterion, math.nan)) and "phase" not in row]
     return min(finite, key=lambda row: row[criterion], default={})
 
 

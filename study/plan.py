@@ -164,7 +164,8 @@ def num_trials(options: RunOptions, space: SearchSpace) -> int:
 
 def default_grace(space: SearchSpace) -> int:
     """Return the epoch of the first rung: after the longest warm-up, and not before a quarter of training."""
-    return max(1, math.ceil(space.fixed.training.epochs * max(space.longest_warmup_fraction(), 0.25)))
+    training = space.fixed.training
+    return training.pretraining_epochs + max(1, math.ceil(training.epochs * max(space.longest_warmup_fraction(), 0.25)))
 
 
 def default_concurrent(options: RunOptions, address: str | None) -> int:

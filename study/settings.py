@@ -36,6 +36,8 @@ class TrainingSettings(BaseModel):
     early_stop_patience: int | None = Field(default=None, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = True
+    procedure: Literal["plain", "aggressive"] = "plain"
+    pretraining_epochs: int = Field(default=0, ge=0, description="as an autoencoder, before the decoder is reset")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     checkpoint_minutes: float = Field(default=10.0, gt=0, description="between checkpoints within an epoch")
 
@@ -66,6 +68,13 @@ class Settings(BaseModel):
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @model_validator(mode="after")
+    def _methods_combine(self) -> Settings:
+        refused = refuse_combination(self)
+        if refused:
+            raise ValueError(refused)
+        return self
+
+    @model_validator(mode="after")
     def _cycles_need_room(self) -> Settings:
         if self.objective.is_cyclical and self.objective.num_cycles > 100 * self.training.epochs:
             raise ValueError(
@@ -76,6 +85,30 @@ class Settings(BaseModel):
     def with_values(self, values: dict[str, Any]) -> Settings:
         """Return these settings with some replaced, by dotted name; raise StudyError if one is wrong."""
         return validate(nest(flatten(self.model_dump()) | values))
+
+
+def refuse_combination(settings: Settings) -> str:
+    """Return why some methods make no sense together, or nothing."""
+    model, objective, training = settings.model, settings.objective, settings.training
+    if not model.has_latent:
+        for name, used in (
+            ("training.procedure = aggressive", training.procedure == "aggressive"),
+            ("training.pretraining_epochs", training.pretraining_epochs > 0),
+            ("objective.free_bits", objective.free_bits != "none"),
+            ("objective.minimum_rate_nats", objective.minimum_rate_nats is not None),
+        ):
+            if used:
+                return f"{name} is about the latent variable, and model.posterior = none has none"
+    if model.posterior == "von-mises-fisher":
+        for name, used in (
+            ("objective.free_bits", objective.free_bits != "none"),
+            ("objective.minimum_rate_nats", objective.minimum_rate_nats is not None),
+        ):
+            if used:
+                return f"{name} would hold up a KL that is constant with model.posterior = von-mises-fisher"
+    if model.posterior == "batch-norm" and training.batch_size < 2 and training.max_batch_tokens is None:
+        return "model.posterior = batch-norm needs training.batch_size of at least 2"
+    return ""
 
 
 @cache

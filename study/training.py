@@ -31,12 +31,15 @@ from study.checkpoints import (
 from study.devices import autocast, choose_device, peak_memory_bytes, reset_peak_memory
 from study.errors import StudyError
 from study.evaluation import evaluate
+from study.procedures import goes_on, make_optimizers, raise_multiplier, rate_penalty, reset_decoder, train_encoder
 from study.settings import Settings
 
 Row = dict[str, Any]
 """One epoch: `epoch` (from 1), `step`, `seconds`, `train/...` and `valid/...`; the last one has an `outcome`."""
 
 CHECKPOINTS, BEST = "checkpoints", "best"
+PRETRAINING = "pretraining"
+"""The `phase` of epochs before the decoder is reset; they cannot be a run's best."""
 
 
 class Diverged(ArithmeticError):
@@ -87,7 +90,13 @@ class TrainingRun:
             settings.seed,
         )
         self.num_batches = len(self.order.epoch(0))
-        self.progress = Progress(settings.model_dump(), corpus.fingerprint, learning_rate=training.learning_rate)
+        self.progress = Progress(
+            settings.model_dump(),
+            corpus.fingerprint,
+            learning_rate=training.learning_rate,
+            aggressive=training.procedure == "aggressive",
+        )
+        self.multiplier = torch.zeros((), device=self.device)
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.resume()
         self.saved_at = time.monotonic()
@@ -108,6 +117,7 @@ class TrainingRun:
             restore_optimizer(name, optimizer, tensors)
         self._set_learning_rate(progress.learning_rate)
         self.sums = tensors["sums"].to(self.device)
+        self.multiplier = tensors["multiplier"].to(self.device)
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -117,7 +127,7 @@ class TrainingRun:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             tensors |= optimizer_tensors(name, optimizer)
-        tensors |= {"sums": self.sums, "rng.cpu": torch.get_rng_state()}
+        tensors |= {"sums": self.sums, "multiplier": self.multiplier, "rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(
@@ -132,6 +142,7 @@ class TrainingRun:
         self.network.train()
         started = time.monotonic()
         batches = self.order.epoch(progress.epoch)
+        self.num_batches = len(batches)
         for batch in iterate(self.train_split, batches, progress.batch):
             self.step(batch.to(self.device))
             progress.batch += 1
@@ -147,22 +158,34 @@ class TrainingRun:
         return True
 
     def step(self, batch: Batch) -> None:
-        """Take one optimiser step; nothing in it waits for the device."""
+        """Take one optimiser step; nothing in it waits for the device, but for aggressive training's rule."""
+        parts = tuple(self.optimizers)
+        if self.progress.aggressive:
+            train_encoder(self, batch)
+            parts = ("decoder",)
+        self.sums += self.update(batch, parts)
+
+    def update(self, batch: Batch, parts: tuple[str, ...]) -> Tensor:
+        """Step the optimisers of some parts; return the batch's sums of loss, reconstruction and KL, and the norm."""
         with autocast(self.device, self.settings.training):
             posterior = self.network.encode(batch.tokens, batch.lengths)
             latent = posterior.sample(self.draw_noise(batch))
             reconstruction = self.network.reconstruction(batch.tokens, batch.lengths, latent)
         kl = posterior.kl()
         loss = negative_elbo(reconstruction, kl, self.kl_weight(), self.settings.objective)
+        least = self.settings.objective.minimum_rate_nats
+        if least is not None:
+            loss = loss + rate_penalty(self.multiplier, least - kl.sum(1).mean())
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if least is not None:
+            raise_multiplier(self.multiplier, least - kl.detach().sum(1).mean())
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.training.clip_norm)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        rows = len(batch.lengths)
-        done = torch.stack([loss.detach() * rows, reconstruction.detach().sum(), kl.detach().sum(), norm])
-        self.sums += done.double()
+        for part in parts:
+            self.optimizers[part].step()
+        sums = [loss.detach() * len(batch.lengths), reconstruction.detach().sum(), kl.detach().sum(), norm]
+        return torch.stack(sums).double()
 
     def draw_noise(self, batch: Batch) -> Tensor:
         """Draw the noise of one latent sample a sequence."""
@@ -170,8 +193,16 @@ class TrainingRun:
 
     def kl_weight(self) -> float:
         """Return the KL weight of the step that comes next."""
-        total = self.num_batches * self.settings.training.epochs
-        return self.settings.objective.weight(min(1.0, self.progress.step / total))
+        training = self.settings.training
+        if self.is_pretraining:
+            return 0.0
+        done = self.progress.epoch - training.pretraining_epochs + self.progress.batch / self.num_batches
+        return self.settings.objective.weight(min(1.0, done / training.epochs))
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the network still trains as an autoencoder, whose decoder will be reset."""
+        return self.progress.epoch < self.settings.training.pretraining_epochs
 
     def finish_epoch(self) -> Row:
         """Validate, record the epoch, adapt the learning rate and decide whether training is over."""
@@ -192,9 +223,16 @@ class TrainingRun:
                 f"the validation nll became {valid['nll']} in epoch {progress.epoch}; lower the learning rate"
             )
         row |= {"seconds": progress.seconds, **{f"valid/{name}": value for name, value in valid.items()}}
-        self._keep_best(valid[evaluation.criterion], valid)
-        self._halve_on_plateau(valid[evaluation.criterion])
-        progress.outcome = row["outcome"] = self._outcome(valid)
+        if progress.epoch <= self.settings.training.pretraining_epochs:
+            row |= {"phase": PRETRAINING, "outcome": ""}
+            if progress.epoch == self.settings.training.pretraining_epochs:
+                self.optimizers = reset_decoder(self.network, self.settings, progress.epoch)
+        else:
+            self._keep_best(valid[evaluation.criterion], valid)
+            self._halve_on_plateau(valid[evaluation.criterion])
+            if progress.aggressive:
+                progress.aggressive, progress.best_mi = goes_on(valid["mi_in_batch"], progress.best_mi)
+            progress.outcome = row["outcome"] = self._outcome(valid)
         progress.history.append(row)
         return row
 
@@ -261,35 +299,20 @@ class TrainingRun:
     def _outcome(self, valid: dict[str, float]) -> str:
         """Return why training is over, or nothing if it goes on."""
         progress, training, evaluation = self.progress, self.settings.training, self.settings.evaluation
-        warm = progress.epoch >= math.ceil(self.settings.objective.warmup_fraction * training.epochs)
-        collapsed = is_collapsed(valid["kl"], int(valid["au"]), evaluation.collapse_kl_nats)
+        epoch = progress.epoch - training.pretraining_epochs
+        warm = epoch >= math.ceil(self.settings.objective.warmup_fraction * training.epochs)
+        collapsed = self.network.settings.has_latent and is_collapsed(
+            valid["kl"], int(valid["au"]), evaluation.collapse_kl_nats
+        )
         progress.collapsed_epochs = progress.collapsed_epochs + 1 if warm and collapsed else 0
         if progress.collapsed_epochs >= evaluation.collapse_epochs:
             return "collapsed"
         patience = training.early_stop_patience
         if patience is not None and progress.epochs_since_best >= patience:
             return "complete"
-        if progress.epoch >= training.epochs or progress.num_halvings >= training.max_halvings:
+        if epoch >= training.epochs or progress.num_halvings >= training.max_halvings:
             return "complete"
         return ""
-
-
-def make_optimizers(network: SequenceVAE, settings: Settings) -> dict[str, torch.optim.Optimizer]:
-    """Return one optimiser for the encoder and one for the decoder, as the field's base set-up has them."""
-    training = settings.training
-    made: dict[str, torch.optim.Optimizer] = {}
-    for name, part in (("encoder", network.encoder), ("decoder", network.decoder)):
-        if part is None:
-            continue
-        parameters = [parameter for parameter in part.parameters() if parameter.requires_grad]
-        match training.optimizer:
-            case "sgd":
-                made[name] = torch.optim.SGD(parameters, training.learning_rate)
-            case "adam":
-                made[name] = torch.optim.Adam(parameters, training.learning_rate)
-            case "adamw":
-                made[name] = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=training.weight_decay)
-    return made
 
 
 def best_folder(folder: Path, epoch: int) -> Path:

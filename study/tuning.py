@@ -156,7 +156,7 @@ def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
     Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll`, which is
     at KL weight 1 whatever a trial trains with. Raises StudyError if the name is unknown.
     """
-    epochs = definition.space.fixed.training.epochs
+    epochs = definition.space.fixed.training.epochs + definition.space.fixed.training.pretraining_epochs
     match definition.scheduler:
         case "none":
             return FIFOScheduler()
@@ -190,7 +190,7 @@ def replay(scheduler: TrialScheduler, number: int, rows: list[dict[str, Any]]) -
 
 def is_recorded(name: str) -> bool:
     """Say whether a key of a Tune result is one of ours."""
-    return name in ("epoch", "step", "seconds", "outcome", "node") or name.startswith(("train/", "valid/"))
+    return name in ("epoch", "step", "seconds", "outcome", "phase", "node") or name.startswith(("train/", "valid/"))
 
 
 def last_line(trial: Any) -> str:

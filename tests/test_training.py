@@ -12,7 +12,8 @@ from study.checkpoints import KEPT, read_checkpoint
 from study.devices import autocast, choose_device
 from study.errors import StudyError
 from study.evaluation import evaluate
-from study.training import Diverged, TrainingRun, best_folder, make_optimizers, train
+from study.procedures import make_optimizers
+from study.training import Diverged, TrainingRun, best_folder, train
 
 TIMES = ("seconds", "train/tokens_per_second", "train/peak_memory_mb")
 
