@@ -32,6 +32,7 @@ class Progress:
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
+    decoder_tokens: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.0
     num_halvings: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,10 +39,50 @@ def evaluating(network: SequenceVAE) -> Iterator[None]:
         network.train(was_training)
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What evaluation found of each sequence of a split, in the split's order."""
+
+    log_p: Tensor
+    """Importance-weighted log-likelihood in nats, float64 `[rows]`."""
+    reconstruction: Tensor
+    """-log p(x|z) in nats of one z, float64 `[rows]`."""
+    posterior: Posterior
+    noise: Tensor
+    """The noise of that z, `[rows, noise]`."""
+    num_tokens: int
+    """Tokens of all sequences, each `</s>` included."""
+    num_bytes: int
+
+    def metrics(self) -> dict[str, float]:
+        """Return `METRICS` of the split."""
+        kl = float(self.posterior.kl().double().sum(1).mean())
+        total_nll = -float(self.log_p.sum())
+        return {
+            "nll": total_nll / len(self.log_p),
+            "elbo": float(self.reconstruction.mean()) + kl,
+            "reconstruction": float(self.reconstruction.mean()),
+            "kl": kl,
+            "mi": diagnostics.mutual_information(self.posterior, self.noise),
+            "mi_in_batch": diagnostics.mutual_information_in_batch(self.posterior, self.noise),
+            "au": diagnostics.active_units(self.posterior.mean),
+            "ppl": math.exp(min(total_nll / self.num_tokens, 700.0)),
+            "bits_per_byte": total_nll / math.log(2) / self.num_bytes,
+            "dispersion": diagnostics.dispersion(self.posterior.features),
+        }
+
+
 def evaluate(
     network: SequenceVAE, split: Split, *, num_samples: int, num_sequences: int | None = None, batch_size: int = 64
 ) -> dict[str, float]:
-    """Return `METRICS` of the first `num_sequences` of a split (a random subset: corpora are stored shuffled).
+    """Return `METRICS` of the first `num_sequences` of a split (a random subset: corpora are stored shuffled)."""
+    return score(network, split, num_samples=num_samples, num_sequences=num_sequences, batch_size=batch_size).metrics()
+
+
+def score(
+    network: SequenceVAE, split: Split, *, num_samples: int, num_sequences: int | None = None, batch_size: int = 64
+) -> Scores:
+    """Evaluate each of the first `num_sequences` of a split.
 
     The same noise is used for a sequence whatever the network, so that differences between networks
     are less noisy than either number; batch size and memory limits do not change a result.
@@ -65,7 +106,7 @@ def evaluate(
             first_noise.append(noise[:, 0].cpu())
     # Back to the split's order, which does not depend on the batches.
     order = torch.from_numpy(np.argsort(np.concatenate(batches)))
-    return summarise(
+    return Scores(
         log_p=torch.cat(log_p)[order],
         reconstruction=torch.cat(reconstruction)[order],
         posterior=Posterior.concatenate(parts)[order],
@@ -73,23 +114,3 @@ def evaluate(
         num_tokens=int(lengths.sum()) + len(lengths),
         num_bytes=int(split.num_bytes[:num_sequences].sum()),
     )
-
-
-def summarise(
-    *, log_p: Tensor, reconstruction: Tensor, posterior: Posterior, noise: Tensor, num_tokens: int, num_bytes: int
-) -> dict[str, float]:
-    """Return `METRICS` from what each sequence gave; `num_tokens` includes each `</s>`."""
-    kl = float(posterior.kl().double().sum(1).mean())
-    total_nll = -float(log_p.sum())
-    return {
-        "nll": total_nll / len(log_p),
-        "elbo": float(reconstruction.mean()) + kl,
-        "reconstruction": float(reconstruction.mean()),
-        "kl": kl,
-        "mi": diagnostics.mutual_information(posterior, noise),
-        "mi_in_batch": diagnostics.mutual_information_in_batch(posterior, noise),
-        "au": diagnostics.active_units(posterior.mean),
-        "ppl": math.exp(min(total_nll / num_tokens, 700.0)),
-        "bits_per_byte": total_nll / math.log(2) / num_bytes,
-        "dispersion": diagnostics.dispersion(posterior.features),
-    }

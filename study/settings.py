@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.config import NetworkSettings, ObjectiveSettings
 from study.errors import StudyError
+from study.methods import METHODS, method_settings
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -62,6 +63,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=0, ge=0)
+    method: str = Field(default="", description="a bundle of settings by name; those given beside it win")
     model: NetworkSettings = NetworkSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
@@ -82,9 +84,21 @@ class Settings(BaseModel):
             )
         return self
 
+    @field_validator("method")
+    @classmethod
+    def _method_is_known(cls, method: str) -> str:
+        if method and method not in METHODS:
+            close = difflib.get_close_matches(method, METHODS, 1)
+            raise ValueError(f"did you mean {close[0]}?" if close else f"expected one of {', '.join(METHODS)}")
+        return method
+
     def with_values(self, values: dict[str, Any]) -> Settings:
-        """Return these settings with some replaced, by dotted name; raise StudyError if one is wrong."""
-        return validate(nest(flatten(self.model_dump()) | values))
+        """Return these settings with some replaced, by dotted name; raise StudyError if one is wrong.
+
+        A `method` among them brings its whole bundle, over which the other values win.
+        """
+        bundle = method_settings(values["method"]) if values.get("method") in METHODS else {}
+        return validate(nest(flatten(self.model_dump()) | bundle | values))
 
 
 def refuse_combination(settings: Settings) -> str:
@@ -154,8 +168,11 @@ def check_name(name: str) -> None:
 
 def validate(nested: dict[str, Any]) -> Settings:
     """Check types, ranges and combinations; raise StudyError naming the setting and its value."""
-    for name in flatten(nested):
+    flat = flatten(nested)
+    for name in flat:
         check_name(name)
+    if flat.get("method") in METHODS:
+        nested = nest(method_settings(flat["method"]) | flat)
     try:
         return Settings.model_validate(nested)
     except ValidationError as error:

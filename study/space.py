@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from model.annealing import ANNEALING_NAMES
 from model.config import POOLING_NAMES
 from study.errors import StudyError
+from study.methods import METHODS, method_settings
 from study.settings import Settings, check_name, flatten, nest, validate
 
 Value = bool | int | float | str
@@ -103,19 +104,27 @@ CONDITIONS: dict[str, tuple[str, frozenset[str]]] = {
 """Settings that mean something only while another one has one of these values."""
 
 
+OF_ENCODER = ("model.pooling", "model.pooling_temperature", "model.latent_size", "model.bidirectional")
+"""Settings that mean nothing to a language model."""
+
+DECIDED = frozenset(name for method in METHODS for name in method_settings(method))
+
+
 class SearchSpace:
     """The settings held fixed, and a range for each that is searched."""
 
     def __init__(self, fixed: Settings, ranges: dict[str, Range]) -> None:
         self.fixed = fixed
         # A condition's setting is asked for before those that depend on it.
-        self.ranges = dict(sorted(ranges.items(), key=lambda item: item[0] in CONDITIONS))
+        self.ranges = dict(sorted(ranges.items(), key=lambda item: (item[0] != "method", item[0] in CONDITIONS)))
         for name, values in self.ranges.items():
             for value in values.ends():
                 fixed.with_values({name: value})
 
     def applies(self, name: str, values: dict[str, Any]) -> bool:
         """Say whether a searched setting means anything, given the values chosen so far."""
+        if name in OF_ENCODER and values.get("method", self.fixed.method) == "language-model":
+            return False
         if name not in CONDITIONS:
             return True
         other, meaningful = CONDITIONS[name]
@@ -165,8 +174,13 @@ def build_space(layers: list[dict[str, Any]], also: tuple[str, ...] = ()) -> Sea
     given: dict[str, Any] = {}
     for layer in layers:
         flat = flatten({name: table for name, table in layer.items() if name != "search"})
+        if flat.get("method") in METHODS:
+            flat = method_settings(flat["method"]) | flat
         given |= flat
         ranges = {name: allowed for name, allowed in ranges.items() if name not in flat}
+        if layer.get("search", {}).get("method"):
+            # What a method decides is searched by searching methods.
+            ranges = {name: allowed for name, allowed in ranges.items() if name not in DECIDED}
         for name, stored in layer.get("search", {}).items():
             check_name(name)
             ranges.pop(name, None)

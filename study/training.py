@@ -184,6 +184,7 @@ class TrainingRun:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.training.clip_norm)
         for part in parts:
             self.optimizers[part].step()
+        self.progress.decoder_tokens += batch.num_targets
         sums = [loss.detach() * len(batch.lengths), reconstruction.detach().sum(), kl.detach().sum(), norm]
         return torch.stack(sums).double()
 
@@ -256,6 +257,7 @@ class TrainingRun:
             "train/kl_weight": self.kl_weight(),
             "train/gradient_norm": norm / self.num_batches,
             "train/learning_rate": progress.learning_rate,
+            "train/decoder_tokens": progress.decoder_tokens,
             "train/tokens_per_second": tokens / max(seconds, 1e-9),
             "train/peak_memory_mb": peak_memory_bytes(self.device) / 2**20,
         }
