@@ -202,8 +202,9 @@ def ui_command(port: int | None, tracking_uri: str | None, storage: Path) -> int
 
 @click.command("settings")
 @click.option("--presets", is_flag=True, help="List the presets instead.")
+@click.option("--methods", is_flag=True, help="List the methods and what each sets instead.")
 @click.option("--preset", help="Show a preset's file.")
-def settings_command(presets: bool, preset: str | None) -> None:
+def settings_command(presets: bool, methods: bool, preset: str | None) -> None:
     """List every setting with its default and whether `study run` searches it.
 
     \b
@@ -213,7 +214,13 @@ def settings_command(presets: bool, preset: str | None) -> None:
     from study.settings import PRESETS, Settings, flatten, preset_names, read_preset
     from study.space import OPTIONAL, SEARCHED
 
-    if preset:
+    if methods:
+        from study.methods import METHODS, SOURCES
+
+        for name, bundle in METHODS.items():
+            click.echo(f"{name:16} {SOURCES[name]}")
+            click.echo(f"{'':16} {', '.join(f'{key}={value}' for key, value in bundle.items()) or 'the plain VAE'}")
+    elif preset:
         read_preset(preset)
         click.echo((PRESETS / f"{preset}.toml").read_text("utf-8"), nl=False)
     elif presets:

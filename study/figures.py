@@ -8,8 +8,9 @@ import altair as alt
 import polars as pl
 
 from model.config import POOLING_NAMES
+from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import Definition, TrialRecord
+from study.ledger import TrialRecord
 from study.report import pareto_trials, trials_frame
 
 ENDINGS = (".png", ".svg", ".html")

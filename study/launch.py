@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import Definition, Ledger, TrialRecord
+from study.ledger import Ledger, TrialRecord
 from study.live import LiveView
 from study.report import describe_study, summary_metrics, trials_frame
 from study.tracking import Tracker, View
@@ -54,7 +55,8 @@ def run_study(ledger: Ledger, view: LiveView, *, address: str | None, time_budge
 def catch_up(ledger: Ledger, tracker: Tracker) -> None:
     """Send MLflow what an earlier run of the study recorded but may not have sent."""
     for trial in ledger.trials():
-        tracker.update(as_view(trial))
+        if trial.started:
+            tracker.update(as_view(trial))
 
 
 def settle(ledger: Ledger, tracker: Tracker, reason: str) -> bool:
@@ -62,7 +64,7 @@ def settle(ledger: Ledger, tracker: Tracker, reason: str) -> bool:
     ledger.release_interrupted()
     trials = ledger.trials()
     for trial in trials:
-        if trial.state == "waiting":
+        if trial.state == "waiting" and trial.started:
             tracker.update(as_view(trial))
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "trials.parquet"

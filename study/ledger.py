@@ -12,9 +12,7 @@ import fcntl
 import json
 import logging
 import math
-import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,57 +20,15 @@ from typing import IO, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from study.definition import Definition
 from study.errors import StudyError
-from study.objectives import Goal
+from study.journal import append_journal, read_journal, write_json
 from study.samplers import make_sampler
-from study.space import SearchSpace
 
 DEFINITION, DATABASE, LOCK, TRIALS, RUN_IDS = "study.json", "optuna.db", ".lock", "trials", "mlflow.json"
-SCHEMA_VERSION = 1
-
 STATES = ("complete", "pruned", "collapsed", "failed", "running", "waiting")
 """What can have become of a trial: trained to its end; ended by the schedule; ended because its posterior
 collapsed; broken (with a reason); being trained; interrupted, to be gone on with by --resume."""
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What a study is: everything that resuming it needs. Stored once, when it starts."""
-
-    name: str
-    corpus: str
-    corpus_name: str
-    corpus_fingerprint: str
-    space: SearchSpace
-    goal: Goal
-    num_trials: int
-    sampler: str = "tpe"
-    scheduler: str = "asha"
-    grace_epochs: int = 1
-    seed: int = 0
-    concurrent: int = 1
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
-    max_retries: int = 2
-    tracking_uri: str = ""
-    optuna_url: str = ""
-    command: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the definition as JSON values."""
-        return self.__dict__ | {
-            "schema_version": SCHEMA_VERSION,
-            "space": self.space.to_json(),
-            "goal": self.goal.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Definition:
-        """Rebuild a definition that `to_json` made; raise KeyError, TypeError or ValueError if it is none."""
-        if stored.pop("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"expected schema version {SCHEMA_VERSION}")
-        space, goal = SearchSpace.from_json(stored.pop("space")), Goal.from_json(stored.pop("goal"))
-        return cls(space=space, goal=goal, **stored)
 
 
 @dataclass(frozen=True)
@@ -89,6 +45,8 @@ class TrialRecord:
     best: dict[str, Any] = field(repr=False)
     """The row of the best epoch; empty before the first one."""
     run_id: str | None
+    started: bool
+    """Whether it has ever been handed out: an enqueued trial waits before that."""
 
 
 class Ledger:
@@ -170,6 +128,11 @@ class Ledger:
         """Count the trials that are still to be handed out: new ones and interrupted ones."""
         taken = [trial for trial in self._frozen() if trial.state != TrialState.WAITING]
         return max(0, self.definition.num_trials - len(taken))
+
+    def enqueue(self, points: list[dict[str, Any]]) -> None:
+        """Have these searched values tried, in this order, before the sampler proposes any; once each."""
+        for point in points:
+            self.study.enqueue_trial(point, skip_if_exists=True)
 
     def release_interrupted(self) -> list[int]:
         """Make every trial that Optuna has as RUNNING wait to be handed out again; return their numbers."""
@@ -273,6 +236,7 @@ class Ledger:
             feasible=bool(best) and self.definition.goal.is_feasible(best),
             best=best,
             run_id=run_ids.get(str(trial.number)),
+            started=trial.datetime_start is not None,
         )
 
 
@@ -309,36 +273,3 @@ def best_row(rows: list[dict[str, Any]], definition: Definition) -> dict[str, An
     criterion = f"valid/{definition.space.fixed.evaluation.criterion}"
     finite = [row for row in rows if math.isfinite(row.get(criterion, math.nan)) and "phase" not in row]
     return min(finite, key=lambda row: row[criterion], default={})
-
-
-def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Return a trial's epochs; a last line that was cut short by a crash does not count."""
-    path = folder / "epochs.jsonl"
-    return list(_whole_lines(path)) if path.exists() else []
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text("utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
-
-
-def append_journal(folder: Path, row: dict[str, Any]) -> None:
-    """Append an epoch to a trial's journal, on disk before this returns; repair a line cut short before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "epochs.jsonl").open("a+b") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(0)
-        whole = stream.read().rfind(b"\n") + 1
-        if whole != size:
-            stream.truncate(whole)
-        stream.write(json.dumps(row).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file aside, then rename it into place."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    aside.replace(path)

@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from study.ledger import Definition, TrialRecord, best_row
+from study.definition import Definition
+from study.ledger import TrialRecord, best_row
 from study.report import METRIC_COLUMNS, USABLE, make_console, metric_cells, show_params
 
 SHOWN_FINISHED, BAR_WIDTH = 8, 24

@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import DEFINITION, Definition, Ledger
+from study.ledger import DEFINITION, Ledger
 from study.objectives import Goal
 from study.options import RunOptions, find_corpus
 from study.reach import check_ray_address, check_tracking_uri
@@ -33,7 +34,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     by_hand = nest(dict(parse_assignment(text) for text in given["assignments"]))
     if given["seed"] is not None:
         by_hand["seed"] = given["seed"]
-    space = build_space([*layers, by_hand], given["also"])
+    space = build_space([*layers, by_hand, given.get("last_layer", {})], given["also"])
     names = ("corpus", "trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "sampler", "objective", "scheduler")
     options = RunOptions.resolve(
         *run_tables, {name: given[name] for name in names} | {"floors": tuple(given["floors"]) or None}
@@ -66,6 +67,33 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     return definition
 
 
+def new_comparison(
+    given: dict[str, Any], methods: list[str], poolings: list[str], seeds: int, samples: int, command: str
+) -> Ledger:
+    """Create and lock the study of a comparison, its trials enqueued; raise StudyError or CorpusError."""
+    from dataclasses import replace
+
+    from study.compare import points
+
+    if seeds < 1 or samples < 1:
+        raise StudyError(f"--seeds and --samples must be at least 1, got {seeds} and {samples}")
+    search = {"method": methods, "model.pooling": poolings, "seed": list(range(seeds)), "model.latent_size": False}
+    # Each trial is trained to its end, collapsed or not.
+    layer = {"search": search, "evaluation": {"collapse_epochs": 1_000_000}}
+    options = {"also": (), "sampler": "random", "scheduler": "none", "trials": None, "objective": None, "floors": ()}
+    planned = points(methods, poolings, seeds)
+    definition = new_study(given | options | {"seed": None, "last_layer": layer}, command)
+    definition = replace(
+        definition,
+        num_trials=len(planned),
+        final_num_samples=samples,
+        name=definition.name if given["name"] else free_name(given["storage"], f"compare-{definition.corpus_name}"),
+    )
+    ledger = Ledger.create(given["storage"] / definition.name, definition)
+    ledger.enqueue(planned)
+    return ledger
+
+
 def resume_study(given: dict[str, Any]) -> Ledger:
     """Open and lock a study to go on with; raise StudyError if it has ended or its corpus is another one."""
     from data.corpus import Corpus
@@ -82,7 +110,7 @@ def resume_study(given: dict[str, Any]) -> Ledger:
     return ledger
 
 
-def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | None) -> int:
+def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | None, show_report: bool = True) -> int:
     """Run a study to its end or interruption, and say what came out; return the exit code."""
     from study.launch import run_study
     from study.live import LiveView
@@ -98,7 +126,8 @@ def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | N
     budget = time_budget_minutes * 60 if time_budget_minutes is not None else None
     outcome = run_study(ledger, LiveView(definition), address=address, time_budget_seconds=budget)
     ledger.close()
-    make_console().print(study_report(definition, ledger.trials()))
+    if show_report:
+        make_console().print(study_report(definition, ledger.trials()))
     storage = ledger.folder.parent
     option = "" if storage == Path("runs") else f" --storage {storage}"
     if not outcome.recorded:

@@ -12,7 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from study.ledger import Definition, TrialRecord
+from study.definition import Definition
+from study.ledger import TrialRecord
 from study.objectives import pareto_front
 from study.space import CONDITIONS
 

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import RUN_IDS, Definition, Ledger, best_row, write_json
+from study.journal import write_json
+from study.ledger import RUN_IDS, Ledger, best_row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+FINAL, FINAL_SCORES = "final.json", "final.safetensors"
 FAILURE = "failure"
 """The result key under which a trial reports why it cannot go on, instead of an epoch."""
 
@@ -18,7 +19,7 @@ def run_trial(config: dict[str, Any]) -> None:
     """Train a trial and report each epoch to Ray Tune; a retry goes on from the last checkpoint.
 
     `config` holds `settings`, the `corpus` and trial `folder`s, `rows_seen` epochs that are on record,
-    and the `cpus` and `gpus` that the trial was given.
+    the `cpus` and `gpus` that the trial was given, and the `final_num_samples` of a last evaluation.
     """
     import torch
     from ray import tune
@@ -39,6 +40,7 @@ def run_trial(config: dict[str, Any]) -> None:
             for row in train(settings, corpus, folder, rows_seen=config["rows_seen"]):
                 if row["outcome"]:
                     write_samples(folder, corpus)
+                    write_final(folder, corpus, config["final_num_samples"])
                 tune.report(row | {"node": os.uname().nodename})
                 reported = True
             if not reported:
@@ -71,3 +73,19 @@ def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
     aside = folder / ".samples.json"
     aside.write_text(json.dumps(table, ensure_ascii=False), "utf-8")
     aside.replace(folder / "samples.json")
+
+
+def write_final(folder: Path, corpus: Any, num_samples: int) -> None:
+    """Evaluate the best weights on the test split, once: metrics, and each sequence's log-likelihood for pairing."""
+    from safetensors.torch import save_file
+
+    from model.weights import load_network
+    from study.evaluation import score
+
+    if num_samples == 0 or (folder / FINAL).exists():
+        return
+    scores = score(load_network(max(folder.glob("best-*"))), corpus.split("test"), num_samples=num_samples)
+    save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
+    aside = folder / f".{FINAL}"
+    aside.write_text(json.dumps(scores.metrics()), "utf-8")
+    aside.replace(folder / FINAL)

@@ -13,8 +13,9 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import Definition, Ledger
+from study.ledger import Ledger
 from study.trial import FAILURE
 
 METRIC, EPOCH = "valid/nll", "epoch"
@@ -50,6 +51,7 @@ class LedgerSearcher(Searcher):
             "rows_seen": len(self.ledger.rows(number)),
             "cpus": definition.cpus_per_trial,
             "gpus": definition.gpus_per_trial,
+            "final_num_samples": definition.final_num_samples,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

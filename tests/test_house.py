@@ -41,7 +41,17 @@ def names(paths):
         ("ray", {"study.trial", "study.tuning", "study.launch"}),
         ("mlflow", {"study.tracking"}),
         ("optuna", {"study.ledger", "study.samplers", "study.space"}),
-        ("click", {"study.cli", "study.cli_study", "study.cli_model", "study.cli_corpus", "study.serving"}),
+        (
+            "click",
+            {
+                "study.cli",
+                "study.cli_study",
+                "study.cli_model",
+                "study.cli_corpus",
+                "study.cli_compare",
+                "study.serving",
+            },
+        ),
     ],
 )
 def test_each_framework_is_spoken_to_in_few_places(package, allowed):

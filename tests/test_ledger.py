@@ -5,8 +5,10 @@ import pytest
 from conftest import tiny_settings
 from optuna.trial import TrialState
 
+from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import Definition, Ledger, append_journal, read_journal
+from study.journal import append_journal, read_journal
+from study.ledger import Ledger
 from study.objectives import Goal
 from study.space import build_space
 

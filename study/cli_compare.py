@@ -1,0 +1,71 @@
+"""The command compare: methods beside each other over seeds."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from study.cli_study import storage_option
+
+
+@click.command("compare")
+@click.argument("corpus", required=False)
+@click.option(
+    "--methods",
+    default="language-model,vae,aggressive",
+    show_default=True,
+    help="Names, with commas between; `study settings --methods` lists them.",
+)
+@click.option("--poolings", default="last,max", show_default=True, help="Names, with commas between.")
+@click.option("--seeds", default=3, show_default=True, help="Runs of each method and pooling.")
+@click.option("--preset", help="Settings to start from; what a method decides is left to it.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
+@click.option("--samples", default=500, show_default=True, help="Importance samples of the test likelihood.")
+@click.option("--concurrent", type=int, help="Trials at once; as many as CPUs or GPUs allow if not given.")
+@click.option("--cpus-per-trial", type=float, help="CPUs of each trial.")
+@click.option("--gpus-per-trial", type=float, help="GPUs of each trial, may be a fraction.")
+@click.option("--name", help="Name of the study.  [default: compare-CORPUS]")
+@click.option("--resume", metavar="NAME", help="Continue a comparison that was interrupted, or show a finished one.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary and the verdicts as one JSON object.")
+@click.option("--address", help="A running Ray cluster, such as auto.")
+@click.option("--tracking-uri", help="MLflow server or database.")
+@storage_option
+def compare_command(methods: str, poolings: str, seeds: int, samples: int, as_json: bool, **given: Any) -> int:
+    """Train METHODS x POOLINGS x SEEDS on CORPUS and judge the four claims made for pooling.
+
+    Every run is evaluated once on the test split. Costs are relative to the plain VAE of the same run.
+
+    \b
+    study compare chitchat --preset quick --methods vae,aggressive --poolings last,max --seeds 3
+    study compare --resume compare-chitchat --json
+    """
+    from study import compare
+    from study.plan import new_comparison, resume_study, start
+    from study.report import make_console
+
+    if given["resume"]:
+        ledger = resume_study(given | {"also": (), "assignments": given["assignments"]})
+    else:
+        ledger = new_comparison(
+            given, methods.split(","), poolings.split(","), seeds, samples, shlex.join(["study", *sys.argv[1:]])
+        )
+    code = start(ledger, address=given["address"], time_budget_minutes=None, show_report=False)
+    frame = compare.results(ledger)
+    if frame.height == 0:
+        click.echo("no trial has been evaluated yet", err=True)
+        return code or 1
+    compare.write_comparison(frame, ledger.folder)
+    if as_json:
+        click.echo((ledger.folder / "comparison.json").read_text("utf-8"))
+        return code
+    console = make_console()
+    console.print(compare.comparison_table(frame))
+    for each in compare.verdicts(frame):
+        console.print(f"{each.claim}: {each.verdict}. {each.evidence}", markup=False)
+    click.echo(f"stored: {ledger.folder / 'comparison.json'}, {ledger.folder / 'comparison.parquet'}", err=True)
+    return code

@@ -1,0 +1,42 @@
+"""A trial's epochs on disk, a line each, and JSON files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """Return a trial's epochs; a last line that was cut short by a crash does not count."""
+    path = folder / "epochs.jsonl"
+    return list(_whole_lines(path)) if path.exists() else []
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text("utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def append_journal(folder: Path, row: dict[str, Any]) -> None:
+    """Append an epoch to a trial's journal, on disk before this returns; repair a line cut short before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "epochs.jsonl").open("a+b") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        whole = stream.read().rfind(b"\n") + 1
+        if whole != size:
+            stream.truncate(whole)
+        stream.write(json.dumps(row).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file aside, then rename it into place."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    aside.replace(path)
