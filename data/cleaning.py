@@ -20,7 +20,7 @@ CONTACTS = {
 class CleaningSettings(BaseModel):
     """How raw text becomes tokens, and which sequences are dropped."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tokenizer: Literal["whitespace", "regex"] = "whitespace"
     pattern: str = WORDS_AND_MARKS

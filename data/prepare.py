@@ -4,19 +4,20 @@
 2. Bucket by bucket: sort by that hash, drop duplicates, choose each sequence's split, count tokens.
 3. Bucket by bucket: encode with the vocabulary, one shard a split.
 
-A sequence's bucket, place and split depend on nothing but itself (and its group), so that the same
-text in any order and any files gives the same corpus.
+A sequence's place and split depend on nothing but itself (and its group), and buckets on the text's
+size alone, so that the same text in any order and any files gives the same corpus.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from data.errors import CorpusError
 from data.sources import SPLITS, Source
 from data.vocabulary import UNK_ID, Vocabulary
 
-BUCKET_BYTES = 64 * 2**20
+NUM_PARTITIONS = 128
+BUCKET_BYTES = 32 * 2**20
+"""Text of one bucket, which is held in memory at once, tokens and all."""
 
 
 class PrepareSettings(CleaningSettings):
@@ -72,7 +75,9 @@ def prepare(
     if the folder holds something else (unless `overwrite`) or no sequence is left for a split.
     """
     identity = source_identity(source, settings)
-    if folder.exists() and not overwrite:
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise CorpusError(f"{folder} holds files that are no corpus, which are left alone; choose another --out")
+    if (folder / MANIFEST).is_file() and not overwrite:
         existing = Corpus.open(folder)
         if existing.manifest["identity"] == identity:
             return existing, False
@@ -81,15 +86,29 @@ def prepare(
             " choose another --out or pass --overwrite"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with writing_aside(folder) as aside:
         manifest = write_corpus(source, settings, aside, progress)
         (aside / MANIFEST).write_text(json.dumps(manifest | {"identity": identity}, indent=1) + "\n", "utf-8")
-        aside.chmod(0o755)
         replace_folder(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Corpus.open(folder), True
+
+
+@contextmanager
+def writing_aside(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside another, alone; what a killed process left there is removed first."""
+    aside, lock = folder.parent / f".{folder.name}.writing", folder.parent / f".{folder.name}.lock"
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CorpusError(f"{folder} is being prepared by another process; wait for it") from None
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def replace_folder(new: Path, folder: Path) -> None:
@@ -164,33 +183,46 @@ def check_splits(splits: dict[str, dict[str, Any]], dropped: Counter[str]) -> No
 
 def spool_sequences(
     source: Source, settings: CleaningSettings, spool: Path, progress: Callable[[str], None]
-) -> tuple[Counter[str], list[Path]]:
-    """Clean the source chunk by chunk into files by hash; return drop counts and the files."""
-    total = sum(path.stat().st_size for path in source.files if path.is_file())
-    num_buckets = 1 + total // BUCKET_BYTES
-    paths = [spool / f"{number:05d}.arrow" for number in range(num_buckets)]
+) -> tuple[Counter[str], list[list[Path]]]:
+    """Clean the source chunk by chunk into files by hash; return drop counts and the files by bucket."""
+    paths = [spool / f"{number:03d}.arrow" for number in range(NUM_PARTITIONS)]
+    num_bytes: Counter[int] = Counter()
     dropped: Counter[str] = Counter()
     num_rows = 0
     with ExitStack() as stack:
         writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
-        for split, parts in source.splits.items():
-            for part in parts:
-                for chunk in part.chunks():
-                    kept, reasons = clean(chunk, settings)
-                    dropped.update(reasons)
-                    num_rows += chunk.height
-                    kept = kept.with_columns(split=pl.lit(split), bucket=pl.col("key") % num_buckets)
-                    for (bucket,), rows in kept.partition_by("bucket", as_dict=True, include_key=False).items():
-                        table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-                        if bucket not in writers:
-                            writers[bucket] = stack.enter_context(pa.ipc.new_file(str(paths[bucket]), table.schema))
-                        writers[bucket].write_table(table)
-                    progress(f"read {num_rows:,} sequences, dropped {dropped.total():,}")
-    return dropped, [path for path in paths if path.exists()]
+        for split, part in ((split, part) for split, parts in source.splits.items() for part in parts):
+            for chunk in part.chunks():
+                kept, reasons = clean(chunk, settings)
+                dropped.update(reasons)
+                num_rows += chunk.height
+                kept = kept.with_columns(split=pl.lit(split), place=pl.col("key") // (2**64 // NUM_PARTITIONS))
+                for (place,), rows in kept.partition_by("place", as_dict=True, include_key=False).items():
+                    table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+                    if place not in writers:
+                        writers[place] = stack.enter_context(pa.ipc.new_file(str(paths[place]), table.schema))
+                    writers[place].write_table(table)
+                    num_bytes[place] += int(rows["num_bytes"].sum())
+                progress(f"read {num_rows:,} sequences, dropped {dropped.total():,}")
+    return dropped, gather_buckets(paths, num_bytes)
+
+
+def gather_buckets(paths: list[Path], num_bytes: Counter[int]) -> list[list[Path]]:
+    """Group neighbouring partitions into buckets of bounded text, by sizes that do not depend on its order."""
+    buckets: list[list[Path]] = []
+    size = BUCKET_BYTES
+    for place, path in enumerate(paths):
+        if place in num_bytes:
+            if size >= BUCKET_BYTES:
+                buckets.append([])
+                size = 0
+            buckets[-1].append(path)
+            size += num_bytes[place]
+    return buckets
 
 
 def settle_buckets(
-    buckets: list[Path], settings: PrepareSettings, progress: Callable[[str], None]
+    buckets: list[list[Path]], settings: PrepareSettings, progress: Callable[[str], None]
 ) -> tuple[pl.DataFrame, int, dict[str, int]]:
     """Deduplicate, order and split each bucket in place.
 
@@ -200,8 +232,8 @@ def settle_buckets(
     counts = pl.DataFrame(schema={"token": pl.String, "count": pl.UInt32})
     num_duplicates = 0
     overlap: dict[str, int] = defaultdict(int)
-    for number, path in enumerate(buckets, 1):
-        rows = pl.read_ipc(path).sort("key", "group_key", "num_bytes", "split")
+    for number, paths in enumerate(buckets, 1):
+        rows = pl.concat(map(pl.read_ipc, paths)).sort("key", "group_key", "num_bytes", "split")
         if settings.deduplicate:
             unique = rows.unique("key", keep="first", maintain_order=True)
             num_duplicates += rows.height - unique.height
@@ -213,16 +245,21 @@ def settle_buckets(
             overlap[split] += other.join(train, on="key", how="semi").height
         new = train["tokens"].explode(empty_as_null=False).value_counts().rename({"tokens": "token"})
         counts = pl.concat([counts, new.cast(counts.schema)]).group_by("token").sum()
-        rows.write_ipc(path)
+        rows.write_ipc(settled(paths))
         progress(f"split {number} of {len(buckets)} parts")
     return counts, num_duplicates, dict(overlap)
+
+
+def settled(paths: list[Path]) -> Path:
+    """Return where a bucket lies once it is deduplicated, ordered and split."""
+    return paths[0].with_suffix(".settled")
 
 
 def choose_split(settings: PrepareSettings) -> pl.Expr:
     """Return the expression of a row's split: its own if it came split, else by hash of its key or group."""
     key = pl.col("group_key" if settings.split_by_group else "key")
-    # The high bits: the low ones chose the bucket.
-    place = (key // 2**32).cast(pl.Float64) / 2.0**32
+    # The low bits: the high ones are the order.
+    place = (key % 2**32).cast(pl.Float64) / 2.0**32
     chosen = (
         pl.when(place < settings.test_fraction)
         .then(pl.lit("test"))
@@ -234,15 +271,15 @@ def choose_split(settings: PrepareSettings) -> pl.Expr:
 
 
 def encode_buckets(
-    buckets: list[Path], vocabulary: Vocabulary, folder: Path, progress: Callable[[str], None]
+    buckets: list[list[Path]], vocabulary: Vocabulary, folder: Path, progress: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
     """Write each bucket's sequences as one shard a split; return what the manifest says of the splits."""
     dtype = np.uint16 if len(vocabulary) <= 2**16 else np.uint32
     splits: dict[str, dict[str, Any]] = {
         name: {"num_sequences": 0, "num_tokens": 0, "num_bytes": 0, "num_unknown": 0, "shards": []} for name in SPLITS
     }
-    for number, path in enumerate(buckets):
-        rows = pl.read_ipc(path)
+    for number, paths in enumerate(buckets):
+        rows = pl.read_ipc(settled(paths))
         for name, split in splits.items():
             part = rows.filter(pl.col("split") == name)
             if part.height == 0:

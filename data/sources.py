@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import json
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from data.errors import CorpusError
 from data.synthetic import Topics
@@ -19,6 +21,7 @@ COMPRESSIONS = (".gz", ".zst")
 FORMATS = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 SPLITS = ("train", "valid", "test")
 CHUNK_ROWS = 50_000
+BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -37,42 +40,89 @@ class TextFile:
 
     def chunks(self) -> Iterator[pl.DataFrame]:
         """Yield frames of `text` and `group` (null without a group column), a bounded number of rows each."""
-        try:
-            yield from self._scan().collect_batches(chunk_size=CHUNK_ROWS)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise CorpusError(self._explain(error)) from None
-
-    def _scan(self) -> pl.LazyFrame:
         check_text(self)
-        if self.format == ".txt":
-            text = pl.col("line").str.strip_chars_end("\r")
-            if self.labelled:
-                text = text.str.replace(r"^[^\t]*\t", "")
-            return pl.scan_lines(self.path, glob=False).select(text=text, group=pl.lit(None, pl.String))
-        frame = self._scan_table()
-        names = frame.collect_schema().names()
+        try:
+            match self.format:
+                case ".txt":
+                    yield from self._lines()
+                case ".jsonl" | ".ndjson":
+                    yield from self._objects()
+                case _:
+                    yield from self._table().collect_batches(chunk_size=CHUNK_ROWS)
+        except (pl.exceptions.PolarsError, pa.ArrowException, OSError, EOFError) as error:
+            message = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CorpusError(f"{self.path} cannot be read as {self.format[1:]}: {message}") from None
+
+    def _lines(self) -> Iterator[pl.DataFrame]:
+        text = pl.col("line").str.strip_chars_end("\r")
+        if self.labelled:
+            text = text.str.replace(r"^[^\t]*\t", "")
+        for block in blocks(self.path):
+            yield pl.scan_lines(block).select(text=text, group=pl.lit(None, pl.String)).collect()
+
+    def _objects(self) -> Iterator[pl.DataFrame]:
+        columns = None
+        for block in blocks(self.path):
+            if columns is None:
+                head = [line for line in block.splitlines()[:100] if line.strip()]
+                columns = self._columns(pl.read_ndjson(b"\n".join(head), infer_schema_length=None).columns)
+            frame = pl.read_ndjson(block, schema=dict.fromkeys(filter(None, columns), pl.String))
+            yield self._select(frame.lazy(), columns).collect()
+
+    def _table(self) -> pl.LazyFrame:
+        if self.format == ".parquet":
+            frame = pl.scan_parquet(self.path, glob=False)
+        elif self.format == ".tsv":
+            # Quotation marks mean nothing in tab-separated text.
+            frame = pl.scan_csv(self.path, separator="\t", quote_char=None, infer_schema=False, glob=False)
+        else:
+            frame = pl.scan_csv(self.path, infer_schema=False, glob=False)
+        return self._select(frame, self._columns(frame.collect_schema().names()))
+
+    def _columns(self, names: list[str]) -> tuple[str, str | None]:
+        """Return the names of the text's and the group's column; raise CorpusError if one is not there."""
         column = self.column or ("text" if "text" in names else None)
         for name in (column, self.group_column):
             if name is not None and name not in names:
                 raise CorpusError(f"{self.path} has no column {name!r}; it has {', '.join(names)}")
         if column is None:
             raise CorpusError(f"{self.path} has the columns {', '.join(names)}; name the one with the text by --column")
-        group = pl.col(self.group_column).cast(pl.String) if self.group_column else pl.lit(None, pl.String)
+        return column, self.group_column
+
+    def _select(self, frame: pl.LazyFrame, columns: tuple[str, str | None]) -> pl.LazyFrame:
+        column, group_column = columns
+        group = pl.col(group_column).cast(pl.String) if group_column else pl.lit(None, pl.String)
         return frame.select(text=pl.col(column).cast(pl.String), group=group)
 
-    def _scan_table(self) -> pl.LazyFrame:
-        if self.format == ".parquet":
-            return pl.scan_parquet(self.path, glob=False)
-        if self.format in (".jsonl", ".ndjson"):
-            return pl.scan_ndjson(self.path)
-        separator = "\t" if self.format == ".tsv" else ","
-        return pl.scan_csv(self.path, separator=separator, infer_schema=False, glob=False)
 
-    def _explain(self, error: Exception) -> str:
-        line = first_bad_line(self.path) if self.path.suffix not in COMPRESSIONS else None
-        if line is not None and self.format != ".parquet":
-            return f"{self.path}: line {line} is not UTF-8; convert the file, for example by iconv -t utf-8"
-        return f"{self.path} cannot be read as {self.format[1:]}: {str(error).splitlines()[0]}"
+def blocks(path: Path) -> Iterator[bytes]:
+    """Yield a file's bytes, decompressed by its ending, in blocks of whole lines; raise CorpusError if not UTF-8."""
+    num_lines, rest = 0, b""
+    with pa.input_stream(str(path)) as stream:
+        while chunk := stream.read(BLOCK_BYTES):
+            whole = (rest + chunk).rpartition(b"\n")
+            block, rest = whole[0] + whole[1], whole[2]
+            if num_lines == 0:
+                block = block.removeprefix(codecs.BOM_UTF8)
+            if block:
+                check_utf8(path, block, num_lines)
+                num_lines += block.count(b"\n")
+                yield block
+    if rest:
+        rest = rest.removeprefix(codecs.BOM_UTF8) if num_lines == 0 else rest
+        check_utf8(path, rest, num_lines)
+        yield rest
+
+
+def check_utf8(path: Path, block: bytes, num_lines: int) -> None:
+    """Raise CorpusError, naming the line, unless a block that follows so many lines is UTF-8."""
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = num_lines + block[: error.start].count(b"\n") + 1
+        raise CorpusError(
+            f"{path}: line {line} is not UTF-8; convert the file, for example by iconv -t utf-8"
+        ) from None
 
 
 def check_text(file: TextFile) -> None:
@@ -85,17 +135,6 @@ def check_text(file: TextFile) -> None:
         raise CorpusError(f"{file.path} is empty; expected one sequence a line")
     if file.format != ".parquet" and file.path.suffix not in COMPRESSIONS and b"\0" in head:
         raise CorpusError(f"{file.path} is binary (it holds NUL bytes); expected UTF-8 text")
-
-
-def first_bad_line(path: Path) -> int | None:
-    """Return the number, from 1, of the first line that is not UTF-8, or None."""
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return None
 
 
 @dataclass(frozen=True)
@@ -152,13 +191,14 @@ def from_files(patterns: dict[str, list[str]], column: str | None = None, group_
     """Return the source that the user's own files make, by split or under `all`."""
     splits: dict[str, list[TextFile | Frames]] = {}
     for split, names in patterns.items():
-        files = [path for name in names for path in expand(name)]
+        files = sorted({path for name in names for path in expand(name)})
         for path in files:
             if not supported(path):
                 raise CorpusError(f"{path} ends in none of {' '.join(FORMATS)} (optionally with .gz or .zst)")
         splits[split] = [TextFile(path, column, group_column) for path in files]
     defaults = {} if "all" in splits else {"deduplicate": False}
-    return Source("files", splits, defaults)
+    identity = {"column": column, "group_column": group_column}
+    return Source("files", splits, defaults, identity)
 
 
 def chitchat(folder: Path | None, seed: int) -> Source:

@@ -18,7 +18,7 @@ class AnnealingSettings(BaseModel):
     arXiv 1903.10145, use 4 cycles over all of training with a rise of 0.5).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kl_weight: float = Field(default=1.0, ge=0, le=100)
     initial_kl_weight: float = Field(default=0.0, ge=0, le=100)

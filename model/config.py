@@ -17,7 +17,7 @@ POOLING_NAMES: tuple[str, ...] = get_args(PoolingName)
 class NetworkSettings(BaseModel):
     """Sizes and choices of the network, beside the vocabulary's size."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     embedding_size: int = Field(default=128, ge=1, le=8192)
     hidden_size: int = Field(default=256, ge=1, le=16384)

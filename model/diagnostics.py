@@ -18,7 +18,7 @@ Rows = Float[Tensor, "rows latent"]
 Noise = Float[Tensor, "rows noise"]
 
 
-def mutual_information(posterior: Posterior, noise: Noise, rows_at_once: int = 1024) -> float:
+def mutual_information(posterior: Posterior, noise: Noise, elements_at_once: int = 2**23) -> float:
     """Return I(x; z) under q in nats, q(z) being the mean of q(z|x) over all rows; at most log(rows).
 
     E[log q(z|x) - log q(z)] with one sample a row (Hoffman and Johnson 2016). The same sample stands in
@@ -26,6 +26,7 @@ def mutual_information(posterior: Posterior, noise: Noise, rows_at_once: int = 1
     """
     posterior, noise = posterior.map(torch.Tensor.double), noise.double()
     latent = posterior.sample(noise)
+    rows_at_once = max(1, elements_at_once // len(latent))
     log_marginal = torch.cat([
         posterior.log_density(part).logsumexp(1) for part in torch.split(latent, rows_at_once)
     ]) - math.log(len(latent))  # fmt: skip

@@ -37,8 +37,8 @@ def sample(
     `top_k` keeps that many tokens; `top_p` the fewest that hold that much probability (Holtzman et al.,
     arXiv 1904.09751). Raises ModelError if one of them is out of range.
     """
-    if temperature <= 0:
-        raise ModelError(f"temperature must be above 0, got {temperature}; decode greedily instead")
+    if not 0 < temperature < float("inf"):
+        raise ModelError(f"temperature must be a number above 0, got {temperature}; decode greedily instead")
     if top_k is not None and top_k < 1:
         raise ModelError(f"top_k must be at least 1, got {top_k}")
     if not 0 < top_p <= 1:

@@ -49,10 +49,10 @@ def run_command(**given: Any) -> int:
     study run corpora/ptb --preset ptb --trials 40 --gpus-per-trial 0.5
     study run corpora/mine --set model.pooling=max --search training.learning_rate
     """
-    from study.plan import new_study, resume_study, start
+    from study.plan import create, new_study, resume_study, start
 
     time_budget = given["time_budget"]
-    if time_budget is not None and time_budget <= 0:
+    if time_budget is not None and not time_budget > 0:
         raise click.BadParameter("must be above 0", param_hint="--time-budget")
     if given["resume"]:
         ledger = resume_study(given)
@@ -61,9 +61,7 @@ def run_command(**given: Any) -> int:
         if given["dry_run"]:
             show_plan(definition)
             return 0
-        from study.ledger import Ledger
-
-        ledger = Ledger.create(given["storage"] / definition.name, definition)
+        ledger = create(given["storage"], definition, [])
     return start(ledger, address=given["address"], time_budget_minutes=time_budget)
 
 

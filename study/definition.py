@@ -16,6 +16,8 @@ class Definition:
     """What a study is: everything that resuming it needs. Stored once, when it starts."""
 
     name: str
+    identifier: str
+    """A random one: MLflow may hold runs of an older study of the same name."""
     corpus: str
     corpus_name: str
     corpus_fingerprint: str

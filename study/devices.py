@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -59,4 +60,5 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Return the most memory in use: on a GPU since the last reset, on the CPU of the process so far."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Kilobytes, but bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -55,7 +55,8 @@ def run_study(ledger: Ledger, view: LiveView, *, address: str | None, time_budge
 def catch_up(ledger: Ledger, tracker: Tracker) -> None:
     """Send MLflow what an earlier run of the study recorded but may not have sent."""
     for trial in ledger.trials():
-        if trial.started:
+        # Those that wait are about to be handed out again.
+        if trial.state != "waiting":
             tracker.update(as_view(trial))
 
 
@@ -92,10 +93,11 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, time_budget_se
         tracker.update(View(number, content["params"], content["rows"], state, reason))
         view.update(number, content["params"], content["rows"], state, reason)
 
-    searcher = LedgerSearcher(ledger)
+    callback = LedgerCallback(ledger, on_change)
+    searcher = LedgerSearcher(ledger, callback)
     if searcher.left == 0:
         return ""
-    callback = LedgerCallback(ledger, on_change)
+    callback.scheduler = make_scheduler(definition, ledger)
     stopper = EndOfStudy(callback, time_budget_seconds)
     with view, stop_on_signals(stopper):
         # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
@@ -105,7 +107,7 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, time_budget_se
             storage_path=str(ledger.folder.absolute()),
             resources_per_trial={"cpu": definition.cpus_per_trial, "gpu": definition.gpus_per_trial},
             search_alg=searcher,
-            scheduler=make_scheduler(definition, ledger),
+            scheduler=callback.scheduler,
             num_samples=searcher.left,
             max_concurrent_trials=definition.concurrent,
             reuse_actors=True,

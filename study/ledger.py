@@ -66,15 +66,18 @@ class Ledger:
     @classmethod
     def create(cls, folder: Path, definition: Definition) -> Ledger:
         """Start the record of a new study and lock it; raise StudyError if the folder already has one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = lock_folder(folder, definition.name)
         if (folder / DEFINITION).exists():
+            stream.close()
             raise StudyError(
                 f"a study named {definition.name} exists already; continue it with --resume {definition.name},"
                 " or choose another --name"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        ledger = cls(folder, definition, *connect(folder, definition, create=True))
+        # First of all, so that a study killed at any later moment can be resumed.
         write_json(folder / DEFINITION, definition.to_json())
-        ledger.lock()
+        ledger = cls(folder, definition, *connect(folder, definition))
+        ledger._lock = stream
         return ledger
 
     @classmethod
@@ -89,19 +92,13 @@ class Ledger:
             definition = Definition.from_json(json.loads(path.read_text("utf-8")))
         except (ValueError, KeyError, TypeError) as error:
             raise StudyError(f"{path} does not define a study: {error!r}; it is foreign or damaged") from None
-        return cls(folder, definition, *connect(folder, definition, create=False))
+        if not definition.optuna_url and not (folder / DATABASE).exists() and (folder / TRIALS).exists():
+            raise StudyError(f"{folder / DATABASE} is missing; the study's record is damaged")
+        return cls(folder, definition, *connect(folder, definition))
 
     def lock(self) -> None:
         """Become the one writer; raise StudyError if another process is. Ends with the process."""
-        stream = (self.folder / LOCK).open("w")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.close()
-            raise StudyError(
-                f"the study {self.definition.name} is being run by another process; wait for it or stop it first"
-            ) from None
-        self._lock = stream
+        self._lock = lock_folder(self.folder, self.definition.name)
 
     def is_locked(self) -> bool:
         """Say whether a process is running the study."""
@@ -240,32 +237,39 @@ class Ledger:
         )
 
 
-def connect(folder: Path, definition: Definition, *, create: bool) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
-    """Open, or create, the Optuna study of a definition; raise StudyError if the database is not to be had."""
+def lock_folder(folder: Path, name: str) -> IO[str]:
+    """Lock a study's folder for this process; raise StudyError if another one has it."""
+    stream = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise StudyError(f"the study {name} is being run by another process; wait for it or stop it first") from None
+    return stream
+
+
+def connect(folder: Path, definition: Definition) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
+    """Open the Optuna study of a definition, or create it; raise StudyError if the database is not to be had."""
     import sqlalchemy.exc
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     url = definition.optuna_url or f"sqlite:///{(folder / DATABASE).absolute()}"
-    if not create and not definition.optuna_url and not (folder / DATABASE).is_file():
-        raise StudyError(f"{folder / DATABASE} is missing; the study's record is damaged")
     try:
         storage = optuna.storages.RDBStorage(url)
         sampler = make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, 0)
-        if create:
-            study = optuna.create_study(
-                storage=storage, study_name=definition.name, sampler=sampler, directions=definition.goal.directions
-            )
-            study.set_metric_names(definition.goal.metric_names)
-            return study, storage
-        return optuna.load_study(storage=storage, study_name=definition.name, sampler=sampler), storage
-    except optuna.exceptions.DuplicatedStudyError:
-        raise StudyError(
-            f"the Optuna database already has a study named {definition.name}; choose another --name"
-        ) from None
-    except (KeyError, sqlalchemy.exc.SQLAlchemyError) as error:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=definition.name,
+            sampler=sampler,
+            directions=definition.goal.directions,
+            load_if_exists=True,
+        )
+        study.set_metric_names(definition.goal.metric_names)
+    except sqlalchemy.exc.SQLAlchemyError as error:
         raise StudyError(f"Optuna's database of {definition.name} cannot be opened: {error}") from None
+    return study, storage
 
 
 def best_row(rows: list[dict[str, Any]], definition: Definition) -> dict[str, Any]:

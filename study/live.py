@@ -95,10 +95,11 @@ class LiveView:
         filled = BAR_WIDTH * over // total
         bar = "━" * filled + "─" * (BAR_WIDTH - filled)
         head = f"{self.definition.name} {bar} {over}/{total} trials, {seconds / 60:.1f} min"
-        table = Table(box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False, expand=True)
         for name in ("trial", "state", "epoch", *METRIC_COLUMNS[:4]):
-            table.add_column(name, justify="left" if name == "state" else "right")
-        table.add_column("settings", overflow="ellipsis", no_wrap=True)
+            table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+        # What is left of the line: the numbers come first.
+        table.add_column("settings", overflow="ellipsis", no_wrap=True, ratio=1)
         running = sorted(number for number, shown in self.shown.items() if shown[2] == "running")
         finished = sorted(number for number, shown in self.shown.items() if shown[2] != "running")
         for number in [*finished[-SHOWN_FINISHED:], *running]:

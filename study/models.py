@@ -38,6 +38,10 @@ class Decoding:
 
     def __call__(self, network: SequenceVAE, latent: Tensor, seed: int) -> Tensor:
         """Return token ids `[batch, steps]`; raise ModelError if a setting is out of range."""
+        if self.max_tokens < 1:
+            raise ModelError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if seed < 0:
+            raise ModelError(f"seed must be at least 0, got {seed}")
         if self.method == "greedy":
             return generation.greedy(network, latent, self.max_tokens)
         if self.method == "beam":
@@ -61,8 +65,9 @@ class TrainedModel:
     about: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path | str, device: str = "cpu") -> TrainedModel:
-        """Open a folder that training wrote; raise ModelError if it is foreign or damaged."""
+    def open(cls, folder: Path | str, device: str | None = None) -> TrainedModel:
+        """Open a folder that training wrote, on a GPU if there is one; raise ModelError if it is foreign or damaged."""
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = Path(folder)
         about = describe(folder)
         network = load_network(folder, device)
@@ -113,6 +118,8 @@ class TrainedModel:
 
     def sample(self, num: int, decoding: Decoding = Decoding("sample"), seed: int = 0) -> list[str]:
         """Return texts decoded from draws of the prior."""
+        if seed < 0:
+            raise ModelError(f"seed must be at least 0, got {seed}")
         draws = np.random.default_rng(seed).standard_normal((num, self.network.settings.latent_size), np.float32)
         return self.decode(draws, decoding, seed)
 

@@ -17,14 +17,14 @@ CORPORA = Path("corpora")
 class RunOptions(BaseModel):
     """The `[study]` table of a preset or settings file; options of `study run` win over it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     corpus: str = "chitchat"
     vocabulary_size: int | None = Field(default=None, ge=1, description="of a named corpus that is prepared")
     trials: int = Field(default=24, ge=1)
     concurrent: int | None = Field(default=None, ge=1)
-    cpus_per_trial: float = Field(default=1.0, gt=0)
-    gpus_per_trial: float = Field(default=0.0, ge=0)
+    cpus_per_trial: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    gpus_per_trial: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     sampler: str = "tpe"
     objective: str = "nll"
     floors: tuple[str, ...] = ()
@@ -37,6 +37,8 @@ class RunOptions(BaseModel):
         """Lay tables over each other, later ones winning; raise StudyError if one is wrong."""
         merged: dict[str, Any] = {}
         for table in tables:
+            if not isinstance(table, dict):
+                raise StudyError(f"[study] must be a table, got {table!r}")
             merged |= {name: value for name, value in table.items() if value is not None}
         for name in merged:
             if name not in cls.model_fields:
@@ -51,8 +53,8 @@ class RunOptions(BaseModel):
             raise StudyError(f"study.{name}: {first['msg']}, got {first['input']!r}") from None
 
 
-def find_corpus(name: str, vocabulary_size: int | None) -> Path:
-    """Return a prepared corpus' folder; a named one that needs no files is prepared under `corpora/` first.
+def find_corpus(name: str, vocabulary_size: int | None, corpora: Path = CORPORA) -> Path:
+    """Return a prepared corpus' folder; a named one that needs no files is prepared first, in `corpora`.
 
     Raises CorpusError if there is neither a folder of that name nor such a corpus.
     """
@@ -63,9 +65,10 @@ def find_corpus(name: str, vocabulary_size: int | None) -> Path:
     if path.is_dir():
         return path
     if name in NAMED:
-        prepared = CORPORA / (name if vocabulary_size is None else f"{name}-{vocabulary_size}")
-        if prepared.is_dir():
-            return prepared
+        folder = name if vocabulary_size is None else f"{name}-{vocabulary_size}"
+        if (CORPORA / folder).is_dir():
+            return CORPORA / folder
+        prepared = corpora / folder
         source = NAMED[name](None, 0)
         given = {} if vocabulary_size is None else {"vocabulary_size": vocabulary_size}
         corpus, _ = prepare(source, PrepareSettings.resolve(source, given), prepared)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import re
+import shutil
+import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
 from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import DEFINITION, Ledger
+from study.ledger import Ledger
 from study.objectives import Goal
-from study.options import RunOptions, find_corpus
+from study.options import CORPORA, RunOptions, find_corpus
 from study.reach import check_ray_address, check_tracking_uri
 from study.settings import nest, parse_assignment, read_preset, read_toml
 from study.space import SearchSpace, build_space
 
 REMOTE_CONCURRENT = 16
+RESUME_OPTIONS = ("resume", "storage", "address", "time_budget", "concurrent")
+OPTION_NAMES = {"corpus": "CORPUS", "assignments": "--set", "also": "--search", "floors": "--floor"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -42,10 +48,14 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     check_choices(options)
     goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_kl_nats)
     name = check_study_name(given["name"]) if given["name"] else None
-    corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size))
+    with tempfile.TemporaryDirectory() as scratch:
+        # A dry run leaves nothing behind, a corpus that it had to prepare included.
+        corpora = Path(scratch) if given["dry_run"] else CORPORA
+        corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
     storage: Path = given["storage"]
     definition = Definition(
         name=name or free_name(storage, given["preset"] or corpus.name),
+        identifier=uuid.uuid4().hex,
         corpus=str(corpus.folder),
         corpus_name=corpus.name,
         corpus_fingerprint=corpus.fingerprint,
@@ -56,11 +66,11 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         scheduler=options.scheduler,
         grace_epochs=options.grace_epochs or default_grace(space),
         seed=space.fixed.seed,
-        concurrent=options.concurrent or default_concurrent(options, given["address"]),
+        concurrent=choose_concurrent(options, given["address"]),
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
         max_retries=options.max_retries,
-        tracking_uri=given["tracking_uri"] or default_tracking_uri(storage),
+        tracking_uri=absolute_database(given["tracking_uri"]) or default_tracking_uri(storage),
         command=command,
     )
     check_sampler(definition)
@@ -82,14 +92,23 @@ def new_comparison(
     layer = {"search": search, "evaluation": {"collapse_epochs": 1_000_000}}
     options = {"also": (), "sampler": "random", "scheduler": "none", "trials": None, "objective": None, "floors": ()}
     planned = points(methods, poolings, seeds)
-    definition = new_study(given | options | {"seed": None, "last_layer": layer}, command)
+    definition = new_study(given | options | {"seed": None, "last_layer": layer, "dry_run": False}, command)
     definition = replace(
         definition,
         num_trials=len(planned),
         final_num_samples=samples,
         name=definition.name if given["name"] else free_name(given["storage"], f"compare-{definition.corpus_name}"),
     )
-    ledger = Ledger.create(given["storage"] / definition.name, definition)
+    return create(given["storage"], definition, planned)
+
+
+def create(storage: Path, definition: Definition, planned: list[dict[str, Any]]) -> Ledger:
+    """Create and lock a study's ledger; `planned` values, or a grid's points, are tried before any proposals."""
+    ledger = Ledger.create(storage / definition.name, definition)
+    if definition.sampler == "grid":
+        points = definition.space.grid()
+        random.Random(definition.seed).shuffle(points)  # noqa: S311 - an order, no secret
+        planned = points[: definition.num_trials]
     ledger.enqueue(planned)
     return ledger
 
@@ -98,8 +117,10 @@ def resume_study(given: dict[str, Any]) -> Ledger:
     """Open and lock a study to go on with; raise StudyError if it has ended or its corpus is another one."""
     from data.corpus import Corpus
 
-    if given["assignments"] or given["preset"] or given["config"] or given["also"] or given["corpus"]:
-        raise StudyError("--resume goes on with a study as it was defined; give no corpus or settings with it")
+    ignored = [name for name in given if name not in RESUME_OPTIONS and given[name] not in (None, (), False)]
+    if ignored:
+        names = ", ".join(OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in ignored)
+        raise StudyError(f"--resume goes on with a study as it was defined; leave out {names}")
     ledger = Ledger.open(given["storage"] / given["resume"])
     definition = ledger.definition
     check_ray_address(given["address"])
@@ -124,8 +145,14 @@ def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | N
         markup=False,
     )
     budget = time_budget_minutes * 60 if time_budget_minutes is not None else None
-    outcome = run_study(ledger, LiveView(definition), address=address, time_budget_seconds=budget)
-    ledger.close()
+    try:
+        outcome = run_study(ledger, LiveView(definition), address=address, time_budget_seconds=budget)
+    except StudyError:
+        if not any(trial.started for trial in ledger.trials()):
+            shutil.rmtree(ledger.folder)
+        raise
+    finally:
+        ledger.close()
     if show_report:
         make_console().print(study_report(definition, ledger.trials()))
     storage = ledger.folder.parent
@@ -137,6 +164,9 @@ def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | N
     if outcome.reason:
         progress.print(f"ended early: {outcome.reason}; go on with `study run --resume {name}{option}`", markup=False)
         return 1 if "failed" in outcome.reason else 130 if outcome.reason == "interrupted" else 0
+    if not any(trial.state != "failed" for trial in ledger.trials()):
+        progress.print("every trial failed; their reasons are above", markup=False)
+        return 1
     progress.print(f"browse it: study ui{option}", markup=False)
     return 0
 
@@ -155,7 +185,7 @@ def free_name(storage: Path, stem: str) -> str:
     """Return a name that no study here has: the stem, or the stem with a number."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "study"
     number = 1
-    while (storage / (name := stem if number == 1 else f"{stem}-{number}") / DEFINITION).exists():
+    while (storage / (name := stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
     return name
 
@@ -183,25 +213,25 @@ def num_trials(options: RunOptions, space: SearchSpace) -> int:
     """Return how many trials to run: no more than the points of a grid, and one if nothing is searched."""
     if not space.ranges:
         return 1
-    if options.sampler != "grid":
-        return options.trials
-    points = 1
-    for allowed in space.ranges.values():
-        points *= len(allowed.grid())
-    return min(options.trials, points)
+    return min(options.trials, len(space.grid())) if options.sampler == "grid" else options.trials
 
 
 def default_grace(space: SearchSpace) -> int:
     """Return the epoch of the first rung: after the longest warm-up, and not before a quarter of training."""
     training = space.fixed.training
-    return training.pretraining_epochs + max(1, math.ceil(training.epochs * max(space.longest_warmup_fraction(), 0.25)))
+    epochs = space.most_epochs()
+    return training.pretraining_epochs + max(1, math.ceil(epochs * max(space.longest_warmup_fraction(), 0.25)))
 
 
-def default_concurrent(options: RunOptions, address: str | None) -> int:
-    """Return how many trials this machine can run at once; on a cluster, a number that makes it scale up."""
+def choose_concurrent(options: RunOptions, address: str | None) -> int:
+    """Return how many trials to run at once: what was asked for, or what this machine or a cluster that grows can.
+
+    Raises StudyError if this machine could never run one.
+    """
     if address is not None:
-        return REMOTE_CONCURRENT
-    slots = int(len(os.sched_getaffinity(0)) / options.cpus_per_trial)
+        return options.concurrent or REMOTE_CONCURRENT
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    slots = int(cpus / options.cpus_per_trial)
     if options.gpus_per_trial:
         import torch
 
@@ -211,7 +241,14 @@ def default_concurrent(options: RunOptions, address: str | None) -> int:
                 f"--gpus-per-trial {options.gpus_per_trial:g}, but this machine shows"
                 f" {torch.cuda.device_count()} GPUs; use 0 to train on the CPU"
             )
-    return max(1, min(slots, options.trials))
+    return options.concurrent or max(1, min(slots, options.trials))
+
+
+def absolute_database(uri: str | None) -> str | None:
+    """Return an address with a relative sqlite file made absolute: trials and servers start elsewhere."""
+    if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    return uri
 
 
 def default_tracking_uri(storage: Path) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, get_args
+from typing import get_args
 
+import numpy as np
 import optuna
 
 from study.errors import StudyError
@@ -17,13 +18,6 @@ STARTUP_TRIALS = 8
 SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
 
 
-class Grid(optuna.samplers.GridSampler):
-    """Optuna's grid, without its attempt to stop `Study.optimize`, which is not what runs here."""
-
-    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
-        """Nothing: a study has no more trials than its grid has points."""
-
-
 def make_sampler(  # noqa: PLR0911 - one a sampler
     name: str, space: SearchSpace, goal: Goal, seed: int, num_trials: int
 ) -> optuna.samplers.BaseSampler:
@@ -32,7 +26,7 @@ def make_sampler(  # noqa: PLR0911 - one a sampler
     Its random numbers follow from the seed and that count alone, so that a resumed study goes on as it
     would have. Raises StudyError if the name is unknown or the sampler cannot do what the goal asks.
     """
-    drawn = seed * 1_000_003 + num_trials
+    drawn = int(np.random.SeedSequence([seed, num_trials]).generate_state(1)[0])
     if name == "cma-es" and goal.is_pareto:
         raise StudyError("cma-es cannot search for a Pareto set; use tpe, nsga2, gp, qmc or random")
     with warnings.catch_warnings():
@@ -45,8 +39,8 @@ def make_sampler(  # noqa: PLR0911 - one a sampler
             case "random":
                 return optuna.samplers.RandomSampler(seed=drawn)
             case "grid":
-                grid = {name: allowed.grid() for name, allowed in space.ranges.items()}
-                return Grid(grid, seed=seed)
+                # Its points are enqueued when the study is created.
+                return optuna.samplers.RandomSampler(seed=drawn)
             case "qmc":
                 return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
             case "gp":

@@ -15,13 +15,16 @@ from model.config import NetworkSettings, ObjectiveSettings
 from study.errors import StudyError
 from study.methods import METHODS, method_settings
 
+UNSET = "unset"
+"""What `--set NAME=unset` says to take back an optional setting of a preset."""
+
 PRESETS = Path(__file__).parent / "presets"
 
 
 class TrainingSettings(BaseModel):
     """How the network is trained; epochs are the unit of everything that takes time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(default=20, ge=1)
     num_sequences: int | None = Field(default=None, ge=1, description="train on so many, all if unset")
@@ -46,7 +49,7 @@ class TrainingSettings(BaseModel):
 class EvaluationSettings(BaseModel):
     """How validation is measured after each epoch, and when a trial counts as collapsed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_sequences: int | None = Field(default=None, ge=2, description="validate on so many, all if unset")
     num_samples: int = Field(default=16, ge=1, description="importance samples a sequence, each epoch")
@@ -60,9 +63,9 @@ class EvaluationSettings(BaseModel):
 class Settings(BaseModel):
     """One trial's settings. Two trials with equal settings on one corpus and machine give equal numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     method: str = Field(default="", description="a bundle of settings by name; those given beside it win")
     model: NetworkSettings = NetworkSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
@@ -190,9 +193,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise StudyError(f"expected NAME=VALUE, got {text!r}; for example --set model.pooling=mean")
     check_name(name)
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return name, value.strip()
+        return name, None if value.strip() == UNSET else value.strip()
+    if isinstance(parsed, dict | list):
+        raise StudyError(f"{name} takes one value, got {value.strip()}; ranges go into a [search] table of --config")
+    return name, parsed
 
 
 def read_toml(path: Path) -> dict[str, Any]:

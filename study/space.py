@@ -19,7 +19,7 @@ Value = bool | int | float | str
 class Range(BaseModel):
     """The values that a setting may take: a list, or an interval (whole numbers if both ends are)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     values: tuple[Value, ...] | None = None
     low: int | float | None = None
@@ -34,6 +34,9 @@ class Range(BaseModel):
         if self.values is not None and (not self.values or (self.log or self.step)):
             raise ValueError("values must be a list that is not empty, without log and step")
         if self.low is not None and self.high is not None:
+            whole = isinstance(self.low, int) and isinstance(self.high, int)
+            if self.step is not None and (self.step <= 0 or (whole and self.step != int(self.step))):
+                raise ValueError(f"step must be above 0, and whole if both ends are, got {self.step}")
             if self.low >= self.high:
                 raise ValueError(f"low must be below high, got {self.low} and {self.high}")
             if self.log and (self.low <= 0 or self.step):
@@ -152,6 +155,22 @@ class SearchSpace:
         fraction = self.ranges.get("objective.annealing_fraction", Range(values=(objective.annealing_fraction,)))
         return float(max(fraction.ends()))
 
+    def most_epochs(self) -> int:
+        """Return the largest number of epochs after pretraining that any setting here trains for."""
+        fixed = self.fixed.training.epochs
+        return int(max(self.ranges.get("training.epochs", Range(values=(fixed,))).ends()))
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Return every point of the space's grid, without settings that do not apply, each once."""
+        points: list[dict[str, Any]] = [{}]
+        for name, allowed in self.ranges.items():
+            points = [
+                {**point, name: value} if self.applies(name, point) else point
+                for point in points
+                for value in (allowed.grid() if self.applies(name, point) else [None])
+            ]
+        return points
+
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` rebuilds the space from."""
         ranges = {name: allowed.model_dump(exclude_defaults=True) for name, allowed in self.ranges.items()}
@@ -178,6 +197,8 @@ def build_space(layers: list[dict[str, Any]], also: tuple[str, ...] = ()) -> Sea
             flat = method_settings(flat["method"]) | flat
         given |= flat
         ranges = {name: allowed for name, allowed in ranges.items() if name not in flat}
+        if not isinstance(layer.get("search", {}), dict):
+            raise StudyError(f"[search] must be a table of settings and ranges, got {layer['search']!r}")
         if layer.get("search", {}).get("method"):
             # What a method decides is searched by searching methods.
             ranges = {name: allowed for name, allowed in ranges.items() if name not in DECIDED}
@@ -202,13 +223,17 @@ def build_space(layers: list[dict[str, Any]], also: tuple[str, ...] = ()) -> Sea
 def parse_range(name: str, stored: Any) -> Range:
     """Check one entry of a `[search]` table; raise StudyError."""
     try:
-        return Range.model_validate(stored if isinstance(stored, dict) else {"values": stored})
+        found = Range.model_validate(stored if isinstance(stored, dict) else {"values": stored})
+        if isinstance(flatten(Settings().model_dump())[name], float) and found.low is not None:
+            # Whole ends of a setting that is a fraction do not make it whole.
+            found = found.model_copy(update={"low": float(found.low), "high": float(found.high or 0.0)})
     except ValidationError as error:
         first = error.errors()[0]
         raise StudyError(
             f"search range of {name}: {first['msg'].removeprefix('Value error, ')}, got {stored!r};"
             " expected { values = [...] } or { low = ..., high = ..., log = true }"
         ) from None
+    return found
 
 
 SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cma-es", "nsga2"]

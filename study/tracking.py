@@ -62,6 +62,7 @@ class Tracker:
         self.on_problem = on_problem
         self._ids = ledger.run_ids()
         self._logged: dict[str, int] = {}
+        self._told: dict[str, str] = {}
         self._due: dict[int, View] = {}
         self._busy = False
         self._closing = False
@@ -118,7 +119,9 @@ class Tracker:
                 if self._closing and time.monotonic() > self._give_up_at:
                     self._error = error
                     return
-                self.on_problem(f"MLflow is not answering, metrics wait on disk: {_first_line(error)}")
+                self.on_problem(
+                    f"MLflow did not take trial {view.number}, whose metrics wait on disk: {_first_line(error)}"
+                )
                 with self._wake:
                     self._due.setdefault(view.number, view)
                 time.sleep(RETRY_SECONDS)
@@ -145,7 +148,7 @@ class Tracker:
     def _find_parent(self) -> str:
         run = self._find_run("study", "tags.`trial` = 'study'")
         if run is None:
-            tags = {"study": self.definition.name, "trial": "study", **provenance(self.definition)}
+            tags = self._tags("study")
             created = self._client.create_run(self._experiment_id, tags=tags, run_name=self.definition.name)
             run_id = str(created.info.run_id)
             folder = self.ledger.folder
@@ -160,7 +163,7 @@ class Tracker:
         """Return the run that this study has for a key: by the remembered id, else by its tags."""
         if key in self._ids:
             return self._client.get_run(self._ids[key])
-        query = f"{query} and tags.`study` = '{self.definition.name}'"
+        query = f"{query} and tags.`study_id` = '{self.definition.identifier}'"
         found = self._client.search_runs([self._experiment_id], query, max_results=1)
         return found[0] if found else None
 
@@ -173,32 +176,50 @@ class Tracker:
         if key not in self._logged:
             self._adopt(key, view)
         run_id, logged = self._ids[key], self._logged[key]
+        if self._told.get(key) == state and state != "running" and (not rows or rows[-1]["epoch"] <= logged):
+            return
+        if state == "running" and self._told.get(key) != "running":
+            self._client.update_run(run_id, status="RUNNING")
+            self._told[key] = "running"
         new = [row for row in rows if row["epoch"] > logged]
         for part in _parts(new):
             self._client.log_batch(run_id, metrics=_metrics(part))
             self._logged[key] = part[-1]["epoch"]
         if state != "running":
             self._finish(run_id, view, rows, state)
+            self._told[key] = state
 
     def _adopt(self, key: str, view: View) -> None:
-        """Find or create a trial's run, and what it has already."""
+        """Find or create a trial's run, and see what it has already."""
         from mlflow.entities import Param
 
         run = self._find_run(key, f"tags.`trial` = '{key}'")
         if run is None:
-            settings = self.definition.space.settings(view.params)
-            tags = {
-                "mlflow.parentRunId": self._parent_id, "study": self.definition.name, "trial": key,
-                "seed": str(settings.seed), **provenance(self.definition),
-            }  # fmt: skip
+            seed = view.params.get("seed", self.definition.seed)
+            tags = self._tags(key) | {"mlflow.parentRunId": self._parent_id, "seed": str(seed)}
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {view.number}")
+            self._told[key] = "running"
+        elif run.info.status != "RUNNING":
+            self._told[key] = run.data.tags.get("state", "")
+        run_id = str(run.info.run_id)
+        if not run.data.params and view.params:
+            # Also where a crash came between the run and its settings.
             params = [Param(name, str(value)) for name, value in view.params.items()]
-            self._client.log_batch(run.info.run_id, params=params)
-            self._client.log_dict(run.info.run_id, settings.model_dump(), "settings.json")
-        elif view.state == "running":
-            self._client.update_run(run.info.run_id, status="RUNNING")
+            self._client.log_dict(run_id, self._settings(view), "settings.json")
+            self._client.log_batch(run_id, params=params)
         self._logged[key] = int(run.data.metrics.get("epoch", 0))
-        self._remember(key, str(run.info.run_id))
+        self._remember(key, run_id)
+
+    def _tags(self, key: str) -> dict[str, str]:
+        definition = self.definition
+        own = {"study": definition.name, "study_id": definition.identifier, "trial": key, "seed": str(definition.seed)}
+        return own | provenance(definition)
+
+    def _settings(self, view: View) -> dict[str, Any]:
+        try:
+            return self.definition.space.settings(view.params).model_dump()
+        except StudyError as error:
+            return {"refused": str(error), **view.params}
 
     def _finish(self, run_id: str, view: View, rows: list[dict[str, Any]], state: str) -> None:
         from mlflow.entities import Metric, RunTag
@@ -233,7 +254,11 @@ class Tracker:
             self._client.log_artifacts(run_id, str(weights), "best")
         samples = folder / "samples.json"
         if samples.is_file():
-            self._client.log_table(run_id, json.loads(samples.read_text("utf-8")), "samples.json")
+            # As `log_table` stores a table, but the same however often it is logged.
+            table = json.loads(samples.read_text("utf-8"))
+            rows_of_table = [list(row) for row in zip(*table.values(), strict=True)]
+            self._client.log_dict(run_id, {"columns": list(table), "data": rows_of_table}, "samples.json")
+            self._client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "samples.json", "type": "table"}]')
 
     def _end_parent(self, state: str, summary: dict[str, float], description: str, files: dict[str, Path]) -> None:
         from mlflow.entities import Metric, RunTag
@@ -275,9 +300,12 @@ def artifact_location(uri: str, experiment: str) -> str | None:
 
 def provenance(definition: Definition) -> dict[str, str]:
     """Return the tags that say which data, code and packages a run came from."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    ).stdout.strip()
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except OSError:
+        commit = ""  # no git on this machine
     versions = {f"version.{name}": version(name) for name in PACKAGES}
     return {
         "corpus": definition.corpus_name,

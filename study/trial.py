@@ -67,7 +67,7 @@ def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
     from study.models import TrainedModel
 
     newest = max(folder.glob("best-*"))
-    model = TrainedModel.open(newest)
+    model = TrainedModel.open(newest, "cpu")
     texts = model.texts(corpus.split("valid"), num_rows)
     table = {"input": texts, "reconstruction": model.reconstruct(texts), "prior_sample": model.sample(num_rows)}
     aside = folder / ".samples.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -20,8 +20,17 @@ from study.trial import FAILURE
 
 METRIC, EPOCH = "valid/nll", "epoch"
 SCHEDULER_NAMES = ("asha", "median", "none")
+ENDS = ("complete", "pruned", "collapsed", "failed")
 ALL_FAILED = 5
 """The study is given up when its first so many trials have all failed."""
+
+
+@dataclass(frozen=True)
+class EarlierTrial:
+    """What a schedule asks of a trial that is over."""
+
+    trial_id: str
+    status: str = "TERMINATED"
 
 
 class LedgerSearcher(Searcher):
@@ -30,29 +39,35 @@ class LedgerSearcher(Searcher):
     Tune's own snapshot of a searcher is not used: the ledger is on disk already.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, callback: LedgerCallback) -> None:
         super().__init__(metric=METRIC, mode="min")
         self.ledger = ledger
+        self.callback = callback
         self.left = ledger.num_left()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Return the configuration of the next trial, or FINISHED."""
-        if self.left == 0:
-            return Searcher.FINISHED  # type: ignore[no-any-return]
-        number, params = self.ledger.ask()
-        self.left -= 1
         definition = self.ledger.definition
-        return {
-            "trial": number,
-            "params": params,
-            "settings": definition.space.settings(params).model_dump(),
-            "corpus": definition.corpus,
-            "folder": str(self.ledger.trial_folder(number).absolute()),
-            "rows_seen": len(self.ledger.rows(number)),
-            "cpus": definition.cpus_per_trial,
-            "gpus": definition.gpus_per_trial,
-            "final_num_samples": definition.final_num_samples,
-        }
+        while self.left > 0:
+            number, params = self.ledger.ask()
+            self.left -= 1
+            try:
+                settings = definition.space.settings(params)
+            except StudyError as error:
+                self.callback.finish(number, params, "failed", str(error))
+                continue
+            return {
+                "trial": number,
+                "params": params,
+                "settings": settings.model_dump(),
+                "corpus": definition.corpus,
+                "folder": str(self.ledger.trial_folder(number).absolute()),
+                "rows_seen": len(self.ledger.rows(number)),
+                "cpus": definition.cpus_per_trial,
+                "gpus": definition.gpus_per_trial,
+                "final_num_samples": definition.final_num_samples,
+            }
+        return Searcher.FINISHED  # type: ignore[no-any-return]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback, which knows the reason, tells the ledger."""
@@ -71,11 +86,17 @@ class LedgerCallback(Callback):
     def __init__(self, ledger: Ledger, on_change: Callable[[int, dict[str, Any], str, str], None]) -> None:
         self.ledger = ledger
         self.on_change = on_change
-        self.states: dict[int, str] = {}
+        self.states = {trial.number: trial.state for trial in ledger.trials() if trial.state in ENDS}
+        self.scheduler: TrialScheduler | None = None
         self._failures: dict[int, str] = {}
+        self._known: set[int] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that a trial has a worker."""
+        """Note that a trial has a worker; show the schedule what it did before it was interrupted."""
+        number = trial.config["trial"]
+        if self.scheduler is not None and number not in self._known:
+            show(self.scheduler, trial, self.ledger.rows(number))
+        self._known.add(number)
         self._note(trial, "running")
 
     def on_trial_result(
@@ -112,11 +133,14 @@ class LedgerCallback(Callback):
         self._finish(trial, "failed", last_line(trial))
 
     def _finish(self, trial: Any, state: str, reason: str) -> None:
-        number = trial.config["trial"]
+        self.finish(trial.config["trial"], trial.config["params"], state, reason)
+
+    def finish(self, number: int, params: dict[str, Any], state: str, reason: str) -> None:
+        """Record the end of a trial, and tell everyone."""
         rows = list(self.ledger.rows(number))
         state, reason = self.ledger.finish(number, state, reason)
         self.states[number] = state
-        self.on_change(number, {"params": trial.config["params"], "rows": rows}, state, reason)
+        self.on_change(number, {"params": params, "rows": rows}, state, reason)
 
     def _note(self, trial: Any, state: str) -> None:
         number = trial.config["trial"]
@@ -158,7 +182,7 @@ def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
     Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll`, which is
     at KL weight 1 whatever a trial trains with. Raises StudyError if the name is unknown.
     """
-    epochs = definition.space.fixed.training.epochs + definition.space.fixed.training.pretraining_epochs
+    epochs = definition.space.most_epochs() + definition.space.fixed.training.pretraining_epochs
     match definition.scheduler:
         case "none":
             return FIFOScheduler()
@@ -182,12 +206,21 @@ def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
 
 def replay(scheduler: TrialScheduler, number: int, rows: list[dict[str, Any]]) -> None:
     """Show a schedule the epochs of a trial of an earlier run, so that its rungs stand as they stood."""
-    stub = SimpleNamespace(trial_id=f"earlier-{number}", status="TERMINATED")
-    scheduler.on_trial_add(None, stub)
-    for row in rows:
-        scheduler.on_trial_result(None, stub, dict(row))
+    trial = EarlierTrial(f"earlier-{number}")
+    scheduler.on_trial_add(None, trial)
+    show(scheduler, trial, rows)
     if rows:
-        scheduler.on_trial_complete(None, stub, dict(rows[-1]))
+        scheduler.on_trial_complete(None, trial, dict(rows[-1]))
+
+
+def show(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> None:
+    """Show a schedule some epochs that are past, whatever it decides."""
+    if isinstance(scheduler, MedianStoppingRule):
+        # Asked itself, it would stop trials of the past and refuse to hear more of them.
+        scheduler._results[trial].extend(rows)
+        return
+    for row in rows:
+        scheduler.on_trial_result(None, trial, dict(row))
 
 
 def is_recorded(name: str) -> bool:

@@ -38,6 +38,8 @@ def place(tmp_path, monkeypatch, corpus, tiny_toml, model_folder):
     (tmp_path / "fake.txt.gz").write_text("not compressed\n")
     (tmp_path / "page.html").write_text("<p>hello</p>")
     (tmp_path / "empty folder").mkdir()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.txt").write_text("precious")
     (tmp_path / "a file").write_text("x")
     shutil.copytree(corpus.folder, "prepared")
     for name in ("truncated", "foreign", "old", "escaping", "without"):
@@ -64,6 +66,9 @@ def place(tmp_path, monkeypatch, corpus, tiny_toml, model_folder):
     Path("range.toml").write_text('[search]\n"model.latent_size" = { low = 5 }\n')
     Path("backwards.toml").write_text('[search]\n"objective.kl_weight" = { low = 1.0, high = 0.1 }\n')
     Path("option.toml").write_text("[study]\ntrails = 5\n")
+    Path("flat.toml").write_text("search = 3\n")
+    Path("flat study.toml").write_text("study = 3\n")
+    Path("step.toml").write_text('[search]\n"model.latent_size" = { low = 4, high = 8, step = 0.5 }\n')
     Path("latin.toml").write_bytes("# caf\u00e9\n".encode("latin-1"))
     Path("texts.txt").write_text("a b\n")
     return tmp_path
@@ -111,7 +116,9 @@ CASES = {
     "no --out": (("corpus", "prepare", "good.txt"), 2, "--out"),
     "--out is a file": (("corpus", "prepare", "good.txt", "--out", "a file"), 2, "is a file"),
     "--out holds another corpus": (("corpus", "prepare", "good.txt", "--out", "prepared"), 1, "--overwrite"),
-    "--out holds something else": (("corpus", "prepare", "good.txt", "--out", "empty folder"), 1, "no manifest.json"),
+    "--out holds something else": (
+        ("corpus", "prepare", "good.txt", "--out", "thesis", "--overwrite"), 1, "left alone",
+    ),
     # corpora: prepared
     "truncated shard": (("corpus", "show", "truncated"), 1, "damaged"),
     "foreign manifest": (("corpus", "show", "foreign"), 1, "no manifest of a corpus"),
@@ -142,6 +149,26 @@ CASES = {
     "wrong type in toml": (("run", "prepared", "--config", "type.toml"), 1, "training.epochs"),
     "half a range": (("run", "prepared", "--config", "range.toml"), 1, "model.latent_size"),
     "range the wrong way round": (("run", "prepared", "--config", "backwards.toml"), 1, "low must be below high"),
+    "a number for [search]": (("run", "prepared", "--config", "flat.toml"), 1, "[search] must be a table"),
+    "a number for [study]": (("run", "prepared", "--config", "flat study.toml"), 1, "[study] must be a table"),
+    "half a step": (("run", "prepared", "--config", "step.toml"), 1, "step must be above 0"),
+    "a table for a number": (("run", "prepared", "--set", "training.epochs={a=1}"), 1, "takes one value"),
+    "endless weight": (("run", "prepared", "--set", "training.learning_rate=inf"), 1, "training.learning_rate"),
+    "seed out of range": (("run", "prepared", "--seed", str(2**40)), 1, "seed"),
+    "unknown method": (("run", "prepared", "--set", "method=cyclicall"), 1, "did you mean cyclical"),
+    "methods that exclude each other": (
+        ("run", "prepared", "--set", "method=aggressive", "--set", "model.posterior=none"), 1, "has none",
+    ),
+    "endless cpus": (("run", "prepared", "--cpus-per-trial", "inf"), 1, "study.cpus_per_trial"),
+    "gpus that are not there, few at once": (
+        ("run", "prepared", "--gpus-per-trial", "1", "--concurrent", "1"), 1, "shows 0 GPUs",
+    ),
+    "time that is no number": (("run", "prepared", "--time-budget", "nan"), 2, "above 0"),
+    "resume with options of a new study": (
+        ("run", "--resume", "x", "--trials", "9", "--sampler", "random"), 1, "leave out --trials, --sampler",
+    ),
+    "comparison of unknown methods": (("compare", "prepared", "--methods", "vae,gan"), 1, "method"),
+    "comparison without seeds": (("compare", "prepared", "--seeds", "0"), 1, "--seeds"),
     "unknown study option in toml": (("run", "prepared", "--config", "option.toml"), 1, "did you mean trials"),
     # studies
     "unknown corpus": (("run", "nowhere"), 1, "no prepared corpus at nowhere"),
@@ -162,7 +189,7 @@ CASES = {
     "unknown option": (("run", "prepared", "--trails", "3"), 2, "No such option"),
     "unknown command": (("runn",), 2, "No such command"),
     "resume of an unknown study": (("run", "--resume", "nothing"), 1, "no study named nothing"),
-    "resume with settings": (("run", "--resume", "x", "--set", "seed=1"), 1, "give no corpus or settings"),
+    "resume with settings": (("run", "--resume", "x", "--set", "seed=1"), 1, "leave out --set"),
     "report of an unknown study": (("report", "nothing"), 1, "no study named nothing"),
     "status of an unknown study": (("status", "nothing"), 1, "no study named nothing"),
     "export to another format": (("export", "nothing", "--to", "x.csv"), 1, "expected a .parquet file"),
@@ -182,6 +209,9 @@ CASES = {
     "pickled weights": (("sample", "foreign model"), 1, "safetensors"),
     "vocabulary of another model": (("sample", "other words"), 1, "is damaged"),
     "temperature of nought": (("sample", "model", "--temperature", "0"), 1, "temperature"),
+    "endless temperature": (("sample", "model", "--temperature", "inf"), 1, "temperature"),
+    "texts of no length": (("sample", "model", "--max-tokens", "0"), 1, "max_tokens"),
+    "negative seed": (("sample", "model", "--seed", "-1"), 1, "seed"),
     "nucleus of nought": (("sample", "model", "--top-p", "0"), 1, "top_p"),
     "no hypotheses": (("reconstruct", "model", "texts.txt", "--decoding", "beam", "--beam-width", "0"), 1, "width"),
     "no samples": (("sample", "model", "--num", "0"), 1, "--num"),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import prepare as pipeline
+from data import sources
 from data.batches import BatchOrder, collate, gather, iterate
 from data.cleaning import CleaningSettings, clean, tokenize_texts
 from data.corpus import Corpus
@@ -154,6 +155,46 @@ def test_a_second_preparation_does_nothing_and_another_one_is_refused(tmp_path):
         prepare(source, other, tmp_path / "out")
     assert prepare(source, other, tmp_path / "out", overwrite=True)[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "out"]
+
+
+def test_another_column_is_another_corpus(tmp_path):
+    pl.DataFrame({"one": some_lines(seed=1), "two": some_lines(seed=2)}).write_csv(tmp_path / "rows.csv")
+
+    def prepared(column):
+        source = from_files({"all": [str(tmp_path / "rows.csv")]}, column)
+        return prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
+
+    assert prepared("one")[1]
+    assert not prepared("one")[1]
+    with pytest.raises(CorpusError, match="other text or settings"):
+        prepared("two")
+
+
+def test_what_a_killed_preparation_left_is_removed_by_the_next(tmp_path):
+    stale = tmp_path / ".out.writing"
+    stale.mkdir()
+    (stale / "half").write_text("x")
+    make(tmp_path, some_lines())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.txt"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text_and_blocks_may_cut_anywhere(tmp_path, monkeypatch):
+    lines = some_lines()
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 37)
+    source = from_files({"all": [str(tmp_path / "marked.txt")]})
+    corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
+    assert corpus.fingerprint == make(tmp_path, lines, "plain").fingerprint
+
+
+def test_json_lines_that_begin_with_nulls_and_tabs_with_quotation_marks(tmp_path):
+    rows = [{"text": None}] * 150 + [{"text": line} for line in some_lines()]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "rows.tsv").write_text("text\tid\n" + "\n".join(f'say "hi {line}\t1' for line in some_lines()))
+    for name, dropped in (("rows.jsonl", 150), ("rows.tsv", 0)):
+        source = from_files({"all": [str(tmp_path / name)]})
+        corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / f"{name}.out")
+        assert corpus.manifest["dropped"].get("missing", 0) == dropped
 
 
 def test_duplicates_are_dropped_and_counted_or_kept(tmp_path):

@@ -35,7 +35,7 @@ def test_mutual_information_equals_a_plain_computation_for_any_chunk():
     every = normal.log_prob(latent[:, None, :]).sum(2)
     plain = float((every.diagonal() - every.logsumexp(1) + math.log(40)).mean())
     assert diagnostics.mutual_information(gaussian(mean, log_variance), noise) == pytest.approx(plain, rel=1e-5)
-    assert diagnostics.mutual_information(gaussian(mean, log_variance), noise, rows_at_once=7) == pytest.approx(
+    assert diagnostics.mutual_information(gaussian(mean, log_variance), noise, elements_at_once=280) == pytest.approx(
         plain, rel=1e-5
     )
 

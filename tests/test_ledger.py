@@ -11,20 +11,21 @@ from study.journal import append_journal, read_journal
 from study.ledger import Ledger
 from study.objectives import Goal
 from study.space import build_space
+from study.tuning import EarlierTrial, make_scheduler, show
 
 
 def definition(**changes) -> Definition:
     space = build_space([tiny_settings().model_dump(exclude_none=True, exclude={"objective": True}),
                          {"search": {"model.pooling": ["last", "max"]}}])  # fmt: skip
     values = {
-        "name": "one", "corpus": "c", "corpus_name": "c", "corpus_fingerprint": "f", "space": space, "goal": Goal(),
+        "name": "one", "identifier": "i", "corpus": "c", "corpus_name": "c", "corpus_fingerprint": "f", "space": space, "goal": Goal(),
         "num_trials": 4,
     }  # fmt: skip
     return Definition(**(values | changes))
 
 
 def row(epoch, nll=5.0, kl=1.0, au=2, outcome=""):
-    return {"epoch": epoch, "seconds": float(epoch), "valid/nll": nll, "valid/kl": kl, "valid/mi": kl, "valid/au": au,
+    return {"epoch": epoch, "seconds": float(epoch), "valid/nll": nll, "valid/kl": kl, "valid/mi": kl, "valid/au": au, "valid/ppl": 9.5, "valid/dispersion": 0.5,
             "outcome": outcome}  # fmt: skip
 
 
@@ -139,3 +140,41 @@ def test_the_definition_survives_the_disk(tmp_path):
     Ledger.create(tmp_path / "one", made).close()
     again = Ledger.open(tmp_path / "one").definition
     assert again.to_json() == made.to_json()
+
+
+def test_a_study_killed_while_it_was_created_can_be_resumed(tmp_path):
+    Ledger.create(tmp_path / "one", definition()).close()
+    (tmp_path / "one/optuna.db").unlink()
+    ledger = Ledger.open(tmp_path / "one")
+    assert ledger.ask()[0] == 0
+    (tmp_path / "one/optuna.db").unlink()
+    (tmp_path / "one/trials").mkdir(exist_ok=True)
+    with pytest.raises(StudyError, match="damaged"):
+        Ledger.open(tmp_path / "one")
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median", "none"])
+def test_a_schedule_is_rebuilt_from_the_record(tmp_path, scheduler):
+    made = definition(scheduler=scheduler, grace_epochs=1, num_trials=9)
+    ledger = Ledger.create(tmp_path / "one", made)
+    for nll in (1.0, 2.0, 3.0, 4.0):
+        number, _ = ledger.ask()
+        for epoch in (1, 2, 3):
+            ledger.add_row(number, row(epoch, nll))
+        ledger.finish(number, "complete")
+    rebuilt = make_scheduler(made, ledger)
+    late = EarlierTrial("late")
+    rebuilt.on_trial_add(None, late)
+    decision = rebuilt.on_trial_result(None, late, row(1, 99.0) | {"training_iteration": 1})
+    assert decision == ("CONTINUE" if scheduler == "none" else "STOP")
+
+
+def test_a_resumed_trial_keeps_the_rungs_that_it_passed(tmp_path):
+    made = definition(scheduler="asha", grace_epochs=1, num_trials=9)
+    ledger = Ledger.create(tmp_path / "one", made)
+    rebuilt = make_scheduler(made, ledger)
+    resumed = EarlierTrial("resumed")
+    rebuilt.on_trial_add(None, resumed)
+    show(rebuilt, resumed, [row(1, 7.0), row(2, 6.0)])
+    first_rung = rebuilt._brackets[0]._rungs[-1][1]
+    assert first_rung == {"resumed": -7.0}

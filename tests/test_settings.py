@@ -103,6 +103,31 @@ def test_a_sampler_goes_on_after_a_restart_as_it_would_have():
     assert propose(3) != propose(4)
 
 
+def test_the_points_of_a_grid_are_distinct_and_leave_out_what_does_not_apply():
+    ranges = {"objective.annealing": ["constant", "cyclical"], "objective.num_cycles": [2, 3], "model.pooling": ["max", "last"],
+              "model.latent_size": False, "objective.kl_weight": False, "objective.annealing_fraction": False}  # fmt: skip
+    points = build_space([{"search": ranges}]).grid()
+    assert len(points) == len({tuple(sorted(point.items())) for point in points}) == 2 * (1 + 2)
+
+
+def test_whole_ends_of_a_fraction_do_not_make_it_whole():
+    space = build_space([{"search": {"objective.kl_weight": {"low": 0, "high": 1}}}])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    weights = {space.suggest(study.ask())["objective.kl_weight"] for _ in range(5)}
+    assert len(weights) == 5
+
+
+def test_any_seed_will_do():
+    make_sampler("tpe", build_space([]), Goal(), 2**31 + 7, 5)
+
+
+def test_an_optional_setting_of_a_preset_can_be_taken_back():
+    name, value = parse_assignment("training.num_sequences=unset")
+    preset = {key: table for key, table in read_preset("quick").items() if key != "study"}
+    space = build_space([preset, nest({name: value})])
+    assert space.fixed.training.num_sequences is None
+
+
 def test_a_grid_has_every_point():
     assert Range(values=(4, 8)).grid() == [4, 8]
     assert Range(low=1, high=4).grid() == [1, 2, 3, 4]

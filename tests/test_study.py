@@ -181,3 +181,60 @@ def test_a_cluster_that_is_there_is_used_and_left_running(ray_session, finished_
     with ray_cluster(Ledger.open(finished_study / "done").definition, None):
         pass
     assert ray.is_initialized()
+
+
+def test_a_combination_that_is_refused_fails_its_trial_and_the_study_goes_on(
+    ray_session, corpus, tiny_toml, tmp_path, call
+):
+    config = tmp_path / "both.toml"
+    config.write_text(
+        tiny_toml.read_text()
+        + '\n[search]\n"model.latent_to_input" = [true, false]\n"model.latent_to_state" = [true, false]\n'
+        '"model.pooling" = false\n"objective.annealing" = false\n"objective.kl_weight" = false\n'
+        '"model.latent_size" = false\n"objective.annealing_fraction" = false\n"objective.num_cycles" = false\n'
+    )
+    code, _, _ = call("run", corpus.folder, "--config", config, "--name", "x", "--trials", 4, "--sampler", "grid",
+                      "--scheduler", "none", "--storage", tmp_path)  # fmt: skip
+    report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    assert code == 0
+    assert sorted(line["state"] for line in report) == ["complete"] * 3 + ["failed"]
+    assert "never see the latent" in next(line["reason"] for line in report if line["state"] == "failed")
+    check_records_agree(tmp_path, "x", report)
+
+
+def test_a_new_study_of_an_old_name_has_runs_of_its_own(ray_session, corpus, tiny_toml, tmp_path, call):
+    import shutil
+
+    from mlflow import MlflowClient
+
+    arguments = ("run", corpus.folder, "--config", tiny_toml, "--name", "x", "--trials", 1, "--storage", tmp_path)
+    assert call(*arguments)[0] == 0
+    first = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])[0]["run_id"]
+    shutil.rmtree(tmp_path / "x")
+    assert call(*arguments, "--seed", 5)[0] == 0
+    second = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])[0]["run_id"]
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert first != second
+    assert client.get_run(first).data.tags["seed"] == "0"
+    assert client.get_run(second).data.tags["seed"] == "5"
+
+
+def test_resuming_a_finished_study_changes_nothing_in_mlflow(finished_study, call):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished_study / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("done")
+
+    def state():
+        runs = client.search_runs([experiment.experiment_id], "tags.`trial` != 'study'")
+        return {run.info.run_id: (run.info.end_time, run.info.status, run.data.metrics) for run in runs}
+
+    before = state()
+    assert call("run", "--resume", "done", "--storage", finished_study)[0] == 0
+    assert state() == before
+
+
+def test_a_dry_run_prepares_nothing_either(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", "synthetic-topics", "--dry-run")[0] == 0
+    assert list(tmp_path.iterdir()) == []
