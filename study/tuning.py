@@ -215,7 +215,7 @@ def replay(scheduler: TrialScheduler, number: int, rows: list[dict[str, Any]]) -
 
 def show(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> None:
     """Show a schedule some epochs that are past, whatever it decides."""
-    if isinstance(scheduler, MedianStoppingRule):
+    if isinstance(scheduler, MedianStoppingRule) and rows:
         # Asked itself, it would stop trials of the past and refuse to hear more of them.
         scheduler._results[trial].extend(rows)
         return
