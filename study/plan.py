@@ -167,7 +167,7 @@ def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | N
     if not any(trial.state != "failed" for trial in ledger.trials()):
         progress.print("every trial failed; their reasons are above", markup=False)
         return 1
-    progress.print(f"browse it: study ui{option}", markup=False)
+    progress.print(f"look again: study report {name}{option}; browse its runs: study ui{option}", markup=False)
     return 0
 
 
