@@ -49,12 +49,12 @@ def compare_command(methods: str, poolings: str, seeds: int, samples: int, as_js
     from study.report import make_console
 
     if given["resume"]:
-        ledger = resume_study(given | {"also": (), "assignments": given["assignments"]})
+        ledger = resume_study(given)
     else:
         ledger = new_comparison(
             given, methods.split(","), poolings.split(","), seeds, samples, shlex.join(["study", *sys.argv[1:]])
         )
-    code = start(ledger, address=given["address"], time_budget_minutes=None, show_report=False)
+    code = start(ledger, is_new=not given["resume"], address=given["address"], show_report=False)
     frame = compare.results(ledger)
     if frame.height == 0:
         click.echo("no trial has been evaluated yet", err=True)

@@ -62,7 +62,7 @@ def run_command(**given: Any) -> int:
             show_plan(definition)
             return 0
         ledger = create(given["storage"], definition, [])
-    return start(ledger, address=given["address"], time_budget_minutes=time_budget)
+    return start(ledger, is_new=not given["resume"], address=given["address"], time_budget_minutes=time_budget)
 
 
 def show_plan(definition: Any) -> None:

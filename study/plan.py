@@ -131,7 +131,14 @@ def resume_study(given: dict[str, Any]) -> Ledger:
     return ledger
 
 
-def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | None, show_report: bool = True) -> int:
+def start(
+    ledger: Ledger,
+    *,
+    is_new: bool,
+    address: str | None,
+    time_budget_minutes: float | None = None,
+    show_report: bool = True,
+) -> int:
     """Run a study to its end or interruption, and say what came out; return the exit code."""
     from study.launch import run_study
     from study.live import LiveView
@@ -148,7 +155,8 @@ def start(ledger: Ledger, *, address: str | None, time_budget_minutes: float | N
     try:
         outcome = run_study(ledger, LiveView(definition), address=address, time_budget_seconds=budget)
     except StudyError:
-        if not any(trial.started for trial in ledger.trials()):
+        if is_new and not any(trial.started for trial in ledger.trials()):
+            # Its name is free again: nothing has been tried.
             shutil.rmtree(ledger.folder)
         raise
     finally:
