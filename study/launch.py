@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from study.ledger import Ledger, TrialRecord
 from study.live import LiveView
 from study.report import describe_study, summary_metrics, trials_frame
 from study.tracking import Tracker, View
+
+LOCAL_STARTS = 3
+"""Attempts to start Ray on this machine."""
 
 
 @dataclass(frozen=True)
@@ -163,20 +167,27 @@ def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")
-    try:
-        if address is None:
-            cpus = max(1, round(definition.concurrent * definition.cpus_per_trial))
-            ray.init(
-                address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
-                logging_level="ERROR", object_store_memory=200 * 2**20,
-            )  # fmt: skip
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise StudyError(
-            f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]};"
-            " check with `ray status`, or leave --address out to use this machine alone"
-        ) from None
+    for attempt in range(1 if address else LOCAL_STARTS):
+        try:
+            if address is None:
+                cpus = max(1, round(definition.concurrent * definition.cpus_per_trial))
+                ray.init(
+                    address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+                    logging_level="ERROR", object_store_memory=200 * 2**20,
+                )  # fmt: skip
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            break
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            # On a busy machine, or beside the remains of a killed study, a start may fail and the next succeed.
+            ray.shutdown()
+            if address is None and attempt < LOCAL_STARTS - 1:
+                time.sleep(2.0)
+                continue
+            raise StudyError(
+                f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]};"
+                " check with `ray status`, or leave --address out to use this machine alone"
+            ) from None
     try:
         yield
     finally:

@@ -15,9 +15,10 @@ pytestmark = pytest.mark.slow
 NUM_TRIALS = 12
 
 
-def start(*arguments):
+def start(log, *arguments):
     command = [sys.executable, "-c", "from study.cli import entry; entry()", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with log.open("a") as stream:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream)
 
 
 def wait_for_study(storage, process, seconds=60):
@@ -35,8 +36,8 @@ def sizes(report):
 def test_a_driver_killed_at_five_moments(corpus, tiny_toml, tmp_path, call):
     settings = (corpus.folder, "--config", tiny_toml, "--set", "training.epochs=12", "--scheduler", "none",
                 "--sampler", "random", "--trials", NUM_TRIALS, "--name", "x")  # fmt: skip
-    draw = random.Random(7)
-    process = start("run", *settings, "--storage", tmp_path)
+    draw, log = random.Random(7), tmp_path / "stderr"
+    process = start(log, "run", *settings, "--storage", tmp_path)
     wait_for_study(tmp_path, process)
     for _ in range(5):
         time.sleep(draw.uniform(4, 14))
@@ -46,14 +47,14 @@ def test_a_driver_killed_at_five_moments(corpus, tiny_toml, tmp_path, call):
         assert not finished_before
         states = [line["state"] for line in json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])]
         assert len(states) <= NUM_TRIALS
-        process = start("run", "--resume", "x", "--storage", tmp_path)
-    assert process.wait(timeout=300) == 0
+        process = start(log, "run", "--resume", "x", "--storage", tmp_path)
+    assert process.wait(timeout=300) == 0, log.read_text()
     report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
     assert [line["trial"] for line in report] == list(range(NUM_TRIALS))
     assert {line["state"] for line in report} == {"complete"}
     check_records_agree(tmp_path, "x", report)
-    undisturbed = start("run", *settings, "--storage", tmp_path / "undisturbed")
-    assert undisturbed.wait(timeout=300) == 0
+    undisturbed = start(log, "run", *settings, "--storage", tmp_path / "undisturbed")
+    assert undisturbed.wait(timeout=300) == 0, log.read_text()
     other = json_lines(call("report", "x", "--json", "--storage", tmp_path / "undisturbed")[1])
     assert sizes(other) == sizes(report)
     assert [line["valid"] for line in other] == [line["valid"] for line in report]
