@@ -60,6 +60,25 @@ def test_a_driver_killed_at_five_moments(corpus, tiny_toml, tmp_path, call):
     assert [line["valid"] for line in other] == [line["valid"] for line in report]
 
 
+def test_a_process_killed_while_it_makes_the_mlflow_database_leaves_none_that_is_half_made(tmp_path):
+    database = tmp_path / "mlflow.db"
+    code = f"from study.tracking.store import connect; connect('sqlite:///{database}').search_experiments()"
+    draw = random.Random(5)
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (aside := tmp_path / ".mlflow.db.making").exists() or aside.stat().st_size == 0:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 1.0))
+        process.kill()
+        process.wait()
+        assert not database.exists()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert database.exists()
+
+
 def test_ctrl_c_ends_in_order_and_says_how_to_go_on(corpus, tiny_toml, tmp_path, call):
     command = [sys.executable, "-c", "from study.cli import entry; entry()", "run", str(corpus.folder), "--config",
                str(tiny_toml), "--set", "training.epochs=200", "--scheduler", "none", "--trials", "4", "--name", "x",

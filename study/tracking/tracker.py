@@ -1,4 +1,4 @@
-"""MLflow, and nothing else here speaks to it: a projection of the ledger that can be made again.
+"""A study's runs in MLflow: a projection of the ledger that can be made again.
 
 A thread brings each trial's run up to what the ledger holds and keeps trying while the server is away,
 so that no trial waits for it. One process, the driver, writes.
@@ -7,15 +7,10 @@ so that no trial waits for it. One process, the driver, writes.
 from __future__ import annotations
 
 import json
-import logging
-import os
-import platform
-import subprocess
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +20,9 @@ from study.definition import Definition
 from study.errors import StudyError
 from study.journal import write_json
 from study.ledger import RUN_IDS, Ledger, best_row
+from study.tracking.store import artifact_location, connect, provenance
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 STATUS = {
@@ -39,7 +34,6 @@ STATUS = {
 METRICS_A_CALL = 1000
 RETRY_SECONDS = 2.0
 CLOSE_SECONDS = 60.0
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "polars", "pyarrow")
 
 
 @dataclass
@@ -276,44 +270,6 @@ class Tracker:
             f"MLflow at {self.definition.tracking_uri} cannot be used: {_first_line(error)};"
             " check the address by opening it in a browser, or leave --tracking-uri out to record locally"
         )
-
-
-def connect(uri: str) -> MlflowClient:
-    """Return a client; an unreachable server is given up after seconds, not minutes."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(uri)
-
-
-def artifact_location(uri: str, experiment: str) -> str | None:
-    """Return where a local database's artifacts go: beside it. A server decides for itself."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / experiment).as_uri()
-
-
-def provenance(definition: Definition) -> dict[str, str]:
-    """Return the tags that say which data, code and packages a run came from."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except OSError:
-        commit = ""  # no git on this machine
-    versions = {f"version.{name}": version(name) for name in PACKAGES}
-    return {
-        "corpus": definition.corpus_name,
-        "corpus_fingerprint": definition.corpus_fingerprint,
-        "mlflow.source.git.commit": commit or "unknown",
-        "version.python": platform.python_version(),
-        **versions,
-    }
 
 
 def _metrics(rows: list[dict[str, Any]]) -> list[Any]:

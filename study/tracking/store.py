@@ -1,0 +1,84 @@
+"""Where MLflow keeps runs: connecting to it, making a database of one's own, and what every run says of its origin."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from study.definition import Definition
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "polars", "pyarrow")
+LOCAL = "sqlite:///"
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client; an unreachable server is given up after seconds, not minutes.
+
+    A sqlite database that is not there yet is made whole before it gets its name.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if uri.startswith(LOCAL):
+        create_database(Path(uri.removeprefix(LOCAL)))
+    return MlflowClient(uri)
+
+
+def create_database(path: Path) -> None:
+    """Make an MLflow database aside and give it its name; do nothing if it is there.
+
+    MLflow's own creation takes seconds of migrations, and a process killed within them leaves a database
+    that no later one can open.
+    """
+    from mlflow import MlflowClient
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        aside = path.with_name(f".{path.name}.making")
+        aside.unlink(missing_ok=True)
+        MlflowClient(f"{LOCAL}{aside}").search_experiments(max_results=1)
+        aside.replace(path)
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Return where a local database's artifacts go: beside it. A server decides for itself."""
+    if not uri.startswith(LOCAL):
+        return None
+    return (Path(uri.removeprefix(LOCAL)).parent / "mlartifacts" / experiment).as_uri()
+
+
+def provenance(definition: Definition) -> dict[str, str]:
+    """Return the tags that say which data, code and packages a run came from."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except OSError:
+        commit = ""  # no git on this machine
+    versions = {f"version.{name}": version(name) for name in PACKAGES}
+    return {
+        "corpus": definition.corpus_name,
+        "corpus_fingerprint": definition.corpus_fingerprint,
+        "mlflow.source.git.commit": commit or "unknown",
+        "version.python": platform.python_version(),
+        **versions,
+    }
