@@ -38,6 +38,8 @@ class NetworkSettings(BaseModel):
     committed_rate_nats: float = Field(default=2.0, gt=0, description="least KL of delta posteriors only")
     concentration: float = Field(default=40.0, gt=0, le=500, description="of von-mises-fisher posteriors only")
 
+    refinement_steps: int = Field(default=0, ge=0, le=1000, description="semi-amortized: descent on each posterior")
+
     @model_validator(mode="after")
     def _decoder_sees_latent(self) -> "NetworkSettings":
         if not (self.latent_to_input or self.latent_to_state or self.latent_to_output):
@@ -47,6 +49,11 @@ class NetworkSettings(BaseModel):
             )
         if self.posterior == "von-mises-fisher" and self.latent_size < 2:
             raise ValueError(f"a sphere needs latent_size of at least 2, got {self.latent_size}")
+        if self.refinement_steps and self.posterior != "gaussian":
+            raise ValueError(
+                f"refinement_steps would move a posterior of family {self.posterior} out of it;"
+                " semi-amortized inference needs posterior = gaussian"
+            )
         return self
 
     @property
@@ -58,6 +65,11 @@ class NetworkSettings(BaseModel):
     def noise_size(self) -> int:
         """Standard normal numbers that one draw of the latent variable takes."""
         return self.latent_size + (1 if self.posterior == "von-mises-fisher" else 0)
+
+    @property
+    def decoder_passes(self) -> int:
+        """How often a training step decodes its batch: refinement adds one a step and two on the way back."""
+        return 1 + 3 * self.refinement_steps
 
     @property
     def features_size(self) -> int:

@@ -3,9 +3,10 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from model.pooling import valid_steps
 from model.posterior import Posterior
 
 ACTIVE_VARIANCE = 0.01
@@ -13,6 +14,9 @@ ACTIVE_VARIANCE = 0.01
 
 IN_BATCH_SIZE = 32
 """The mini-batch of the in-batch mutual information, as the field computes it."""
+
+POSITIONS = ("first", *(f"words_{tenth}" for tenth in range(1, 11)), "last")
+"""Where a unit's maximum over time can lie: at `<s>`, in each tenth of the words, at `</s>`."""
 
 Rows = Float[Tensor, "rows latent"]
 Noise = Float[Tensor, "rows noise"]
@@ -45,11 +49,17 @@ def mutual_information_in_batch(posterior: Posterior, noise: Noise) -> float:
     return sum(mutual_information(posterior[part], noise[part]) for part in batches) / len(batches)
 
 
+def active_dimensions(variance: list[float], threshold: float = ACTIVE_VARIANCE) -> list[int]:
+    """Return the latent dimensions whose posterior mean has at least this variance, the most active first."""
+    order = sorted(range(len(variance)), key=lambda dimension: -variance[dimension])
+    return [dimension for dimension in order if variance[dimension] >= threshold]
+
+
 def active_units(mean: Rows, threshold: float = ACTIVE_VARIANCE) -> int:
     """Count the latent dimensions whose posterior mean has at least this (unbiased) variance over rows."""
     if len(mean) < 2:
         return 0
-    return int((mean.double().var(0) >= threshold).sum())
+    return len(active_dimensions(mean.double().var(0).tolist(), threshold))
 
 
 def dispersion(features: Float[Tensor, "rows features"]) -> float:
@@ -63,6 +73,20 @@ def dispersion(features: Float[Tensor, "rows features"]) -> float:
         return math.nan
     unit = torch.nn.functional.normalize(features.double(), dim=1)
     return float((unit.sum(0).square().sum() - num_rows) / (num_rows * (num_rows - 1)))
+
+
+def count_maxima(
+    steps: Float[Tensor, "batch time hidden"], lengths: Int[Tensor, " batch"]
+) -> Float[Tensor, " positions"]:
+    """Count the units of all sequences by where their largest state lies, as `POSITIONS` names it.
+
+    Ties, which the saturated states of a long sequence can have, go to the earliest.
+    """
+    place = steps.masked_fill(~valid_steps(steps, lengths), -torch.inf).argmax(1)
+    last, num_words = (lengths - 1).unsqueeze(1), (lengths - 2).clamp(min=1).unsqueeze(1)
+    tenth = 1 + (10 * (place - 1).clamp(min=0)).div(num_words, rounding_mode="floor").clamp(max=9)
+    bins = torch.where(place == 0, 0, torch.where(place == last, 11, tenth))
+    return torch.bincount(bins.flatten(), minlength=len(POSITIONS)).double()
 
 
 def is_collapsed(kl_nats: float, num_active: int, kl_threshold_nats: float) -> bool:

@@ -1,6 +1,7 @@
-"""Importance-weighted estimates of log p(x), the same whatever the batch or chunk size."""
+"""Importance-weighted estimates of log p(x) and their error, the same whatever the batch or chunk size."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,20 +15,39 @@ from model.vae import SequenceVAE
 TOKENS_AT_ONCE = 16_384
 """Decoder tokens of one chunk of samples: what bounds the memory of an estimate."""
 
+FIRST_ROUND = 32
+"""Samples a sequence before its error is first looked at: fewer say little of the weights' tail."""
 
-def sequence_noise(
-    indices: NDArray[np.int64], num_samples: int, noise_size: int, seed: int
-) -> Float[Tensor, "batch samples noise"]:
-    """Draw standard normal noise that depends on a sequence's index and the seed only.
+
+def sequence_generators(indices: NDArray[np.int64], seed: int) -> list[np.random.Generator]:
+    """Return a generator of noise for each sequence, which depends on its index and the seed only.
 
     More samples of a sequence begin with the same ones, and its company in a batch does not matter,
     so that estimates can be paired between models, chunked and repeated.
     """
-    draws = [
-        np.random.default_rng([seed, int(index)]).standard_normal((num_samples, noise_size), np.float32)
-        for index in indices
-    ]
-    return torch.from_numpy(np.stack(draws))
+    return [np.random.default_rng([seed, int(index)]) for index in indices]
+
+
+def draw_noise(
+    generators: Sequence[np.random.Generator], num_samples: int, noise_size: int
+) -> Float[Tensor, "batch samples noise"]:
+    """Draw the next standard normal noise of each sequence."""
+    shape = (num_samples, noise_size)
+    return torch.from_numpy(np.stack([generator.standard_normal(shape, np.float32) for generator in generators]))
+
+
+def rounds(num_samples: int, tolerance_nats: float) -> list[tuple[int, int]]:
+    """Return which samples are drawn together: all at once, or doubling where the error is looked at between.
+
+    They do not depend on memory limits, and so neither does an estimate that ends between two of them.
+    """
+    if tolerance_nats == 0.0:
+        return [(0, num_samples)]
+    ends, end = [], FIRST_ROUND
+    while end < num_samples:
+        ends.append(end)
+        end *= 2
+    return list(zip([0, *ends], [*ends, num_samples], strict=True))
 
 
 @torch.no_grad()
@@ -61,5 +81,45 @@ def log_weights(
 
 
 def log_likelihood(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:
-    """Return log mean exp of the log weights: a lower bound on log p(x) in expectation (arXiv 1509.00519)."""
-    return weights.logsumexp(1) - math.log(weights.shape[1])
+    """Return log mean exp of the log weights: a lower bound on log p(x) in expectation (arXiv 1509.00519).
+
+    Weights that are nan were not drawn.
+    """
+    return weights.nan_to_num(-math.inf).logsumexp(1) - num_drawn(weights).log()
+
+
+def standard_error(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:
+    """Return the standard error in nats of each `log_likelihood`, by the delta method; nan of a single sample.
+
+    To the same order the estimate is too low by half its square (Nowozin 2018, "Debiasing evidence
+    approximations").
+    """
+    count = num_drawn(weights)
+    relative = (weights - weights.nan_to_num(-math.inf).amax(1, keepdim=True)).exp()
+    mean = relative.nansum(1) / count
+    variance = (relative - mean.unsqueeze(1)).square().nansum(1) / (count - 1)
+    return (variance / count).sqrt() / mean
+
+
+def num_drawn(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:
+    """Count the samples of each sequence."""
+    return (~weights.isnan()).sum(1).to(weights.dtype)
+
+
+def pareto_shape(weights: NDArray[np.float64]) -> float:
+    """Return k-hat of one sequence's log weights `[samples]`: how heavy the tail of its weights is.
+
+    Pareto-smoothed importance sampling (Vehtari et al., arXiv 1507.02646). nan where all weights are alike
+    or too few to say.
+    """
+    from arviz_stats.base.array import array_stats
+
+    if len(weights) < FIRST_ROUND or float(np.ptp(weights)) < 1e-6:
+        return math.nan
+    # It takes log-likelihoods whose reciprocals are the weights.
+    return float(array_stats.psislw(-weights)[1])  # type: ignore[no-untyped-call]
+
+
+def largest_trusted_shape(num_samples: int) -> float:
+    """Return the k-hat up to which so many samples suffice: min(1 - 1 / log10(S), 0.7), of the same paper."""
+    return min(1.0 - 1.0 / math.log10(num_samples), 0.7)

@@ -1,5 +1,7 @@
 """The sequence VAE: an encoder, a decoder and their initialisation."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from model.config import PAD_ID, NetworkSettings
 from model.decoder import Decoder
 from model.encoder import Encoder
 from model.posterior import Posterior
+from model.refinement import NOISE_SEED, Descent, Refine
 
 
 class SequenceVAE(nn.Module):
@@ -26,13 +29,51 @@ class SequenceVAE(nn.Module):
         if settings.init == "uniform":
             initialise_uniformly(self)
 
-    def encode(self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"]) -> Posterior:
-        """Return q(z|x) of each sequence; of a language model, the prior, so that every KL is 0."""
+    def encode(
+        self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"], kl_weight: float = 1.0
+    ) -> Posterior:
+        """Return q(z|x) of each sequence; of a language model, the prior, so that every KL is 0.
+
+        The KL weight is the one that semi-amortized inference descends with; others do not look at it.
+        """
         if self.encoder is None:
             zeros = torch.zeros(len(tokens), self.settings.latent_size, device=tokens.device)
             return Posterior(zeros, zeros, torch.zeros(len(tokens), 1, device=tokens.device))
         posterior: Posterior = self.encoder(tokens, lengths)
-        return posterior
+        if not self.settings.refinement_steps:
+            return posterior
+        return self.refine(posterior, tokens, lengths, kl_weight)
+
+    def refine(
+        self, posterior: Posterior, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"], kl_weight: float
+    ) -> Posterior:
+        """Return each sequence's posterior after steps of descent on its own negative ELBO.
+
+        Out of training the noise of each step is the same for every sequence and call, so that a posterior
+        depends on its sequence alone.
+        """
+        steps, latent_size = self.settings.refinement_steps, self.settings.latent_size
+        if self.training:
+            noise = torch.randn(steps, len(tokens), latent_size, device=tokens.device)
+        else:
+            generator = torch.Generator().manual_seed(NOISE_SEED)
+            noise = torch.randn(steps, 1, latent_size, generator=generator).to(tokens.device)
+        seed = int(torch.randint(2**31, ())) if self.training else 0
+
+        def loss(step: int, parameters: Tensor) -> Tensor:
+            mean, log_variance = parameters.chunk(2, dim=1)
+            q = Posterior(mean, log_variance, posterior.features)
+            devices = [tokens.device] if tokens.device.type == "cuda" else []
+            with torch.random.fork_rng(devices=devices, enabled=self.training):
+                if self.training:
+                    torch.manual_seed(seed + step)
+                reconstruction = self.reconstruction(tokens, lengths, q.sample(noise[step].expand_as(mean)))
+            return reconstruction.sum() + kl_weight * q.kl().sum()
+
+        start = torch.cat([posterior.mean, posterior.log_variance], dim=1).float()
+        refined: Tensor = Refine.apply(loss, Descent(steps), start, *self.decoder.parameters())  # type: ignore[no-untyped-call]
+        mean, log_variance = refined.chunk(2, dim=1)
+        return replace(posterior, mean=mean, log_variance=log_variance)
 
     def reconstruction(
         self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"], latent: Float[Tensor, "batch latent"]

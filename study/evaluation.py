@@ -6,23 +6,28 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.batches import BatchOrder, gather
+from data.batches import Batch, BatchOrder, gather
 from data.corpus import Split
 from model import diagnostics, likelihood
 from model.posterior import Posterior
 from model.vae import SequenceVAE
 
 METRICS = (
-    "nll", "elbo", "reconstruction", "kl", "mi", "mi_in_batch", "au", "ppl", "bits_per_byte", "dispersion",
+    "nll", "nll_se", "nll_bias_bound", "elbo", "reconstruction", "kl", "mi", "mi_in_batch", "au",
+    "ppl", "bits_per_byte", "dispersion",
 )  # fmt: skip
 """Names as the field uses them: `nll` is importance-weighted, `elbo` is -ELBO = reconstruction + kl, in
 nats a sequence; `ppl` and `bits_per_byte` are of `nll`; `mi` is over the whole split, `mi_in_batch` over
-batches of 32; `au` counts active units; `dispersion` is the features' mean cosine similarity."""
+batches of 32; `au` counts active units; `dispersion` is the features' mean cosine similarity.
+
+`nll_se` is the standard error of `nll` from drawing samples (not sequences); `nll` is too high by at most
+about `nll_bias_bound`, twice the first term of the expansion of its bias in 1 / samples."""
 
 NOISE_SEED = 20_191_103
 
@@ -43,16 +48,34 @@ def evaluating(network: SequenceVAE) -> Iterator[None]:
 class Scores:
     """What evaluation found of each sequence of a split, in the split's order."""
 
-    log_p: Tensor
-    """Importance-weighted log-likelihood in nats, float64 `[rows]`."""
+    log_weights: Tensor
+    """Log importance weights in nats, float64 `[rows, samples]`; nan where none was drawn."""
     reconstruction: Tensor
     """-log p(x|z) in nats of one z, float64 `[rows]`."""
     posterior: Posterior
     noise: Tensor
     """The noise of that z, `[rows, noise]`."""
-    num_tokens: int
-    """Tokens of all sequences, each `</s>` included."""
+    num_targets: Tensor
+    """Tokens of each sequence, `</s>` included, `[rows]`."""
     num_bytes: int
+    has_latent: bool = True
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all sequences, each `</s>` included."""
+        return int(self.num_targets.sum())
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """Importance-weighted log-likelihood in nats, `[rows]`."""
+        return likelihood.log_likelihood(self.log_weights)
+
+    @cached_property
+    def standard_error(self) -> Tensor:
+        """Of `log_p`, in nats, `[rows]`."""
+        if not self.has_latent:
+            return torch.zeros_like(self.log_p)
+        return likelihood.standard_error(self.log_weights)
 
     def metrics(self) -> dict[str, float]:
         """Return `METRICS` of the split."""
@@ -60,6 +83,8 @@ class Scores:
         total_nll = -float(self.log_p.sum())
         return {
             "nll": total_nll / len(self.log_p),
+            "nll_se": float(self.standard_error.square().sum().sqrt()) / len(self.log_p),
+            "nll_bias_bound": float(self.standard_error.square().mean()),
             "elbo": float(self.reconstruction.mean()) + kl,
             "reconstruction": float(self.reconstruction.mean()),
             "kl": kl,
@@ -71,6 +96,30 @@ class Scores:
             "dispersion": diagnostics.dispersion(self.posterior.features),
         }
 
+    def dimensions(self) -> dict[str, list[float]]:
+        """Return, for each latent dimension, the variance over rows of its posterior mean, and its mean KL in nats."""
+        return {
+            "variance": self.posterior.mean.double().var(0).nan_to_num(0.0).tolist(),
+            "kl": self.posterior.kl().double().mean(0).tolist(),
+        }
+
+    def reliability(self) -> dict[str, float]:
+        """Return what the estimate of `nll` cost, and the share of sequences whose weights cannot be trusted.
+
+        `untrusted` counts those whose Pareto k-hat is above what their number of samples allows.
+        """
+        drawn = likelihood.num_drawn(self.log_weights)
+        shapes = [
+            (likelihood.pareto_shape(row[~row.isnan()].numpy()), likelihood.largest_trusted_shape(int(count)))
+            for row, count in zip(self.log_weights, drawn, strict=True)
+            if count > 1
+        ]
+        return {
+            "samples": float(drawn.mean()),
+            "decoder_tokens": float((drawn * self.num_targets).sum()),
+            "untrusted": sum(shape > limit for shape, limit in shapes) / len(drawn),
+        }
+
 
 def evaluate(
     network: SequenceVAE, split: Split, *, num_samples: int, num_sequences: int | None = None, batch_size: int = 64
@@ -80,37 +129,91 @@ def evaluate(
 
 
 def score(
-    network: SequenceVAE, split: Split, *, num_samples: int, num_sequences: int | None = None, batch_size: int = 64
+    network: SequenceVAE,
+    split: Split,
+    *,
+    num_samples: int,
+    tolerance_nats: float = 0.0,
+    num_sequences: int | None = None,
+    batch_size: int = 64,
 ) -> Scores:
     """Evaluate each of the first `num_sequences` of a split.
 
-    The same noise is used for a sequence whatever the network, so that differences between networks
-    are less noisy than either number; batch size and memory limits do not change a result.
+    Each sequence gets `num_samples` importance samples, or fewer once the standard error of its
+    log-likelihood is within the tolerance. The same noise is used for a sequence whatever the network, so
+    that differences between networks are less noisy than either number; batch size and memory limits do
+    not change a result.
     """
     device = next(network.parameters()).device
     lengths = split.lengths[:num_sequences]
     # Without a latent variable every sample is the same.
     num_samples = num_samples if network.settings.has_latent else 1
-    noise_size = network.settings.noise_size
-    log_p, reconstruction, parts, first_noise = [], [], [], []
+    weights, reconstruction, parts, first_noise = [], [], [], []
     batches = BatchOrder(lengths, batch_size).in_order_of_length()
     with evaluating(network):
         for indices in batches:
             batch = gather(split, indices).to(device)
             posterior = network.encode(batch.tokens, batch.lengths).map(torch.Tensor.float)
-            noise = likelihood.sequence_noise(indices, num_samples, noise_size, NOISE_SEED).to(device)
-            losses = likelihood.reconstructions(network, batch.tokens, batch.lengths, posterior.sample(noise))
-            log_p.append(likelihood.log_likelihood(likelihood.log_weights(losses, posterior, noise).double()).cpu())
-            reconstruction.append(losses[:, 0].double().cpu())
+            drawn, loss, noise = importance_weights(network, batch, posterior, num_samples, tolerance_nats)
+            weights.append(drawn.cpu())
+            reconstruction.append(loss.double().cpu())
             parts.append(posterior.map(torch.Tensor.cpu))
-            first_noise.append(noise[:, 0].cpu())
+            first_noise.append(noise.cpu())
     # Back to the split's order, which does not depend on the batches.
     order = torch.from_numpy(np.argsort(np.concatenate(batches)))
     return Scores(
-        log_p=torch.cat(log_p)[order],
+        log_weights=torch.cat(weights)[order],
         reconstruction=torch.cat(reconstruction)[order],
         posterior=Posterior.concatenate(parts)[order],
         noise=torch.cat(first_noise)[order],
-        num_tokens=int(lengths.sum()) + len(lengths),
+        num_targets=torch.from_numpy(lengths + 1),
         num_bytes=int(split.num_bytes[:num_sequences].sum()),
+        has_latent=network.settings.has_latent,
     )
+
+
+def importance_weights(
+    network: SequenceVAE, batch: Batch, posterior: Posterior, num_samples: int, tolerance_nats: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch's log weights (nan where none was needed), and of the first sample -log p(x|z) and the noise."""
+    device = batch.tokens.device
+    generators = likelihood.sequence_generators(batch.indices, NOISE_SEED)
+    weights = torch.full((len(batch.indices), num_samples), math.nan, dtype=torch.float64, device=device)
+    active = torch.arange(len(batch.indices))
+    first: tuple[Tensor, Tensor] | None = None
+    for start, end in likelihood.rounds(num_samples, tolerance_nats):
+        noise = likelihood.draw_noise([generators[row] for row in active], end - start, network.settings.noise_size).to(
+            device
+        )
+        rows = posterior[active.to(device)]
+        losses = likelihood.reconstructions(
+            network, batch.tokens[active.to(device)], batch.lengths[active], rows.sample(noise)
+        )
+        weights[active.to(device), start:end] = likelihood.log_weights(losses, rows, noise).double()
+        first = first or (losses[:, 0], noise[:, 0])
+        if tolerance_nats:
+            error = likelihood.standard_error(weights[active.to(device), :end]).cpu()
+            active = active[error > tolerance_nats]
+            if len(active) == 0:
+                break
+    assert first is not None
+    return weights, *first
+
+
+def positions_of_maxima(
+    network: SequenceVAE, split: Split, *, num_sequences: int | None = None, batch_size: int = 64
+) -> dict[str, float]:
+    """Return where each encoder unit's largest value over time lies: shares by `diagnostics.POSITIONS`.
+
+    Whatever the pooling; with a max pooling these are the states that the features come from.
+    """
+    if network.encoder is None:
+        return {}
+    device = next(network.parameters()).device
+    counts = torch.zeros(len(diagnostics.POSITIONS), dtype=torch.float64)
+    with evaluating(network):
+        for indices in BatchOrder(split.lengths[:num_sequences], batch_size).in_order_of_length():
+            batch = gather(split, indices).to(device)
+            steps = network.encoder.steps(batch.tokens, batch.lengths)
+            counts += diagnostics.count_maxima(steps, batch.lengths.to(device)).cpu()
+    return dict(zip(diagnostics.POSITIONS, (counts / counts.sum()).tolist(), strict=True))

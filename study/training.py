@@ -30,7 +30,7 @@ from study.checkpoints import (
 )
 from study.devices import autocast, choose_device, peak_memory_bytes, reset_peak_memory
 from study.errors import StudyError
-from study.evaluation import evaluate
+from study.evaluation import score
 from study.procedures import goes_on, make_optimizers, raise_multiplier, rate_penalty, reset_decoder, train_encoder
 from study.settings import Settings
 
@@ -168,7 +168,7 @@ class TrainingRun:
     def update(self, batch: Batch, parts: tuple[str, ...]) -> Tensor:
         """Step the optimisers of some parts; return the batch's sums of loss, reconstruction and KL, and the norm."""
         with autocast(self.device, self.settings.training):
-            posterior = self.network.encode(batch.tokens, batch.lengths)
+            posterior = self.network.encode(batch.tokens, batch.lengths, self.kl_weight())
             latent = posterior.sample(self.draw_noise(batch))
             reconstruction = self.network.reconstruction(batch.tokens, batch.lengths, latent)
         kl = posterior.kl()
@@ -184,7 +184,7 @@ class TrainingRun:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.training.clip_norm)
         for part in parts:
             self.optimizers[part].step()
-        self.progress.decoder_tokens += batch.num_targets
+        self.progress.decoder_tokens += batch.num_targets * self.settings.model.decoder_passes
         sums = [loss.detach() * len(batch.lengths), reconstruction.detach().sum(), kl.detach().sum(), norm]
         return torch.stack(sums).double()
 
@@ -211,13 +211,14 @@ class TrainingRun:
         progress.epoch, progress.batch = progress.epoch + 1, 0
         row = self._training_metrics()
         started = time.monotonic()
-        valid = evaluate(
+        scores = score(
             self.network,
             self.valid_split,
             num_samples=evaluation.num_samples,
             num_sequences=evaluation.num_sequences,
             batch_size=evaluation.batch_size,
         )
+        valid = scores.metrics()
         progress.seconds += time.monotonic() - started
         if not math.isfinite(valid["nll"]):
             raise Diverged(
@@ -229,7 +230,7 @@ class TrainingRun:
             if progress.epoch == self.settings.training.pretraining_epochs:
                 self.optimizers = reset_decoder(self.network, self.settings, progress.epoch)
         else:
-            self._keep_best(valid[evaluation.criterion], valid)
+            self._keep_best(valid[evaluation.criterion], valid, scores.dimensions())
             self._halve_on_plateau(valid[evaluation.criterion])
             if progress.aggressive:
                 progress.aggressive, progress.best_mi = goes_on(valid["mi_in_batch"], progress.best_mi)
@@ -262,7 +263,7 @@ class TrainingRun:
             "train/peak_memory_mb": peak_memory_bytes(self.device) / 2**20,
         }
 
-    def _keep_best(self, value: float, valid: dict[str, float]) -> None:
+    def _keep_best(self, value: float, valid: dict[str, float], dimensions: dict[str, list[float]]) -> None:
         progress = self.progress
         if progress.best_value is not None and value >= progress.best_value:
             progress.epochs_since_best += 1
@@ -273,7 +274,8 @@ class TrainingRun:
         self.corpus.vocabulary.write(folder / "vocabulary.json")
         save_network(
             self.network, folder, corpus=self.corpus.name, corpus_fingerprint=self.corpus.fingerprint,
-            settings=progress.settings, epoch=progress.epoch, valid=valid, cleaning=self.corpus.cleaning,
+            settings=progress.settings, epoch=progress.epoch, valid=valid, dimensions=dimensions,
+            cleaning=self.corpus.cleaning,
         )  # fmt: skip
         remove_unneeded_best(self.folder, progress)
 

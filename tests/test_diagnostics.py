@@ -59,3 +59,22 @@ def test_collapse_needs_both_a_low_kl_and_no_active_unit():
     assert diagnostics.is_collapsed(0.05, 0, 0.1)
     assert not diagnostics.is_collapsed(0.05, 1, 0.1)
     assert not diagnostics.is_collapsed(0.1, 0, 0.1)
+
+
+def test_positions_of_maxima_against_a_plain_loop():
+    torch.manual_seed(0)
+    steps, lengths = torch.randn(9, 40, 5), torch.tensor([40, 3, 2, 12, 13, 25, 22, 7, 4])
+    steps[0, 0, 0] = 99.0
+    steps[3, 30, 1] = 99.0  # padding never wins
+    by_hand = torch.zeros(len(diagnostics.POSITIONS))
+    for row, length in enumerate(lengths.tolist()):
+        for unit in range(5):
+            place = int(steps[row, :length, unit].argmax())
+            words = length - 2
+            bin_ = 0 if place == 0 else 11 if place == length - 1 else 1 + 10 * (place - 1) // words
+            by_hand[bin_] += 1
+    assert torch.equal(diagnostics.count_maxima(steps, lengths).float(), by_hand)
+
+
+def test_active_dimensions_are_named_most_active_first():
+    assert diagnostics.active_dimensions([0.02, 0.0, 1.0, 0.009]) == [2, 0]

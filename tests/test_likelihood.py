@@ -11,7 +11,11 @@ from data.synthetic import Topics, exact_nll
 from model import likelihood
 from model.config import NetworkSettings
 from model.vae import SequenceVAE
-from study.evaluation import evaluate
+from study.evaluation import evaluate, score
+
+
+def sequence_noise(indices, num_samples, size, seed):
+    return likelihood.draw_noise(likelihood.sequence_generators(indices, seed), num_samples, size)
 
 
 def sharp_network(latent_size: int, vocabulary_size: int = 20, pooling: str = "max") -> SequenceVAE:
@@ -40,7 +44,7 @@ def test_importance_weighted_likelihood_agrees_with_quadrature(latent_size):
     with torch.no_grad():
         exact = by_quadrature(network, tokens, lengths, latent_size)
         posterior = network.encode(tokens, lengths)
-        noise = likelihood.sequence_noise(np.arange(3), 20_000, latent_size, 0)
+        noise = sequence_noise(np.arange(3), 20_000, latent_size, 0)
         losses = likelihood.reconstructions(network, tokens, lengths, posterior.sample(noise))
         weights = likelihood.log_weights(losses, posterior, noise).double()
     estimate = likelihood.log_likelihood(weights)
@@ -52,11 +56,88 @@ def test_importance_weighted_likelihood_agrees_with_quadrature(latent_size):
     assert (elbo < exact).all()
 
 
+@pytest.mark.parametrize("latent_size", [1, 2])
+def test_the_stated_error_and_bias_hold_against_quadrature(latent_size):
+    network, num_samples, repeats = sharp_network(latent_size), 64, 400
+    tokens, lengths = torch.tensor([[1, 5, 9, 7, 2]]), torch.tensor([5])
+    with torch.no_grad():
+        exact = float(by_quadrature(network, tokens, lengths, latent_size))
+        posterior = network.encode(tokens, lengths)
+        noise = sequence_noise(np.arange(1), num_samples * repeats, latent_size, 0)
+        losses = likelihood.reconstructions(network, tokens, lengths, posterior.sample(noise))
+        weights = likelihood.log_weights(losses, posterior, noise).double().view(repeats, num_samples)
+    estimates, errors = likelihood.log_likelihood(weights), likelihood.standard_error(weights)
+    spread = float(estimates.std())
+    assert float(errors.mean()) == pytest.approx(spread, rel=0.25)
+    bias = exact - float(estimates.mean())
+    bound = float(errors.square().mean())
+    assert -4 * spread / math.sqrt(repeats) < bias < bound + 4 * spread / math.sqrt(repeats)
+    assert spread > 0.005  # there is something to bound
+
+
+def test_samples_that_were_not_drawn_do_not_count():
+    weights = torch.randn(3, 40, dtype=torch.float64)
+    padded = torch.cat([weights, torch.full((3, 60), math.nan, dtype=torch.float64)], dim=1)
+    assert torch.equal(likelihood.log_likelihood(weights), likelihood.log_likelihood(padded))
+    assert torch.allclose(likelihood.standard_error(weights), likelihood.standard_error(padded))
+    relative = weights.exp()
+    by_hand = relative.std(1) / relative.mean(1) / math.sqrt(40)
+    assert torch.allclose(likelihood.standard_error(weights), by_hand)
+
+
+@pytest.mark.parametrize("shape", [0.3, 0.9])
+def test_pareto_shape_of_weights_whose_tail_is_known(shape):
+    log_weights = shape * np.random.default_rng(0).exponential(size=20_000)
+    assert likelihood.pareto_shape(log_weights) == pytest.approx(shape, abs=0.1)
+    assert math.isnan(likelihood.pareto_shape(np.zeros(100)))
+    assert math.isnan(likelihood.pareto_shape(log_weights[:10]))
+
+
+def test_rounds_cover_every_sample_once_whatever_the_number():
+    for num_samples in (1, 31, 32, 33, 64, 500):
+        parts = likelihood.rounds(num_samples, 0.1)
+        assert [place for start, end in parts for place in range(start, end)] == list(range(num_samples))
+    assert likelihood.rounds(500, 0.0) == [(0, 500)]
+
+
+def test_adaptive_estimates_spend_samples_where_they_are_needed(corpus):
+    network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("train")
+    full = score(network, split, num_samples=500)
+    adaptive = score(network, split, num_samples=500, tolerance_nats=0.1)
+    drawn = likelihood.num_drawn(adaptive.log_weights)
+    assert 32 <= float(drawn.min()) < float(drawn.max())
+    enough = drawn < 500
+    assert float(adaptive.standard_error[enough].max()) <= 0.1
+    assert adaptive.metrics()["nll"] == pytest.approx(full.metrics()["nll"], abs=0.02)
+    assert adaptive.reliability()["decoder_tokens"] < 0.7 * full.reliability()["decoder_tokens"]
+    # What was drawn is what the full estimate drew first.
+    row = int(drawn.argmin())
+    count = int(drawn[row])
+    assert torch.allclose(adaptive.log_weights[row, :count], full.log_weights[row, :count], atol=1e-4)
+
+
+def test_adaptive_estimates_do_not_depend_on_batch_or_chunk(corpus, monkeypatch):
+    network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("valid")
+    whole = score(network, split, num_samples=200, tolerance_nats=0.05, batch_size=1000)
+    monkeypatch.setattr(likelihood, "TOKENS_AT_ONCE", 20)
+    cut = score(network, split, num_samples=200, tolerance_nats=0.05, batch_size=3)
+    assert cut.metrics() == pytest.approx(whole.metrics(), rel=1e-4)
+    assert cut.reliability() == pytest.approx(whole.reliability(), rel=1e-3)
+
+
+def test_a_language_model_has_an_exact_likelihood(corpus):
+    settings = NetworkSettings(embedding_size=6, hidden_size=8, latent_size=2, posterior="none")
+    network = SequenceVAE(settings, len(corpus.vocabulary))
+    metrics = score(network, corpus.split("valid"), num_samples=50, tolerance_nats=0.1).metrics()
+    assert metrics["nll_se"] == metrics["nll_bias_bound"] == metrics["kl"] == 0.0
+    assert metrics["nll"] == pytest.approx(metrics["elbo"])
+
+
 def test_noise_of_a_sequence_depends_on_nothing_but_its_index_and_the_seed():
-    several = likelihood.sequence_noise(np.array([4, 9, 2]), 6, 5, seed=1)
-    alone = likelihood.sequence_noise(np.array([9]), 11, 5, seed=1)
+    several = sequence_noise(np.array([4, 9, 2]), 6, 5, seed=1)
+    alone = sequence_noise(np.array([9]), 11, 5, seed=1)
     assert torch.equal(several[1], alone[0, :6])
-    assert not torch.equal(several[1], likelihood.sequence_noise(np.array([9]), 6, 5, seed=2)[0])
+    assert not torch.equal(several[1], sequence_noise(np.array([9]), 6, 5, seed=2)[0])
 
 
 def test_chunks_and_batches_do_not_change_a_metric(corpus, monkeypatch):
@@ -82,7 +163,7 @@ def test_metrics_of_a_split_by_hand(corpus):
         for index in range(len(split)):
             batch = gather(split, np.array([index]))
             posterior = network.encode(batch.tokens, batch.lengths)
-            noise = likelihood.sequence_noise(np.array([index]), 4, 2, 20_191_103)
+            noise = sequence_noise(np.array([index]), 4, 2, 20_191_103)
             parts = []
             for sample in noise[0]:
                 z = posterior.sample(sample[None])

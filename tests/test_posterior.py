@@ -171,7 +171,7 @@ def test_the_spherical_likelihood_agrees_with_an_integral_over_the_circle():
     exact = float((-likelihood.reconstructions(model, tokens, lengths, circle)).logsumexp(1) - math.log(2000))
     with torch.no_grad():
         posterior = model.encode(tokens, lengths)
-        noise = likelihood.sequence_noise(np.arange(1), 20_000, 3, 0)
+        noise = likelihood.draw_noise(likelihood.sequence_generators(np.arange(1), 0), 20_000, 3)
         losses = likelihood.reconstructions(model, tokens, lengths, posterior.sample(noise))
     estimate = float(likelihood.log_likelihood(likelihood.log_weights(losses, posterior, noise)))
     assert estimate == pytest.approx(exact, abs=0.02)
