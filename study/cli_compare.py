@@ -18,7 +18,8 @@ from study.cli_study import storage_option
     "--methods",
     default="language-model,vae,aggressive",
     show_default=True,
-    help="Names, with commas between; `study settings --methods` lists them.",
+    help="Names, with commas between, each for all poolings or for its own, as aggressive:last;"
+    " `study settings --methods` lists them.",
 )
 @click.option("--poolings", default="last,max", show_default=True, help="Names, with commas between.")
 @click.option("--seeds", default=3, show_default=True, help="Runs of each method and pooling.")
@@ -31,11 +32,14 @@ from study.cli_study import storage_option
 @click.option("--gpus-per-trial", type=float, help="GPUs of each trial, may be a fraction.")
 @click.option("--name", help="Name of the study.  [default: compare-CORPUS]")
 @click.option("--resume", metavar="NAME", help="Continue a comparison that was interrupted, or show a finished one.")
+@click.option("--published", is_flag=True, help="Print what papers report on this corpus too (yahoo, yelp, ptb, snli).")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary and the verdicts as one JSON object.")
 @click.option("--address", help="A running Ray cluster, such as auto.")
 @click.option("--tracking-uri", help="MLflow server or database.")
 @storage_option
-def compare_command(methods: str, poolings: str, seeds: int, samples: int, as_json: bool, **given: Any) -> int:
+def compare_command(
+    methods: str, poolings: str, seeds: int, samples: int, published: bool, as_json: bool, **given: Any
+) -> int:
     """Train METHODS x POOLINGS x SEEDS on CORPUS and judge the four claims made for pooling.
 
     Every run is evaluated once on the test split. Costs are relative to the plain VAE of the same run.
@@ -45,15 +49,20 @@ def compare_command(methods: str, poolings: str, seeds: int, samples: int, as_js
     study compare --resume compare-chitchat --json
     """
     from study import compare
-    from study.plan import new_comparison, resume_study, start
+    from study.claims import verdicts
+    from study.compare import points
+    from study.plan import create, new_comparison, resume_study, start
+    from study.published import published_table
     from study.report import make_console
 
     if given["resume"]:
         ledger = resume_study(given)
     else:
-        ledger = new_comparison(
-            given, methods.split(","), poolings.split(","), seeds, samples, shlex.join(["study", *sys.argv[1:]])
-        )
+        planned = points(methods.split(","), poolings.split(","), seeds)
+        definition = new_comparison(given, planned, samples, shlex.join(["study", *sys.argv[1:]]))
+        if published:
+            published_table(definition)
+        ledger = create(given["storage"], definition, planned)
     code = start(ledger, is_new=not given["resume"], address=given["address"], show_report=False)
     frame = compare.results(ledger)
     if frame.height == 0:
@@ -65,7 +74,8 @@ def compare_command(methods: str, poolings: str, seeds: int, samples: int, as_js
         return code
     console = make_console()
     console.print(compare.comparison_table(frame))
-    for each in compare.verdicts(frame):
-        console.print(f"{each.claim}: {each.verdict}. {each.evidence}", markup=False)
+    console.print(compare.claims_table(verdicts(frame)))
+    if published:
+        console.print(published_table(ledger.definition))
     click.echo(f"stored: {ledger.folder / 'comparison.json'}, {ledger.folder / 'comparison.parquet'}", err=True)
     return code

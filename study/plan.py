@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,29 +78,24 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     return definition
 
 
-def new_comparison(
-    given: dict[str, Any], methods: list[str], poolings: list[str], seeds: int, samples: int, command: str
-) -> Ledger:
-    """Create and lock the study of a comparison, its trials enqueued; raise StudyError or CorpusError."""
-    from dataclasses import replace
-
-    from study.compare import points
-
-    if seeds < 1 or samples < 1:
-        raise StudyError(f"--seeds and --samples must be at least 1, got {seeds} and {samples}")
-    search = {"method": methods, "model.pooling": poolings, "seed": list(range(seeds)), "model.latent_size": False}
+def new_comparison(given: dict[str, Any], points: list[dict[str, Any]], samples: int, command: str) -> Definition:
+    """Return the definition of a comparison of some points: method, pooling, seed. Raises StudyError or CorpusError."""
+    if not points or samples < 1:
+        raise StudyError(f"--seeds and --samples must be at least 1, got {len(points)} runs and {samples} samples")
+    names = ("method", "model.pooling", "seed")
+    search: dict[str, Any] = {
+        name: list(dict.fromkeys(point[name] for point in points if name in point)) or False for name in names
+    }
     # Each trial is trained to its end, collapsed or not.
-    layer = {"search": search, "evaluation": {"collapse_epochs": 1_000_000}}
+    layer = {"search": search | {"model.latent_size": False}, "evaluation": {"collapse_epochs": 1_000_000}}
     options = {"also": (), "sampler": "random", "scheduler": "none", "trials": None, "objective": None, "floors": ()}
-    planned = points(methods, poolings, seeds)
     definition = new_study(given | options | {"seed": None, "last_layer": layer, "dry_run": False}, command)
-    definition = replace(
+    return replace(
         definition,
-        num_trials=len(planned),
+        num_trials=len(points),
         final_num_samples=samples,
         name=definition.name if given["name"] else free_name(given["storage"], f"compare-{definition.corpus_name}"),
     )
-    return create(given["storage"], definition, planned)
 
 
 def create(storage: Path, definition: Definition, planned: list[dict[str, Any]]) -> Ledger:

@@ -54,6 +54,12 @@ class EvaluationSettings(BaseModel):
     num_sequences: int | None = Field(default=None, ge=2, description="validate on so many, all if unset")
     num_samples: int = Field(default=16, ge=1, description="importance samples a sequence, each epoch")
     final_num_samples: int = Field(default=500, ge=1, description="of `study evaluate`")
+    final_tolerance_nats: float = Field(
+        default=0.0, ge=0, description="stop sampling a sequence at this standard error; 0: never before the last"
+    )
+    final_num_sequences: int | None = Field(
+        default=None, ge=2, description="of a comparison's test split, all if unset"
+    )
     batch_size: int = Field(default=64, ge=1)
     criterion: Literal["nll", "elbo"] = "nll"
     collapse_kl_nats: float = Field(default=0.1, ge=0)

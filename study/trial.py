@@ -8,7 +8,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from study.settings import EvaluationSettings
 
 FINAL, FINAL_SCORES = "final.json", "final.safetensors"
 FAILURE = "failure"
@@ -40,7 +43,7 @@ def run_trial(config: dict[str, Any]) -> None:
             for row in train(settings, corpus, folder, rows_seen=config["rows_seen"]):
                 if row["outcome"]:
                     write_samples(folder, corpus)
-                    write_final(folder, corpus, config["final_num_samples"])
+                    write_final(folder, corpus, config["final_num_samples"], settings.evaluation)
                 tune.report(row | {"node": os.uname().nodename})
                 reported = True
             if not reported:
@@ -75,7 +78,7 @@ def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
     aside.replace(folder / "samples.json")
 
 
-def write_final(folder: Path, corpus: Any, num_samples: int) -> None:
+def write_final(folder: Path, corpus: Any, num_samples: int, evaluation: EvaluationSettings) -> None:
     """Evaluate the best weights on the test split, once: metrics, and each sequence's log-likelihood for pairing."""
     from safetensors.torch import save_file
 
@@ -84,8 +87,12 @@ def write_final(folder: Path, corpus: Any, num_samples: int) -> None:
 
     if num_samples == 0 or (folder / FINAL).exists():
         return
-    scores = score(load_network(max(folder.glob("best-*"))), corpus.split("test"), num_samples=num_samples)
+    network = load_network(max(folder.glob("best-*")))
+    scores = score(
+        network, corpus.split("test"), num_samples=num_samples, tolerance_nats=evaluation.final_tolerance_nats,
+        num_sequences=evaluation.final_num_sequences, batch_size=evaluation.batch_size,
+    )  # fmt: skip
     save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
     aside = folder / f".{FINAL}"
-    aside.write_text(json.dumps(scores.metrics()), "utf-8")
+    aside.write_text(json.dumps(scores.metrics() | scores.reliability()), "utf-8")
     aside.replace(folder / FINAL)

@@ -1,0 +1,215 @@
+"""Verdicts on the four claims made for pooled encoders, each with the interval that says so.
+
+The claims are those of the two abstracts of arXiv 1911.03976. A verdict compares two settings seed by seed
+and, for likelihoods, sequence by sequence on the test split; a run that failed leaves its seed out of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from scipy import stats
+
+from study.methods import METHODS
+from study.trial import FINAL_SCORES
+
+POOLED = ("max", "mean", "max+mean", "logsumexp", "attention")
+PREVIOUS_BEST = ("aggressive", "last")
+CLAIMS = ("dispersion", "collapse", "likelihood", "cost")
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+COLLAPSED_KL_NATS = 0.1
+COMPARABLE = 0.005
+"""Likelihoods within this fraction of each other count as comparable: half of the field's whole spread."""
+CHEAP = 1.25
+"""A cost of at most this many times the plain VAE's counts as about the same."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the measurements say of one claim for one pooling."""
+
+    claim: str
+    pooling: str
+    verdict: str
+    evidence: str
+    low: float | None = None
+    high: float | None = None
+
+
+def mean_interval(differences: NDArray[np.float64], sampling_error: float = 0.0) -> tuple[float, float]:
+    """Return Student's interval of the mean of one difference a seed; infinite with a single seed.
+
+    `sampling_error` is a standard error that all seeds share, such as that of the sequences in a split.
+    """
+    if len(differences) < 2:
+        return -np.inf, np.inf
+    error = float(np.hypot(stats.sem(differences), sampling_error))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)) * error
+    return float(differences.mean()) - reach, float(differences.mean()) + reach
+
+
+def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the interval of the mean of `[seeds, sequences]` differences: both vary, sequences alike in all seeds.
+
+    The error over sequences is a bootstrap's, that over seeds Student's, and the two add.
+    """
+    by_sequence = differences.mean(0)
+    found = stats.bootstrap((by_sequence,), np.mean, n_resamples=RESAMPLES, batch=100, method="basic", rng=0)
+    return mean_interval(differences.mean(1), float(found.standard_error))
+
+
+def decide(low: float, high: float) -> str:
+    """Return the verdict on a claim that a difference is above 0."""
+    return "supported" if low > 0 else "not supported" if high < 0 else "undecided"
+
+
+def select(frame: pl.DataFrame, method: str, pooling: str) -> pl.DataFrame:
+    """Return the runs of a method and pooling by seed."""
+    return frame.filter((pl.col("method") == method) & (pl.col("pooling") == pooling)).sort("seed")
+
+
+def pair(one: pl.DataFrame, other: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return two settings' runs with the seeds that both have, in one order."""
+    return one.join(other.select("seed"), on="seed", how="semi"), other.join(one.select("seed"), on="seed", how="semi")
+
+
+def column(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    """Return one metric of each run."""
+    return frame[name].cast(pl.Float64).to_numpy()
+
+
+def nll_of_sequences(frame: pl.DataFrame) -> NDArray[np.float64]:
+    """Return each test sequence's nll in nats by run, `[seeds, sequences]`."""
+    return -np.stack([load_file(Path(folder) / FINAL_SCORES)["log_p"] for folder in frame["folder"]])
+
+
+def plainest(frame: pl.DataFrame) -> str | None:
+    """Return the method that stands for the plain VAE in costs: the first of METHODS run with pooling last."""
+    return next((name for name in METHODS if name != "language-model" and select(frame, name, "last").height), None)
+
+
+def judged(frame: pl.DataFrame) -> tuple[str, list[str]]:
+    """Return the first method that was run with pooling last and with pooled encoders, and those encoders."""
+    for method in METHODS:
+        poolings = [name for name in POOLED if select(frame, method, name).height]
+        if poolings and select(frame, method, "last").height:
+            return method, poolings
+    return "", []
+
+
+def verdicts(frame: pl.DataFrame) -> list[Verdict]:
+    """Return a verdict on each claim for each pooling that was run; undecided where runs that it needs are missing.
+
+    All else is equal in what a verdict compares: the method is the same, the simplest that was run with both.
+    """
+    if frame.height == 0:
+        return []
+    method, poolings = judged(frame)
+    if not method:
+        missing = "needs one method, such as vae, with pooling last and with a pooled encoder"
+        return [Verdict(claim, "", "undecided", missing) for claim in CLAIMS]
+    plain = select(frame, method, "last")
+    previous = select(frame, *PREVIOUS_BEST)
+    found = []
+    for name in poolings:
+        pooled = select(frame, method, name)
+        found += [
+            dispersion_verdict(*pair(plain, pooled), name),
+            collapse_verdict(*pair(plain, pooled), name),
+            likelihood_verdict(plain, pooled, previous, name),
+            cost_verdict(*pair(plain, pooled), previous, name),
+        ]
+    return found
+
+
+def dispersion_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Verdict:
+    """Judge: a last-state encoder's features are more alike than a pooled encoder's."""
+    difference = column(plain, "dispersion") - column(pooled, "dispersion")
+    low, high = mean_interval(difference)
+    evidence = f"cosine similarity of last minus {name}: {difference.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return Verdict("dispersion", name, decide(low, high), evidence, low, high)
+
+
+def num_collapsed(frame: pl.DataFrame) -> int:
+    """Count the runs whose posterior carries nothing."""
+    return frame.filter((pl.col("kl") < COLLAPSED_KL_NATS) & (pl.col("au") == 0)).height
+
+
+def collapse_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Verdict:
+    """Judge: at equal settings the last-state VAE collapses and the pooled one does not."""
+    difference = column(pooled, "kl") - column(plain, "kl")
+    low, high = mean_interval(difference)
+    seeds, of_plain, of_pooled = plain.height, num_collapsed(plain), num_collapsed(pooled)
+    if seeds < 2 or of_plain not in (0, seeds) or of_pooled not in (0, seeds):
+        verdict = "undecided"
+    else:
+        verdict = "supported" if of_plain == seeds and of_pooled == 0 and low > 0 else "not supported"
+    evidence = (
+        f"collapsed seeds: last {of_plain} of {seeds}, {name} {of_pooled} of {seeds};"
+        f" KL of {name} minus last: {difference.mean():.2f} nats [{low:.2f}, {high:.2f}]"
+    )
+    return Verdict("collapse", name, verdict, evidence, low, high)
+
+
+def likelihood_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.DataFrame, name: str) -> Verdict:
+    """Judge: the pooled VAE's nll is below the last-state VAE's, and comparable to aggressive training's."""
+    gain = nll_of_sequences(pair(plain, pooled)[0]) - nll_of_sequences(pair(plain, pooled)[1])
+    low, high = paired_interval(gain)
+    evidence = f"nll of last minus {name}: {gain.mean():.2f} nats [{low:.2f}, {high:.2f}]"
+    verdict = decide(low, high)
+    if previous.height == 0:
+        evidence += "; aggressive training was not run"
+        return Verdict("likelihood", name, "undecided" if verdict == "supported" else verdict, evidence, low, high)
+    other, own = pair(previous, pooled)
+    behind = nll_of_sequences(own) - nll_of_sequences(other)
+    margin = COMPARABLE * float(column(other, "nll").mean())
+    behind_low, behind_high = paired_interval(behind)
+    evidence += (
+        f"; behind aggressive: {behind.mean():.2f} nats [{behind_low:.2f}, {behind_high:.2f}], margin {margin:.2f}"
+    )
+    if verdict == "supported" and behind_high > margin:
+        verdict = "not supported" if behind_low > margin else "undecided"
+    return Verdict("likelihood", name, verdict, evidence, low, high)
+
+
+def cost_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.DataFrame, name: str) -> Verdict:
+    """Judge: a pooled VAE costs about what a plain one does, and less than aggressive training; in decoder tokens."""
+
+    def ratio(one: pl.DataFrame, metric: str) -> float:
+        return float(column(one, metric).mean() / column(plain, metric).mean())
+
+    tokens = ratio(pooled, "decoder_tokens")
+    evidence = (
+        f"{name} against last: {tokens:.2f} times the decoder tokens, {ratio(pooled, 'seconds'):.2f} times the seconds"
+    )
+    if previous.height == 0:
+        return Verdict("cost", name, "undecided", evidence + "; aggressive training was not run")
+    more = ratio(previous, "decoder_tokens")
+    evidence += f"; aggressive: {more:.2f} times, {ratio(previous, 'seconds'):.2f} times"
+    own, other = cost_of_reaching(pooled, previous)
+    if own:
+        evidence += f"; to the validation nll that both reach: aggressive {other / own:.2f} times the tokens of {name}"
+    verdict = "supported" if tokens < min(CHEAP, more) else "not supported"
+    return Verdict("cost", name, verdict, evidence, tokens, more)
+
+
+def cost_of_reaching(one: pl.DataFrame, other: pl.DataFrame) -> tuple[float, float]:
+    """Return the mean decoder tokens that two settings take to the lowest validation nll that both reach, by seed."""
+    one, other = pair(one, other)
+    costs = []
+    for left, right in zip(one.iter_rows(named=True), other.iter_rows(named=True), strict=True):
+        target = max(left["curve_nll"][-1], right["curve_nll"][-1])
+        costs.append([tokens_to(row, target) for row in (left, right)])
+    means = np.mean(costs, axis=0) if costs else np.zeros(2)
+    return float(means[0]), float(means[1])
+
+
+def tokens_to(row: dict[str, list[float]], target: float) -> float:
+    """Return the decoder tokens of a run's first epoch whose validation nll is no higher than a target."""
+    return next(tokens for nll, tokens in zip(row["curve_nll"], row["curve_tokens"], strict=True) if nll <= target)
