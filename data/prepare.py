@@ -137,6 +137,21 @@ def source_identity(source: Source, settings: PrepareSettings) -> str:
     return digest.hexdigest()[:16]
 
 
+def choose_vocabulary(source: Source, settings: PrepareSettings, token_counts: Counter[str]) -> Vocabulary:
+    """Return the vocabulary that came with the source, or the most frequent tokens where fewer are asked for.
+
+    Raises CorpusError if the source's likelihood is known for the whole vocabulary only.
+    """
+    listed, size = source.vocabulary, settings.vocabulary_size
+    if listed is None:
+        return Vocabulary.from_counts(token_counts, size, settings.min_count)
+    if (size is None or size >= len(listed)) and settings.min_count == 1:
+        return Vocabulary.of(listed)
+    if source.exact:
+        raise CorpusError(f"{source.name} keeps its {len(listed)} words: its exact likelihood is that of all of them")
+    return Vocabulary.from_counts(token_counts, size, settings.min_count)
+
+
 def write_corpus(
     source: Source, settings: PrepareSettings, folder: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -147,10 +162,7 @@ def write_corpus(
     token_counts, duplicates, overlap = settle_buckets(buckets, settings, progress)
     if duplicates:
         dropped["duplicate"] += duplicates
-    if source.vocabulary is not None:
-        vocabulary = Vocabulary.of(source.vocabulary)
-    else:
-        vocabulary = Vocabulary.from_counts(token_counts, settings.vocabulary_size, settings.min_count)
+    vocabulary = choose_vocabulary(source, settings, token_counts)
     vocabulary.write(folder / VOCABULARY)
     splits = encode_buckets(buckets, vocabulary, folder, progress)
     shutil.rmtree(spool)

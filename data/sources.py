@@ -161,6 +161,8 @@ class Source:
     defaults: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
     vocabulary: tuple[str, ...] | None = None
+    exact: bool = False
+    """Whether its likelihood is known, in its own vocabulary."""
 
     @property
     def files(self) -> list[Path]:
@@ -237,7 +239,8 @@ def standard_files(name: str, stems: tuple[str, ...], **defaults: Any) -> Callab
         listed = folder / "vocab.txt"
         vocabulary = tuple(listed.read_text("utf-8").split()) if listed.is_file() else None
         identity = {"vocabulary": list(vocabulary)} if vocabulary else {}
-        return Source(name, splits, {"deduplicate": False, "max_tokens": 1000, **defaults}, identity, vocabulary)
+        usual = {"deduplicate": False, "max_tokens": 1000} | ({} if vocabulary else defaults)
+        return Source(name, splits, usual, identity, vocabulary)
 
     return make
 
@@ -249,7 +252,7 @@ def synthetic_topics(folder: Path | None, seed: int) -> Source:
     frame = pl.DataFrame({"text": texts, "group": None}, schema={"text": pl.String, "group": pl.String})
     return Source(
         "synthetic-topics", {"all": [Frames(frame)]}, {"valid_fraction": 0.125, "test_fraction": 0.125},
-        {"seed": seed}, topics.words,
+        {"seed": seed}, topics.words, exact=True,
     )  # fmt: skip
 
 

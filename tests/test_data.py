@@ -221,6 +221,15 @@ def test_standard_files_lose_their_label_and_use_the_given_vocabulary(tmp_path):
     source = NAMED["short-yelp"](tmp_path, 0)
     corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
     assert sorted(all_texts(corpus, "test")) == ["<unk> food .", "good food ."]
+    fewer, _ = prepare(source, PrepareSettings.resolve(source, {"vocabulary_size": 2}), tmp_path / "fewer")
+    assert sorted(all_texts(fewer, "test")) == ["<unk> food .", "<unk> food ."]
+
+
+def test_a_corpus_of_known_likelihood_keeps_its_words(tmp_path):
+    source = NAMED["synthetic-topics"](None, 0)
+    with pytest.raises(CorpusError, match="500 words"):
+        prepare(source, PrepareSettings.resolve(source, {"vocabulary_size": 100}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
