@@ -137,7 +137,7 @@ def source_identity(source: Source, settings: PrepareSettings) -> str:
     return digest.hexdigest()[:16]
 
 
-def choose_vocabulary(source: Source, settings: PrepareSettings, token_counts: Counter[str]) -> Vocabulary:
+def choose_vocabulary(source: Source, settings: PrepareSettings, token_counts: pl.DataFrame) -> Vocabulary:
     """Return the vocabulary that came with the source, or the most frequent tokens where fewer are asked for.
 
     Raises CorpusError if the source's likelihood is known for the whole vocabulary only.

@@ -1,4 +1,4 @@
-"""Commands about one model: train, evaluate, sample, reconstruct, interpolate and encode."""
+"""Commands about one model: train, evaluate, sample, reconstruct, interpolate, traverse and encode."""
 
 from __future__ import annotations
 
@@ -118,11 +118,26 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
     help="What to evaluate on.",
 )
 @click.option("--samples", type=int, help="Importance samples a sequence.  [default: evaluation.final_num_samples]")
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="NATS",
+    help="Stop sampling a sequence once its log-likelihood's standard error is this small.  [default: never]",
+)
 @click.option("--sequences", type=int, help="Evaluate only so many, a random subset.")
+@click.option("--bleu", is_flag=True, help="Add the BLEU of greedy reconstructions.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @storage_option
 def evaluate_command(
-    model: str, corpus: str | None, split: str, samples: int | None, sequences: int | None, as_json: bool, storage: Path
+    model: str,
+    corpus: str | None,
+    split: str,
+    samples: int | None,
+    tolerance: float | None,
+    sequences: int | None,
+    bleu: bool,
+    as_json: bool,
+    storage: Path,
 ) -> None:
     """Measure MODEL on a split; the only command that reads the test split.
 
@@ -131,27 +146,59 @@ def evaluate_command(
     \b
     study evaluate quick
     study evaluate quick:7 --split valid --samples 100
+    study evaluate quick --tolerance 0.15      # as accurate, at a fraction of the time
     """
+    from model.diagnostics import active_dimensions
     from study.choose import model_corpus
     from study.errors import StudyError
-    from study.evaluation import evaluate
+    from study.evaluation import positions_of_maxima, score
     from study.settings import Settings
 
-    for option, count, least in (("--samples", samples, 1), ("--sequences", sequences, 2)):
-        if count is not None and count < least:
+    for option, count, least in (
+        ("--samples", samples, 1),
+        ("--sequences", sequences, 2),
+        ("--tolerance", tolerance, 0),
+    ):
+        if count is not None and not count >= least:
             raise StudyError(f"{option} must be at least {least}, got {count}")
     trained = open_model(model, storage)
     prepared = model_corpus(trained, model, corpus, storage)
     settings = Settings.model_validate(trained.about["settings"]).evaluation
-    metrics = evaluate(
-        trained.network, prepared.split(split), num_samples=samples or settings.final_num_samples,
+    rows = prepared.split(split)
+    scores = score(
+        trained.network, rows, num_samples=samples or settings.final_num_samples, tolerance_nats=tolerance or 0.0,
         num_sequences=sequences, batch_size=settings.batch_size,
     )  # fmt: skip
+    metrics: dict[str, Any] = scores.metrics() | scores.reliability()
+    metrics["active_dimensions"] = active_dimensions(scores.dimensions()["variance"])
+    metrics["maxima"] = positions_of_maxima(trained.network, rows, num_sequences=sequences)
+    if bleu:
+        metrics["bleu"] = trained.bleu(trained.texts(rows, sequences or len(rows)))
     if as_json:
         click.echo(json.dumps({"model": str(trained.folder), "split": split, **metrics}))
     else:
-        for name, value in metrics.items():
-            click.echo(f"{name:16} {value:.4f}" if isinstance(value, float) else f"{name:16} {value}")
+        show_metrics(metrics)
+
+
+def show_metrics(metrics: dict[str, Any]) -> None:
+    """Print metrics a line each, and a warning where importance weights cannot be trusted."""
+    for name, value in metrics.items():
+        match value:
+            case float():
+                shown = f"{value:.4f}"
+            case dict():
+                shown = "  ".join(f"{place} {share:.0%}" for place, share in value.items())
+            case list():
+                shown = " ".join(map(str, value)) or "none"
+            case _:
+                shown = str(value)
+        click.echo(f"{name:17} {shown}")
+    if metrics["untrusted"] > 0.05:
+        click.echo(
+            f"{metrics['untrusted']:.0%} of the sequences have importance weights with too heavy a tail (Pareto k-hat)"
+            " for their number of samples: nll may be too high by more than its bound; give more --samples",
+            err=True,
+        )
 
 
 @click.command("sample")
@@ -212,6 +259,40 @@ def interpolate_command(model: str, start: str, end: str, num: int, storage: Pat
         raise StudyError(f"--num must be at least 2, got {num}")
     for text in open_model(model, storage).interpolate(start, end, num, make_decoding(given, "greedy")):
         click.echo(text)
+
+
+@click.command("traverse")
+@click.argument("model")
+@click.argument("text", required=False)
+@click.option("--dimensions", help="Numbers, with commas between.  [default: the four most active]")
+@click.option("--num", default=5, show_default=True, help="Points along each dimension.")
+@click.option("--reach", default=2.0, show_default=True, help="How far, in standard deviations of the prior.")
+@decoding_options
+@storage_option
+def traverse_command(
+    model: str, text: str | None, dimensions: str | None, num: int, reach: float, storage: Path, **given: Any
+) -> None:
+    """Print what MODEL decodes along single latent dimensions, from TEXT's posterior mean or the prior's mean.
+
+    Each line is dimension, its value and the text, with tabs between.
+
+    \b
+    study traverse quick "how are you ?"
+    study traverse quick --dimensions 0,3 --num 7
+    """
+    from study.errors import StudyError
+
+    if num < 2 or not reach > 0:
+        raise StudyError(f"--num must be at least 2 and --reach above 0, got {num} and {reach:g}")
+    trained = open_model(model, storage)
+    try:
+        chosen = [int(number) for number in dimensions.split(",")] if dimensions else trained.active_dimensions[:4]
+    except ValueError:
+        raise StudyError(f"--dimensions {dimensions}: expected numbers with commas between, such as 0,3") from None
+    if not chosen:
+        raise StudyError("no latent dimension of the model is active: it has collapsed; name some by --dimensions")
+    for dimension, value, decoded in trained.traverse(text, chosen, num, reach, make_decoding(given, "greedy")):
+        click.echo(f"{dimension}\t{value:+.2f}\t{decoded}")
 
 
 @click.command("encode")

@@ -16,6 +16,7 @@ from data.cleaning import CleaningSettings, tokenize_texts
 from data.corpus import Split
 from data.vocabulary import Vocabulary
 from model import generation
+from model.diagnostics import active_dimensions
 from model.errors import ModelError
 from model.vae import SequenceVAE
 from model.weights import describe, load_network
@@ -121,12 +122,55 @@ class TrainedModel:
         if seed < 0:
             raise ModelError(f"seed must be at least 0, got {seed}")
         draws = np.random.default_rng(seed).standard_normal((num, self.network.settings.latent_size), np.float32)
-        return self.decode(draws, decoding, seed)
+        return self.decode(self.within(draws), decoding, seed)
 
     def interpolate(self, start: str, end: str, num: int, decoding: Decoding = Decoding()) -> list[str]:
         """Return texts along the line between two texts' posterior means, both ends included."""
         first, last = torch.from_numpy(self.encode([start, end]))
-        return self.decode(generation.interpolate(first, last, num).numpy(), decoding)
+        return self.decode(self.within(generation.interpolate(first, last, num).numpy()), decoding)
+
+    def traverse(
+        self, text: str | None, dimensions: list[int], num: int, reach: float = 2.0, decoding: Decoding = Decoding()
+    ) -> list[tuple[int, float, str]]:
+        """Return (dimension, its value, text) along each dimension in turn, from -reach to reach standard deviations.
+
+        The other dimensions stay at the text's posterior mean, or at the prior's mean without a text. Raises
+        ModelError if a dimension does not exist or the latent space is a sphere, which has no such lines.
+        """
+        size = self.network.settings.latent_size
+        if self.network.settings.posterior == "von-mises-fisher":
+            raise ModelError("the latent space of a von-mises-fisher posterior is a sphere; there is no axis to follow")
+        wrong = [dimension for dimension in dimensions if not 0 <= dimension < size]
+        if wrong:
+            raise ModelError(f"no latent dimension {wrong[0]}; the model has {size}, numbered from 0")
+        start = np.zeros(size, np.float32) if text is None else self.encode([text])[0]
+        values = np.linspace(-reach, reach, num, dtype=np.float32)
+        places = [(dimension, float(value)) for dimension in dimensions for value in values]
+        latent = np.tile(start, (len(places), 1))
+        for row, (dimension, value) in enumerate(places):
+            latent[row, dimension] = value
+        texts = self.decode(latent, decoding)
+        return [(dimension, value, text) for (dimension, value), text in zip(places, texts, strict=True)]
+
+    def within(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return latent values `[rows, latent]` as the prior has them: on the unit sphere, where that is its space."""
+        if self.network.settings.posterior != "von-mises-fisher":
+            return latent
+        return np.asarray(latent / np.linalg.norm(latent, axis=1, keepdims=True), np.float32)
+
+    @property
+    def active_dimensions(self) -> list[int]:
+        """The latent dimensions that were active on the validation split when training ended, the most active first."""
+        variance: list[float] = self.about.get("dimensions", {}).get("variance", [])
+        return active_dimensions(variance)
+
+    def bleu(self, texts: list[str], decoding: Decoding = Decoding()) -> float:
+        """Return the BLEU, 0 to 100, of the reconstructions of texts, by their own tokens."""
+        import sacrebleu
+
+        wanted = [" ".join(tokens) for tokens in tokenize_texts(texts, self.cleaning)]
+        found = sacrebleu.corpus_bleu(self.reconstruct(texts, decoding), [wanted], tokenize="none", force=True)
+        return float(found.score)
 
     def texts(self, split: Split, num: int) -> list[str]:
         """Return the first texts of a split, as the model sees them."""

@@ -220,6 +220,15 @@ CASES = {
     "text that is not UTF-8": (("encode", "model", "mixed.txt", "--to", "x.parquet"), 1, "not UTF-8"),
     "encode to another format": (("encode", "model", "texts.txt", "--to", "x.npy"), 1, "expected a .parquet file"),
     "evaluate without a corpus": (("evaluate", "model"), 1, "--corpus"),
+    "evaluate with a negative tolerance": (
+        ("evaluate", "model", "--corpus", "prepared", "--tolerance", "-1"), 1, "--tolerance",
+    ),
+    "traverse a dimension that is not there": (("traverse", "model", "--dimensions", "99"), 1, "numbered from 0"),
+    "traverse no number": (("traverse", "model", "--dimensions", "a,b"), 1, "commas"),
+    "traverse a single point": (("traverse", "model", "--num", "1"), 1, "--num"),
+    "published numbers of another corpus": (
+        ("compare", "prepared", "--published"), 1, "nothing published",
+    ),
     "evaluate with no samples": (("evaluate", "model", "--corpus", "prepared", "--samples", "0"), 1, "--samples"),
     "train into a damaged corpus": (("train", "truncated", "--out", "run"), 1, "damaged"),
 }  # fmt: skip

@@ -85,7 +85,19 @@ def test_a_finished_study_can_be_looked_at_exported_and_used(finished_study, cal
     assert means["text"].to_list() == ["w001 w002", "w003", "w004 w001 w002"]
     code, out, _ = call("evaluate", "done:0", "--samples", 5, "--json", *storage)
     assert code == 0
-    assert json_lines(out)[0]["split"] == "test"
+    measured = json_lines(out)[0]
+    assert measured["split"] == "test"
+    assert sum(measured["maxima"].values()) == pytest.approx(1.0)
+    code, out, _ = call("evaluate", "done:0", "--samples", 100, "--tolerance", 0.5, "--bleu", "--json", *storage)
+    adaptive = json_lines(out)[0]
+    assert adaptive["samples"] < 100
+    assert 0 <= adaptive["bleu"] <= 100
+    assert adaptive["nll"] == pytest.approx(measured["nll"], abs=0.3)
+    assert "active_dimensions" in call("evaluate", "done:0", "--samples", 2, *storage)[1]
+    lines = call("traverse", "done:0", "w001 w002", "--dimensions", "2,0", "--num", 3, *storage)[1].splitlines()
+    assert [line.split("\t")[:2] for line in lines] == [
+        [dimension, value] for dimension in ("2", "0") for value in ("-2.00", "+0.00", "+2.00")
+    ]
 
 
 def test_a_trial_that_diverges_is_failed_with_its_reason_and_the_study_goes_on(
