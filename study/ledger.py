@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -130,6 +130,12 @@ class Ledger:
         """Have these searched values tried, in this order, before the sampler proposes any; once each."""
         for point in points:
             self.study.enqueue_trial(point, skip_if_exists=True)
+
+    def extend(self, points: list[dict[str, Any]]) -> None:
+        """Have these searched values tried as well, each once however often it is asked for."""
+        self.enqueue(points)
+        self.definition = replace(self.definition, num_trials=len(self._frozen()))
+        write_json(self.folder / DEFINITION, self.definition.to_json())
 
     def release_interrupted(self) -> list[int]:
         """Make every trial that Optuna has as RUNNING wait to be handed out again; return their numbers."""

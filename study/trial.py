@@ -79,7 +79,10 @@ def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
 
 
 def write_final(folder: Path, corpus: Any, num_samples: int, evaluation: EvaluationSettings) -> None:
-    """Evaluate the best weights on the test split, once: metrics, and each sequence's log-likelihood for pairing."""
+    """Evaluate the best weights on the test split: metrics, and each sequence's log-likelihood for pairing.
+
+    Once: what is there already stays.
+    """
     from safetensors.torch import save_file
 
     from model.weights import load_network

@@ -39,7 +39,10 @@ def names(paths):
     ("package", "allowed"),
     [
         ("ray", {"study.trial", "study.tuning", "study.launch"}),
-        ("mlflow", {"study.tracking.tracker", "study.tracking.store"}),
+        (
+            "mlflow",
+            {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")},
+        ),
         ("optuna", {"study.ledger", "study.samplers", "study.space"}),
         (
             "click",
@@ -49,6 +52,7 @@ def names(paths):
                 "study.cli_model",
                 "study.cli_corpus",
                 "study.cli_compare",
+                "study.cli_confirm",
                 "study.serving",
             },
         ),

@@ -1,0 +1,135 @@
+"""Confirming a study: its finalists trained over seeds through Ray, recorded like a study, the winner evaluated."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.definition import Definition
+from study.errors import StudyError
+from study.journal import write_json
+from study.ledger import DEFINITION, Ledger, TrialRecord
+from study.plan import start
+from study.reach import check_ray_address, check_tracking_uri
+from study.standings import (
+    Confirmation,
+    Standing,
+    as_json,
+    as_metrics,
+    conclude,
+    confirmation_study,
+    finalists,
+    next_points,
+    scores_on_test,
+)
+
+RESULT = "confirmation.json"
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What a confirmation came to, the winner's numbers on the test split, and its registered model's address."""
+
+    confirmation: Confirmation
+    test: dict[str, float]
+    model: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return as_json(self.confirmation, self.test) | {"model": self.model}
+
+
+def confirm(
+    folder: Path, *, top: int, seeds: int, samples: int, register: str | None, address: str | None, command: str
+) -> tuple[int, Confirmed | None]:
+    """Confirm the study in a folder, or go on with it; return the exit code and what was found, if it came to an end.
+
+    Raises StudyError if the study has no feasible trial or is still being run.
+    """
+    if top < 1 or seeds < 1 or samples < 1:
+        raise StudyError(f"--top, --seeds and --samples must be at least 1, got {top}, {seeds} and {samples}")
+    check_ray_address(address)
+    source = Ledger.open(folder)
+    if source.is_locked():
+        raise StudyError(f"{folder.name} is still being run; wait for it, or stop it first")
+    check_tracking_uri(source.definition.tracking_uri)
+    settings = finalists(source.trials(), top)
+    definition = confirmation_study(source.definition, seeds, command)
+    own = folder.with_name(definition.name)
+    if (own / DEFINITION).is_file():
+        ledger = Ledger.open(own)
+        ledger.lock()
+    else:
+        ledger = Ledger.create(own, definition)
+    with closing(ledger):
+        fresh = [int(seed) for seed in ledger.definition.space.ranges["seed"].values or ()]
+        if len(fresh) != seeds:
+            raise StudyError(f"{own.name} was begun with --seeds {len(fresh)}; go on with as many, or remove {own}")
+        while points := next_points(settings, fresh, ledger.trials()):
+            ledger.extend(points)
+            code = start(ledger, is_new=False, address=address, show_report=False)
+            if ledger.num_left():
+                return code, None
+            ledger.lock()
+        confirmation = conclude(settings, fresh, ledger.trials())
+        found = Confirmed(confirmation, *crown(ledger, confirmation.standings[0], samples, register))
+        write_json(ledger.folder / RESULT, found.as_json())
+        record(ledger, found)
+    return 0, found
+
+
+def crown(ledger: Ledger, winner: Standing, samples: int, register: str | None) -> tuple[dict[str, float], str]:
+    """Evaluate each run of the winner on the test split, once; register the one with the lowest validation nll."""
+    from data.corpus import Corpus
+    from study.models import TrainedModel
+    from study.trial import write_final
+
+    runs = {trial.number: trial for trial in ledger.trials() if trial.number in winner.trials and trial.best}
+    if not runs:
+        return {}, ""
+    definition = ledger.definition
+    corpus = Corpus.open(definition.corpus)
+    for number in runs:
+        write_final(ledger.trial_folder(number), corpus, samples, definition.space.fixed.evaluation)
+    test = scores_on_test([ledger.trial_folder(number) for number in runs])
+    if register is None:
+        return test, ""
+    best = min(runs.values(), key=lambda trial: trial.best["valid/nll"])
+    examples = TrainedModel.open(weights(ledger, best), "cpu").texts(corpus.split("valid"), 2)
+    from study.tracking.registry import register_model
+
+    return test, register_model(definition, ledger.run_ids()["study"], weights(ledger, best), register, examples)
+
+
+def weights(ledger: Ledger, trial: TrialRecord) -> Path:
+    """Return the folder of a trial's best weights."""
+    from study.training import best_folder
+
+    return best_folder(ledger.trial_folder(trial.number), trial.best["epoch"])
+
+
+def record(ledger: Ledger, found: Confirmed) -> None:
+    """Add what was found to the confirmation's parent run."""
+    from study.tracking.registry import log_aggregates
+
+    definition: Definition = ledger.definition
+    log_aggregates(
+        definition, ledger.run_ids()["study"], as_metrics(found.confirmation, found.test),
+        {RESULT: found.as_json()}, describe(definition, found),
+    )  # fmt: skip
+
+
+def describe(definition: Definition, found: Confirmed) -> str:
+    """Return the story of a confirmation in Markdown."""
+    first = found.confirmation.standings[0]
+    lines = [
+        f"**{definition.name}** on corpus `{definition.corpus_name}`: {found.confirmation.sentence}", "",
+        "| setting | confirmed value |", "|---|---|",
+        *(f"| {name} | {value} |" for name, value in first.params.items()), "",
+        f"Validation nll {first.means['nll']:.2f} ± {first.deviations['nll']:.2f} over seeds {first.seeds}.",
+        f"Test nll {found.test['nll']:.2f} ± {found.test.get('nll_sd', float('nan')):.2f}." if found.test else "",
+        f"Registered: `{found.model}`." if found.model else "", "", f"Reproduce: `{definition.command}`",
+    ]  # fmt: skip
+    return "\n".join(lines)
