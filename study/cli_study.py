@@ -138,7 +138,8 @@ def report_command(name: str, as_json: bool, figure: Path | None, storage: Path)
     import json
 
     from study.ledger import Ledger
-    from study.report import json_line, make_console, study_report
+    from study.noise import noise_sentence
+    from study.report import best_nll, json_line, make_console, study_report
 
     ledger = Ledger.open(storage / name)
     trials = ledger.trials()
@@ -151,7 +152,8 @@ def report_command(name: str, as_json: bool, figure: Path | None, storage: Path)
         save(trade_off(ledger.definition, trials), figure)
         click.echo(f"wrote {figure}", err=True)
     else:
-        make_console().print(study_report(ledger.definition, trials))
+        noise = noise_sentence(ledger, trials, best_nll(trials))
+        make_console().print(study_report(ledger.definition, trials, noise))
 
 
 @click.command("export")

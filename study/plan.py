@@ -138,7 +138,8 @@ def start(
     """Run a study to its end or interruption, and say what came out; return the exit code."""
     from study.launch import run_study
     from study.live import LiveView
-    from study.report import make_console, study_report
+    from study.noise import noise_sentence
+    from study.report import best_nll, make_console, study_report
 
     definition, name = ledger.definition, ledger.definition.name
     progress = make_console(stderr=True)
@@ -158,7 +159,8 @@ def start(
     finally:
         ledger.close()
     if show_report:
-        make_console().print(study_report(definition, ledger.trials()))
+        trials = ledger.trials()
+        make_console().print(study_report(definition, trials, noise_sentence(ledger, trials, best_nll(trials))))
     storage = ledger.folder.parent
     option = "" if storage == Path("runs") else f" --storage {storage}"
     if not outcome.recorded:

@@ -78,6 +78,12 @@ def pareto_trials(trials: list[TrialRecord]) -> list[TrialRecord]:
     return sorted(front, key=lambda trial: trial.best["valid/nll"])
 
 
+def best_nll(trials: list[TrialRecord]) -> float | None:
+    """Return the validation nll of the best trial, if there is one."""
+    best = best_trial(trials)
+    return None if best is None else float(best.best["valid/nll"])
+
+
 def counts(trials: list[TrialRecord]) -> dict[str, int]:
     """Count the trials by state."""
     found: dict[str, int] = {}
@@ -206,14 +212,15 @@ def over_seeds(trials: list[TrialRecord]) -> Table | None:
     return table
 
 
-def study_report(definition: Definition, trials: list[TrialRecord]) -> RenderableType:
-    """Return what `study report` prints."""
+def study_report(definition: Definition, trials: list[TrialRecord], noise: str) -> RenderableType:
+    """Return what `study report` prints; `noise` is what is known of differences between seeds."""
     states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
     parts: list[RenderableType] = [
         Text(
             f"{definition.name}: {len(trials)} of {definition.num_trials} trials on {definition.corpus_name} ({states})"
         ),
         Text(verdict(trials)),
+        Text(noise),
     ]
     best = best_trial(trials)
     if best is not None:

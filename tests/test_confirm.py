@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import json_lines
 from test_study import check_records_agree
 
 from study import standings
 from study.ledger import TrialRecord
+from study.noise import seed_noise
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,6 +81,16 @@ def test_a_clear_winner_is_said_to_be_one_and_a_collapsing_setting_never_wins():
     assert found.standings[0].params == {"a": 1}
 
 
+def test_seed_noise_is_the_pooled_deviation_within_settings():
+    draw = np.random.default_rng(0)
+    points = [{"a": value, "seed": seed} for value in range(200) for seed in range(3)]
+    trials = runs_of(points, lambda point: 50.0 + point["a"] + draw.normal(0, 0.3))
+    noise, settings = seed_noise(trials)
+    assert noise == pytest.approx(0.3, rel=0.1)
+    assert settings == 200
+    assert seed_noise(trials[::3])[1] == 0
+
+
 @pytest.fixture(scope="module")
 def confirmed(finished_study):
     """The storage of the finished study after its confirmation, and what that printed."""
@@ -88,6 +100,12 @@ def confirmed(finished_study):
                 str(finished_study)])  # fmt: skip
     assert code == 0
     return finished_study
+
+
+def test_the_report_names_the_seed_noise(confirmed, call, finished_study):
+    out = call("report", "done", "--storage", confirmed)[1]
+    assert "over seeds alone" in out
+    assert "of done-confirm" in out
 
 
 def test_a_confirmation_is_a_study_that_is_recorded_and_done_once(confirmed, call):
