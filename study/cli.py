@@ -12,6 +12,7 @@ COMMANDS = {
     "run": "study.cli_study", "status": "study.cli_study", "report": "study.cli_study",
     "export": "study.cli_study", "ui": "study.cli_study", "settings": "study.cli_study",
     "compare": "study.cli_compare", "confirm": "study.cli_confirm",
+    "diagnose": "study.cli_look",
     "train": "study.cli_model", "evaluate": "study.cli_model", "sample": "study.cli_model",
     "reconstruct": "study.cli_model", "interpolate": "study.cli_model", "traverse": "study.cli_model",
     "encode": "study.cli_model",

@@ -43,7 +43,7 @@ def names(paths):
             "mlflow",
             {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")},
         ),
-        ("optuna", {"study.ledger", "study.samplers", "study.space"}),
+        ("optuna", {"study.ledger", "study.samplers", "study.space", "study.importance"}),
         (
             "click",
             {
@@ -53,6 +53,7 @@ def names(paths):
                 "study.cli_corpus",
                 "study.cli_compare",
                 "study.cli_confirm",
+                "study.cli_look",
                 "study.serving",
             },
         ),

@@ -1,0 +1,71 @@
+"""Commands for looking: diagnose a run, a checkpoint or someone else's features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from study.cli_study import storage_option
+
+
+@click.command("diagnose")
+@click.argument("subject")
+@click.option("--corpus", help="Prepared folder; the one it was trained on if not given and known.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, every number in it.")
+@storage_option
+def diagnose_command(subject: str, corpus: str | None, as_json: bool, storage: Path) -> None:
+    """Say whether SUBJECT has collapsed, since when, in which dimensions, whether its decoder uses z, and what to try.
+
+    SUBJECT is a study (its best trial), STUDY:TRIAL, a folder that training wrote, or a .npz or .parquet file with
+    `features` ([N, H], or [N, T, H] with `lengths`), `mean` and `log_variance` ([N, L]) of any VAE.
+
+    \b
+    study diagnose quick:0
+    study diagnose features.npz
+    """
+    found = diagnose(subject, corpus, storage)
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+        return
+    click.echo(found.verdict)
+    for finding in found.findings:
+        click.echo(f"  {finding}")
+    if found.advice:
+        click.echo("what to try, in this order:")
+    for number, each in enumerate(found.advice, 1):
+        click.echo(f"  {number}. {each}")
+
+
+def diagnose(subject: str, corpus: str | None, storage: Path) -> Any:
+    """Return the diagnosis of what a SUBJECT argument names; raise StudyError, ModelError or CorpusError."""
+    from study.diagnosis import diagnose_features, diagnose_model, read_dump
+    from study.errors import StudyError
+
+    path = Path(subject)
+    if path.suffix in (".npz", ".parquet"):
+        if not path.is_file():
+            raise StudyError(f"no file {subject}")
+        return diagnose_features(**read_dump(path))
+    from study.choose import model_corpus, model_folder
+    from study.models import TrainedModel
+
+    trained = TrainedModel.open(model_folder(subject, storage))
+    prepared = model_corpus(trained, subject, corpus, storage)
+    history = run_history(trained.folder)
+    return diagnose_model(trained.network, prepared.split("valid"), trained.about.get("settings", {}), history)
+
+
+def run_history(folder: Path) -> list[dict[str, Any]]:
+    """Return the epochs of the run that a model's folder belongs to; empty if it stands alone."""
+    from study.checkpoints import load_checkpoint
+    from study.journal import read_journal
+    from study.training import CHECKPOINTS
+
+    rows = read_journal(folder.parent)
+    if rows:
+        return rows
+    found = load_checkpoint(folder.parent / CHECKPOINTS)
+    return found[0].history if found else []

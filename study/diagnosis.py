@@ -1,0 +1,252 @@
+"""Has it collapsed, since when and where, does the decoder use z, are features dispersed, and what to try.
+
+`diagnose_features` asks of any encoder's numbers, whoever's model it is; `diagnose_model` adds what the decoder
+makes of z.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from data.batches import BatchOrder, gather
+from data.corpus import Split
+from model import diagnostics, pooling
+from model.posterior import Posterior
+from model.vae import SequenceVAE
+from study.errors import StudyError
+from study.evaluation import NOISE_SEED, evaluating, score
+
+COLLAPSED_KL_NATS = 0.1
+ALIKE = 0.9
+"""Features with a mean cosine similarity above this hardly depend on the input."""
+
+USED_NATS = 0.1
+"""A decoder uses z if another sequence's z costs it at least this much."""
+
+COMPARED = ("last", "mean", "max")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, most important first; `advice` is in the order to try it, each with its reason."""
+
+    verdict: str
+    findings: list[str]
+    advice: list[str]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+def diagnose_features(
+    features: ArrayLike, mean: ArrayLike, log_variance: ArrayLike, lengths: ArrayLike | None = None
+) -> Diagnosis:
+    """Diagnose an encoder by its numbers for N inputs, of any kind and from any model with Gaussian posteriors.
+
+    `features` is what enters the layer that gives the posterior, `[N, H]`, or the encoder's states over time
+    `[N, T, H]` with `lengths` `[N]`; `mean` and `log_variance` are the posterior's, `[N, L]`. Raises StudyError
+    if shapes do not fit or numbers are not finite.
+    """
+    arrays = {"features": features, "mean": mean, "log_variance": log_variance}
+    tensors = {name: torch.as_tensor(np.asarray(array, np.float64)) for name, array in arrays.items()}
+    check_shapes(tensors, lengths)
+    steps = tensors["features"] if tensors["features"].ndim == 3 else None
+    places = torch.as_tensor(np.asarray(lengths, np.int64)) if lengths is not None else None
+    if steps is not None and places is None:
+        places = torch.full((len(steps),), steps.shape[1])
+    cosines: dict[str, float] = {}
+    if steps is not None and places is not None:
+        cosines = {name: diagnostics.dispersion(pooling.POOLINGS[name](steps, places)) for name in COMPARED}
+        flat = pooling.final_step(steps, places)
+    else:
+        flat = tensors["features"]
+    posterior = Posterior(tensors["mean"], tensors["log_variance"], flat)
+    metrics = posterior_metrics(posterior)
+    metrics["cosine_by_pooling"] = cosines
+    return conclude(metrics, {})
+
+
+def check_shapes(tensors: dict[str, Tensor], lengths: ArrayLike | None) -> None:
+    """Raise StudyError unless arrays fit each other and are finite."""
+    features, mean, log_variance = tensors["features"], tensors["mean"], tensors["log_variance"]
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+    if mean.ndim != 2 or mean.shape != log_variance.shape or features.ndim not in (2, 3) or len(features) != len(mean):
+        raise StudyError(f"expected features [N, H] or [N, T, H], mean [N, L] and log_variance [N, L], got {shapes}")
+    if len(mean) < 2:
+        raise StudyError(f"at least 2 inputs are needed to compare, got {shapes}")
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise StudyError(f"{name} holds numbers that are not finite")
+    if lengths is not None:
+        counts = np.asarray(lengths)
+        most = features.shape[1] if features.ndim == 3 else None
+        if features.ndim != 3 or counts.shape != (len(mean),) or counts.min() < 1 or counts.max() > (most or 0):
+            raise StudyError(f"expected lengths [N] from 1 to T for features [N, T, H], got {shapes}")
+
+
+def posterior_metrics(posterior: Posterior) -> dict[str, Any]:
+    """Return KL, MI, active dimensions and dispersion of a posterior."""
+    by_dimension = posterior.kl().double().mean(0)
+    variance = posterior.mean.double().var(0)
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    active = diagnostics.active_dimensions(variance.tolist())
+    return {
+        "kl": float(by_dimension.sum()),
+        "mi": diagnostics.mutual_information(posterior, noise),
+        "au": len(active),
+        "active_dimensions": active,
+        "kl_by_dimension": by_dimension.tolist(),
+        "dispersion": diagnostics.dispersion(posterior.features),
+        "num_inputs": len(posterior.mean),
+    }
+
+
+def diagnose_model(
+    network: SequenceVAE, split: Split, settings: dict[str, Any], history: list[dict[str, Any]], num: int = 500
+) -> Diagnosis:
+    """Diagnose a trained model on a split; `history` is its epochs, oldest first, empty where unknown."""
+    if not network.settings.has_latent:
+        raise StudyError("the model is a language model: it has no latent variable that could collapse")
+    found = score(network, split, num_samples=1, num_sequences=num)
+    dimensions = found.dimensions()
+    metrics: dict[str, Any] = {**found.metrics(), "kl_by_dimension": dimensions["kl"]}
+    metrics["active_dimensions"] = diagnostics.active_dimensions(dimensions["variance"])
+    metrics["num_inputs"] = len(found.reconstruction)
+    metrics |= latent_use(network, split, num)
+    metrics["collapsed_since"] = collapsed_since(history)
+    return conclude(metrics, settings)
+
+
+def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]:
+    """Return the mean -log p(x|z) in nats for z of the sequence itself, of another one, and of the prior."""
+    device = next(network.parameters()).device
+    totals, count = np.zeros(3), 0
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+    with evaluating(network):
+        for indices in BatchOrder(split.lengths[:num], 64).in_order_of_length():
+            batch = gather(split, indices).to(device)
+            posterior = network.encode(batch.tokens, batch.lengths)
+            noise = torch.randn(len(indices), network.settings.noise_size, generator=generator).to(device)
+            own = posterior.sample(noise)
+            prior = torch.randn(own.shape, generator=generator).to(device)
+            if network.settings.posterior == "von-mises-fisher":
+                prior = torch.nn.functional.normalize(prior, dim=1)
+            for place, latent in enumerate((own, own.roll(1, 0), prior)):
+                totals[place] += float(network.reconstruction(batch.tokens, batch.lengths, latent).double().sum())
+            count += len(indices)
+    means = totals / count
+    return {"nll_own_z": float(means[0]), "nll_shuffled_z": float(means[1]), "nll_prior_z": float(means[2])}
+
+
+def collapsed_since(history: list[dict[str, Any]]) -> int | None:
+    """Return the first epoch of the collapse that a run ended in, or None if it did not end in one."""
+    since = None
+    for row in reversed(history):
+        if not diagnostics.is_collapsed(row["valid/kl"], int(row["valid/au"]), COLLAPSED_KL_NATS):
+            break
+        since = int(row["epoch"])
+    return since
+
+
+def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
+    """Return the diagnosis that metrics give; `settings` is the model's, empty for a stranger's."""
+    collapsed = diagnostics.is_collapsed(metrics["kl"], metrics["au"], COLLAPSED_KL_NATS)
+    size = len(metrics["kl_by_dimension"])
+    findings = [
+        f"KL {metrics['kl']:.2f} nats, MI {metrics['mi']:.2f} nats, {metrics['au']} of {size} latent dimensions active"
+        + (f" ({', '.join(map(str, metrics['active_dimensions'][:12]))})" if metrics["au"] else "")
+        + f"; over {metrics['num_inputs']} inputs",
+    ]
+    if metrics.get("collapsed_since"):
+        findings.append(f"collapsed since epoch {metrics['collapsed_since']}")
+    used = math.nan
+    if "nll_own_z" in metrics:
+        used = metrics["nll_shuffled_z"] - metrics["nll_own_z"]
+        findings.append(
+            f"the decoder {'uses' if used >= USED_NATS else 'ignores'} z: reconstruction costs"
+            f" {metrics['nll_own_z']:.2f} nats with a sequence's own z, {metrics['nll_shuffled_z']:.2f} with another's,"
+            f" {metrics['nll_prior_z']:.2f} with one of the prior"
+        )
+    if not math.isnan(metrics["dispersion"]):
+        how = "nearly all alike" if metrics["dispersion"] > ALIKE else "dispersed"
+        findings.append(f"features are {how}: mean cosine similarity {metrics['dispersion']:.2f}")
+    if metrics.get("cosine_by_pooling"):
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics["cosine_by_pooling"].items())
+        findings.append(f"mean cosine similarity of the same states by pooling: {shown}")
+    if collapsed:
+        verdict = "collapsed: the posterior is the prior for every input"
+    elif metrics["au"] == 0 or (used < USED_NATS):
+        verdict = "nearly collapsed: the posterior moves, but little of it reaches the decoder"
+    else:
+        verdict = "not collapsed"
+    healthy = verdict == "not collapsed"
+    return Diagnosis(verdict, findings, [] if healthy else advice(metrics, settings), metrics)
+
+
+def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Return what to try against a collapse, in order: the cheap and effective first."""
+    objective, model, training = (settings.get(name, {}) for name in ("objective", "model", "training"))
+    found = []
+    if objective.get("kl_weight", 1.0) > 0.5 and objective.get("minimum_rate_nats") is None:
+        found.append(
+            "lower the final KL weight to 0.2 to 0.5 (objective.kl_weight): in the quick study every trial that"
+            " collapsed had one above 0.5"
+        )
+    by_pooling = metrics.get("cosine_by_pooling", {})
+    best = min(by_pooling, key=lambda name: by_pooling[name], default="max")
+    if model.get("pooling", "last") in ("last", "first+last"):
+        choice, reason = "max", "pooled encoders carried 2 to 3 times the information on chat messages (README)"
+        if by_pooling and best != "last":
+            choice = best
+            reason = f"it lowers the cosine similarity here from {by_pooling['last']:.2f} to {by_pooling[best]:.2f}"
+        found.append(f"pool the encoder's states ({choice}) instead of taking the last: {reason}")
+    if objective.get("free_bits", "none") == "none" or not training.get("pretraining_epochs"):
+        found.append(
+            "pretrain as an autoencoder, reset the decoder, then train with per-dimension free bits"
+            " (method=autoencoder): the best published numbers, at few epochs more"
+        )
+    if model.get("init", "uniform") == "uniform":
+        found.append(
+            "start from PyTorch's initialisation (model.init=default): U(-0.01, 0.01) starts with equal features"
+        )
+    found.append(
+        "weaken the decoder (model.word_dropout, model.input_dropout), or train the encoder first (method=aggressive),"
+        " which costs several times as much"
+    )
+    found.append(
+        "ask whether z is worth its cost here: if method=language-model has as low an nll, a collapsed model is right"
+    )
+    return found
+
+
+def read_dump(path: Path) -> dict[str, Any]:
+    """Read `features`, `mean`, `log_variance` and maybe `lengths` from .npz or .parquet; raise StudyError."""
+    import polars as pl
+
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        else:
+            frame = pl.read_parquet(path)
+            arrays = {name: np.array(frame[name].to_list()) for name in frame.columns}
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise StudyError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    wanted = {"features", "mean", "log_variance"}
+    if missing := wanted - set(arrays):
+        raise StudyError(
+            f"{path} has no {', '.join(sorted(missing))}; it holds {', '.join(sorted(arrays)) or 'nothing'}."
+            " Expected features [N, H] or [N, T, H] (with lengths [N]), mean [N, L], log_variance [N, L]"
+        )
+    return {name: arrays[name] for name in (*wanted, "lengths") if name in arrays}

@@ -1,0 +1,122 @@
+"""Diagnosis: a collapsed encoder, a healthy one, and feature dumps of strangers."""
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import json_lines, tiny_settings
+
+from study.diagnosis import collapsed_since, diagnose_features
+from study.errors import StudyError
+from study.training import train
+
+
+def dump(num=400, size=4, *, collapsed=False, seed=0):
+    draw = np.random.default_rng(seed)
+    codes = draw.normal(size=(num, size))
+    mean = codes * np.array([1.5, 0.0, 1.0, 0.0]) * (0.0 if collapsed else 1.0)
+    active = np.array([1, 0, 1, 0]) * (0 if collapsed else 1)
+    log_variance = np.where(active, np.log(0.1), 0.0) + np.zeros((num, size))
+    features = np.ones((num, 8)) + (0.01 if collapsed else 3.0) * draw.normal(size=(num, 8))
+    return features, mean, log_variance
+
+
+def test_a_healthy_encoder_is_said_to_be_one_with_its_active_dimensions():
+    found = diagnose_features(*dump())
+    assert found.verdict == "not collapsed"
+    assert found.metrics["active_dimensions"] == [0, 2]
+    assert found.advice == []
+    by_hand = 0.5 * (1.5**2 + 0.1 - 1 - np.log(0.1)) + 0.5 * (1.0 + 0.1 - 1 - np.log(0.1))
+    assert found.metrics["kl"] == pytest.approx(by_hand, rel=0.1)
+    assert "dispersed" in " ".join(found.findings)
+
+
+def test_a_collapsed_encoder_gets_advice_in_order_and_features_that_are_alike():
+    found = diagnose_features(*dump(collapsed=True))
+    assert found.verdict.startswith("collapsed")
+    assert found.metrics["au"] == 0
+    assert found.metrics["mi"] == pytest.approx(0.0, abs=1e-9)
+    assert "nearly all alike" in " ".join(found.findings)
+    assert len(found.advice) >= 3
+
+
+def test_states_over_time_say_what_pooling_would_do():
+    _, mean, log_variance = dump(collapsed=True)
+    draw = np.random.default_rng(1)
+    # States that end alike whatever came before: the last one is the same for all, the mean is not.
+    steps = draw.normal(size=(400, 10, 6))
+    lengths = draw.integers(3, 11, size=400)
+    steps[np.arange(400), lengths - 1] = 1.0
+    found = diagnose_features(steps, mean, log_variance, lengths)
+    cosines = found.metrics["cosine_by_pooling"]
+    assert cosines["last"] == pytest.approx(1.0)
+    assert cosines["mean"] < 0.9
+    assert any("pool the encoder" in each and "from 1.00" in each for each in found.advice)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f, m, v: (f[:-1], m, v), "expected features"),
+        (lambda f, m, v: (f, m[:, :2], v), "expected features"),
+        (lambda f, m, v: (f[:1], m[:1], v[:1]), "at least 2"),
+        (lambda f, m, v: (f, m * np.nan, v), "finite"),
+        (lambda f, m, v: (f, m, v, np.ones(len(m))), "lengths"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change, words):
+    with pytest.raises(StudyError, match=words):
+        diagnose_features(*change(*dump()))
+
+
+def test_the_epoch_since_which_a_run_is_collapsed():
+    def row(epoch, kl, au):
+        return {"epoch": epoch, "valid/kl": kl, "valid/au": au}
+
+    assert collapsed_since([row(1, 2.0, 3), row(2, 0.0, 0), row(3, 0.01, 0)]) == 2
+    assert collapsed_since([row(1, 0.0, 0), row(2, 2.0, 3)]) is None
+    assert collapsed_since([]) is None
+
+
+def test_the_command_reads_models_and_dumps(corpus, tmp_path, call):
+    features, mean, log_variance = dump()
+    np.savez(tmp_path / "dump.npz", features=features, mean=mean, log_variance=log_variance)
+    frame = pl.DataFrame({"features": list(features), "mean": list(mean), "log_variance": list(log_variance)})
+    frame.write_parquet(tmp_path / "dump.parquet")
+    answers = [call("diagnose", tmp_path / f"dump.{ending}", "--json") for ending in ("npz", "parquet")]
+    assert [code for code, _, _ in answers] == [0, 0]
+    assert answers[0][1] == answers[1][1]
+    collapsing = tiny_settings(objective={"kl_weight": 50.0}, training={"epochs": 2})
+    rows = list(train(collapsing, corpus, tmp_path / "collapsed"))
+    code, out, _ = call("diagnose", tmp_path / "collapsed", "--corpus", corpus.folder, "--json")
+    found = json_lines(out)[0]
+    assert code == 0
+    assert found["metrics"]["kl"] == pytest.approx(rows[-1]["valid/kl"], abs=0.05)
+    gap = found["metrics"]["nll_shuffled_z"] - found["metrics"]["nll_own_z"]
+    assert abs(gap) < 0.1
+    assert found["verdict"].startswith(("collapsed", "nearly"))
+    assert "objective.kl_weight" in found["advice"][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [({"a": [1]}, "has no features"), (None, "cannot be read")],
+)
+def test_foreign_dumps_are_refused(tmp_path, call, content, words):
+    path = tmp_path / "x.npz"
+    if content is None:
+        path.write_bytes(b"not a zip")
+    else:
+        np.savez(path, **content)
+    code, out, err = call("diagnose", path)
+    assert (code, out) == (1, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_pickled_dump_is_not_loaded(tmp_path, call):
+    np.savez(
+        tmp_path / "x.npz", features=np.array([{"a": 1}], dtype=object), mean=np.zeros(1), log_variance=np.zeros(1)
+    )
+    code, _, err = call("diagnose", tmp_path / "x.npz")
+    assert code == 1
+    assert "cannot be read" in err
