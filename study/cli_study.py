@@ -119,41 +119,40 @@ def status_command(name: str | None, storage: Path) -> None:
 
 
 @click.command("report")
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a trial and line.")
 @click.option(
-    "--figure",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw the trade-off into a .png, .svg or .html file instead.",
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write all of it as one HTML file, with figures."
 )
+@click.option(
+    "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a .md file, its figures beside it."
+)
+@click.option(
+    "--figure", type=click.Path(path_type=Path, dir_okay=False), help="Draw a figure into a .png, .svg or .html file."
+)
+@click.option("--which", default="trade-off", show_default=True, help="Which figure; a wrong name lists them.")
+@click.option("--price-per-gpu-hour", type=float, help="Add what the GPUs cost to the costs.")
 @storage_option
-def report_command(name: str, as_json: bool, figure: Path | None, storage: Path) -> None:
+def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     """Show what a study found: best settings, the trade-off between likelihood and use of z, every trial.
+
+    Several NAMEs are put beside each other.
 
     \b
     study report quick
+    study report quick --html quick.html
     study report quick --json | jq .valid.nll
-    study report quick --figure trade-off.png
+    study report quick --figure curves.png --which learning-curves
+    study report quick quick-2
     """
-    import json
-
     from study.ledger import Ledger
-    from study.noise import noise_sentence
-    from study.report import best_nll, json_line, make_console, study_report
+    from study.reporting import compare_studies, report_study
 
-    ledger = Ledger.open(storage / name)
-    trials = ledger.trials()
-    if as_json:
-        for trial in trials:
-            click.echo(json.dumps(json_line(trial)))
-    elif figure:
-        from study.figures import save, trade_off
-
-        save(trade_off(ledger.definition, trials), figure)
-        click.echo(f"wrote {figure}", err=True)
+    ledgers = [Ledger.open(storage / name) for name in names]
+    if len(ledgers) > 1:
+        compare_studies(ledgers)
     else:
-        noise = noise_sentence(ledger, trials, best_nll(trials))
-        make_console().print(study_report(ledger.definition, trials, noise))
+        report_study(ledgers[0], **given)
 
 
 @click.command("export")
@@ -185,19 +184,24 @@ def export_command(name: str, path: Path, rows: str, storage: Path) -> None:
 
 
 @click.command("ui")
+@click.argument("name", required=False)
 @click.option("--port", type=int, help="Port on 127.0.0.1; a free one from 5000 on if not given.")
 @click.option("--tracking-uri", help="Database to show; the one beside the studies if not given.")
+@click.option("--optuna", is_flag=True, help="Start optuna-dashboard on the study NAME as well.")
+@click.option("--browser/--no-browser", default=True, help="Open a browser, where there is a screen.  [default: do]")
 @storage_option
-def ui_command(port: int | None, tracking_uri: str | None, storage: Path) -> int:
-    """Open the MLflow UI on the studies here, on this machine only.
+def ui_command(
+    name: str | None, port: int | None, tracking_uri: str | None, optuna: bool, browser: bool, storage: Path
+) -> int:
+    """Open the MLflow UI on the studies here, at the page of NAME if given; on this machine only.
 
     \b
     study ui
-    study ui --port 5001
+    study ui quick --optuna
     """
-    from study.serving import serve_mlflow
+    from study.serving import serve
 
-    return serve_mlflow(storage, tracking_uri, port)
+    return serve(storage, name, tracking_uri=tracking_uri, port=port, optuna=optuna, browser=browser)
 
 
 @click.command("settings")

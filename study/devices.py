@@ -10,6 +10,7 @@ import resource
 import sys
 from contextlib import AbstractContextManager
 
+import psutil
 import torch
 
 from study.errors import StudyError
@@ -62,3 +63,15 @@ def peak_memory_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     # Kilobytes, but bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def system_metrics() -> dict[str, float]:
+    """Return what this node is doing, by the names under which MLflow charts it: shares in %, since the last call."""
+    found = {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_percentage": psutil.virtual_memory().percent,
+    }
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        found["system/gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
+    return found

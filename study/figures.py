@@ -18,6 +18,8 @@ from study.report import epochs_frame, pareto_trials, trials_frame
 
 ENDINGS = (".png", ".svg", ".html")
 WIDTH = 560
+MOST_LINES = 100
+"""Trials whose curves are drawn together at most."""
 
 Chart = alt.LayerChart | alt.Chart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart
 
@@ -33,6 +35,9 @@ AXES = {
     "kl": "KL divergence from the prior, the rate (nats a sequence)",
     "dispersion": "mean cosine similarity of the encoder's features",
 }
+
+
+TITLES = {"mi": "use of the latent variable", "kl": "its rate"}
 
 
 def plain(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
@@ -88,15 +93,15 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
     points = alt.Chart(frame).mark_point(size=110, filled=True, opacity=0.85)
     points = points.encode(x=x, y=y, color=by_pooling(frame), shape=by_state(frame)[0], tooltip=tooltip)
     title = heading(
-        f"Validation likelihood against use of the latent variable: {definition.corpus_name}, {len(usable)} trials",
+        f"Validation likelihood against {TITLES[over]}: {definition.corpus_name}, {len(usable)} trials",
         "lower and further right is better; the dashed line joins trials that no other beats in both nll and MI",
     )
     return alt.layer(line, points).properties(title=title, width=WIDTH, height=340)
 
 
 def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
-    """Draw validation nll and KL by epoch, and the KL weight under them, a line a trial."""
-    usable = drawable(definition, trials)
+    """Draw validation nll and KL by epoch, and the KL weight under them, a line a trial; of many, the best."""
+    usable = sorted(drawable(definition, trials), key=lambda trial: trial.best["valid/nll"])[:MOST_LINES]
     frame = plain(epochs_frame(usable), definition).rename({"train kl_weight": "weight"})
     if "phase" in frame.columns:
         frame = frame.filter(pl.col("phase").is_null())
@@ -117,7 +122,8 @@ def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
     ]  # fmt: skip
     title = heading(
         f"Validation nll and KL by epoch, in nats a sequence: {definition.corpus_name}",
-        "below, the KL weight that each trial trained with; nll and KL are measured at weight 1",
+        "below, the KL weight that each trial trained with; nll and KL are measured at weight 1"
+        + (f"; the {MOST_LINES} trials of lowest nll" if len(trials) > MOST_LINES else ""),
     )
     return alt.vconcat(parts[0].add_params(near), *parts[1:]).properties(title=title)
 

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ def run_study(ledger: Ledger, view: LiveView, *, address: str | None, time_budge
     except KeyboardInterrupt:
         view.problem("interrupted again: ending at once")
     finally:
-        recorded = settle(ledger, tracker, reason)
+        recorded = settle(ledger, tracker, reason, view.problem)
     return Outcome(reason, recorded)
 
 
@@ -64,19 +64,33 @@ def catch_up(ledger: Ledger, tracker: Tracker) -> None:
             tracker.update(as_view(trial))
 
 
-def settle(ledger: Ledger, tracker: Tracker, reason: str) -> bool:
+def settle(ledger: Ledger, tracker: Tracker, reason: str, on_problem: Callable[[str], None]) -> bool:
     """Leave the record truthful: nothing RUNNING, MLflow told; return whether MLflow has everything."""
     ledger.release_interrupted()
     trials = ledger.trials()
     for trial in trials:
         if trial.state == "waiting" and trial.started:
             tracker.update(as_view(trial))
+    state = "complete" if not reason else "failed" if "failed" in reason else "waiting"
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "trials.parquet"
-        trials_frame(trials).write_parquet(path)
-        state = "complete" if not reason else "failed" if "failed" in reason else "waiting"
+        files = [Path(scratch) / "trials.parquet"]
+        trials_frame(trials).write_parquet(files[0])
+        if state == "complete" and not ledger.definition.final_num_samples:
+            files += draw_report(ledger, Path(scratch) / "report.html", on_problem)
         description = describe_study(ledger.definition, trials, reason)
-        return tracker.close(state, summary_metrics(ledger.definition, trials), description, {"": path})
+        return tracker.close(state, summary_metrics(ledger.definition, trials), description, files)
+
+
+def draw_report(ledger: Ledger, path: Path, on_problem: Callable[[str], None]) -> list[Path]:
+    """Write the report of a study that is over; a study is not lost for want of a drawing."""
+    from study.page import write_html
+
+    try:
+        write_html(ledger, path, None)
+    except Exception as error:
+        on_problem(f"the report was not drawn: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        return []
+    return [path]
 
 
 def as_view(trial: TrialRecord) -> View:

@@ -3,50 +3,112 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import click
 
 from study.errors import StudyError
+from study.ledger import DATABASE, Ledger
 from study.plan import default_tracking_uri
 
 FIRST_PORT = 5000
+START_SECONDS = 60.0
 
 
-def serve_mlflow(storage: Path, tracking_uri: str | None, port: int | None) -> int:
-    """Run the MLflow UI until it is interrupted; return its exit code. Raises StudyError if nothing is there."""
-    uri = tracking_uri or default_tracking_uri(storage)
+def serve(
+    storage: Path, name: str | None, *, tracking_uri: str | None, port: int | None, optuna: bool, browser: bool
+) -> int:
+    """Run the MLflow UI, and optuna-dashboard if asked for, until interrupted; return the exit code.
+
+    Raises StudyError if there is nothing to show or a server does not start.
+    """
+    ledger = Ledger.open(storage / name) if name else None
+    uri = tracking_uri or (ledger.definition.tracking_uri if ledger else default_tracking_uri(storage))
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise StudyError(f"no MLflow database in {storage}; run a study first, or name another --storage")
-    if port is None:
-        port = free_port()
-    elif not is_free(port):
-        raise StudyError(f"port {port} of 127.0.0.1 is taken; choose another --port")
-    click.echo(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)", err=True)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    if optuna and ledger is None:
+        raise StudyError("--optuna shows one study; name it, as in study ui NAME --optuna")
+    port = take_port(port)
+    commands = {f"http://127.0.0.1:{port}": mlflow_command(uri, port)}
+    if optuna and ledger is not None:
+        other = take_port(None, beside=port)
+        commands[f"http://127.0.0.1:{other}"] = optuna_command(ledger, other)
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    processes = {address: subprocess.Popen(command, env=environment) for address, command in commands.items()}
     try:
-        return subprocess.call(command, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"})
+        for address, process in processes.items():
+            wait_until_up(address, process)
+        pages = [f"http://127.0.0.1:{port}{experiment_page(uri, ledger)}", *list(processes)[1:]]
+        for title, page in zip(("MLflow UI", "Optuna dashboard"), pages, strict=False):
+            click.echo(f"{title}: {page} (Ctrl-C ends it)", err=True)
+            if browser and sys.stdout.isatty():
+                click.launch(page)
+        return next(iter(processes.values())).wait()
     except KeyboardInterrupt:
         return 0
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.wait()
 
 
-def free_port() -> int:
-    """Return the first free port from 5000 on."""
-    return next(port for port in range(FIRST_PORT, FIRST_PORT + 1000) if is_free(port))
+def mlflow_command(uri: str, port: int) -> list[str]:
+    """Return the command that starts the MLflow UI."""
+    place = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", "ui", *place]
+
+
+def optuna_command(ledger: Ledger, port: int) -> list[str]:
+    """Return the command that starts optuna-dashboard; raise StudyError if it is not installed."""
+    script = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent)) or shutil.which("optuna-dashboard")
+    if script is None:
+        raise StudyError("optuna-dashboard is not installed; install pooled-vae-study[dashboard]")
+    url = ledger.definition.optuna_url or f"sqlite:///{(ledger.folder / DATABASE).absolute()}"
+    return [script, url, "--host", "127.0.0.1", "--port", str(port)]
+
+
+def experiment_page(uri: str, ledger: Ledger | None) -> str:
+    """Return the part of the address that shows a study, or all of them."""
+    if ledger is None:
+        return ""
+    from study.tracking.store import experiment_id
+
+    found = experiment_id(uri, ledger.definition.name)
+    return f"/#/experiments/{found}" if found else ""
+
+
+def wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers; raise StudyError if it ends or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise StudyError(f"the server at {address} ended with exit code {process.returncode}; its words are above")
+        try:
+            urllib.request.urlopen(address, timeout=2).close()  # noqa: S310 - our own address
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+        else:
+            return
+    raise StudyError(f"the server at {address} did not answer within {START_SECONDS:.0f} s")
+
+
+def take_port(port: int | None, beside: int = 0) -> int:
+    """Return a port that was asked for, or the first free one from 5000 on; raise StudyError if it is taken."""
+    if port is None:
+        return next(each for each in range(FIRST_PORT, FIRST_PORT + 1000) if each != beside and is_free(each))
+    if not is_free(port):
+        raise StudyError(f"port {port} of 127.0.0.1 is taken; choose another --port")
+    return port
 
 
 def is_free(port: int) -> bool:

@@ -28,7 +28,7 @@ def run_trial(config: dict[str, Any]) -> None:
     from ray import tune
 
     from data.corpus import Corpus
-    from study.devices import limit_gpu_memory
+    from study.devices import limit_gpu_memory, system_metrics
     from study.settings import Settings
     from study.training import Diverged, train
 
@@ -44,7 +44,7 @@ def run_trial(config: dict[str, Any]) -> None:
                 if row["outcome"]:
                     write_samples(folder, corpus)
                     write_final(folder, corpus, config["final_num_samples"], settings.evaluation)
-                tune.report(row | {"node": os.uname().nodename})
+                tune.report(row | system_metrics() | {"node": os.uname().nodename})
                 reported = True
             if not reported:
                 # Every epoch was on record already; Tune must hear something of a trial.

@@ -55,6 +55,7 @@ def names(paths):
                 "study.cli_confirm",
                 "study.cli_look",
                 "study.serving",
+                "study.reporting",
             },
         ),
     ],

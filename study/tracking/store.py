@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import platform
@@ -15,6 +16,7 @@ from study.definition import Definition
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "polars", "pyarrow")
 LOCAL = "sqlite:///"
@@ -59,11 +61,36 @@ def create_database(path: Path) -> None:
         aside.replace(path)
 
 
+def experiment_id(uri: str, name: str) -> str | None:
+    """Return the id of the experiment of a study, or None if MLflow has not heard of it."""
+    found = connect(uri).get_experiment_by_name(name)
+    return str(found.experiment_id) if found is not None else None
+
+
 def artifact_location(uri: str, experiment: str) -> str | None:
     """Return where a local database's artifacts go: beside it. A server decides for itself."""
     if not uri.startswith(LOCAL):
         return None
     return (Path(uri.removeprefix(LOCAL)).parent / "mlartifacts" / experiment).as_uri()
+
+
+def describe_corpus(definition: Definition) -> DatasetInput:
+    """Return a study's corpus as MLflow records a dataset: its name, fingerprint, place and the size of its splits."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    manifest = json.loads((Path(definition.corpus) / "manifest.json").read_text("utf-8"))
+    splits = {
+        name: {count: split[count] for count in ("num_sequences", "num_tokens") if count in split}
+        for name, split in manifest["splits"].items()
+    }
+    dataset = Dataset(
+        name=definition.corpus_name,
+        digest=definition.corpus_fingerprint[:36],
+        source_type="local",
+        source=json.dumps({"uri": Path(definition.corpus).absolute().as_uri()}),
+        profile=json.dumps(splits | {"vocabulary_size": manifest["vocabulary_size"]}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "train and valid")])
 
 
 def provenance(definition: Definition) -> dict[str, str]:

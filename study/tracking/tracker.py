@@ -20,7 +20,7 @@ from study.definition import Definition
 from study.errors import StudyError
 from study.journal import write_json
 from study.ledger import RUN_IDS, Ledger, best_row
-from study.tracking.store import artifact_location, connect, provenance
+from study.tracking.store import artifact_location, connect, describe_corpus, provenance
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -81,7 +81,7 @@ class Tracker:
             self._due[view.number] = view
             self._wake.notify()
 
-    def close(self, state: str, summary: dict[str, float], description: str, files: dict[str, Path]) -> bool:
+    def close(self, state: str, summary: dict[str, float], description: str, files: list[Path]) -> bool:
         """Send what is due, end the parent run, and return whether all of it arrived."""
         with self._wake:
             self._closing = True
@@ -99,6 +99,7 @@ class Tracker:
     def _work(self) -> None:
         try:
             self._client = connect(self.definition.tracking_uri)
+            self._dataset = describe_corpus(self.definition)
             self._experiment_id = self._find_experiment()
             self._parent_id = self._find_parent()
         except Exception as error:
@@ -145,6 +146,7 @@ class Tracker:
             tags = self._tags("study")
             created = self._client.create_run(self._experiment_id, tags=tags, run_name=self.definition.name)
             run_id = str(created.info.run_id)
+            self._client.log_inputs(run_id, [self._dataset])
             folder = self.ledger.folder
             self._client.log_artifact(run_id, str(folder / "study.json"))
         else:
@@ -192,6 +194,7 @@ class Tracker:
             seed = view.params.get("seed", self.definition.seed)
             tags = self._tags(key) | {"mlflow.parentRunId": self._parent_id, "seed": str(seed)}
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {view.number}")
+            self._client.log_inputs(str(run.info.run_id), [self._dataset])
             self._told[key] = "running"
         elif run.info.status != "RUNNING":
             self._told[key] = run.data.tags.get("state", "")
@@ -254,15 +257,15 @@ class Tracker:
             self._client.log_dict(run_id, {"columns": list(table), "data": rows_of_table}, "samples.json")
             self._client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "samples.json", "type": "table"}]')
 
-    def _end_parent(self, state: str, summary: dict[str, float], description: str, files: dict[str, Path]) -> None:
+    def _end_parent(self, state: str, summary: dict[str, float], description: str, files: list[Path]) -> None:
         from mlflow.entities import Metric, RunTag
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, 0) for name, value in summary.items()]
         tags = [RunTag("state", state), RunTag("mlflow.note.content", description)]
         self._client.log_batch(self._parent_id, metrics=metrics, tags=tags)
-        for folder, path in files.items():
-            self._client.log_artifact(self._parent_id, str(path), folder or None)
+        for path in files:
+            self._client.log_artifact(self._parent_id, str(path))
         self._client.set_terminated(self._parent_id, STATUS[state])
 
     def _explain(self, error: Exception) -> StudyError:

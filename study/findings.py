@@ -1,0 +1,136 @@
+"""What a study found, in words and small tables: the answer, what collapsed trials share, what it cost."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from study.definition import Definition
+from study.ledger import TrialRecord
+from study.report import best_trial, pareto_trials, show_params, show_value
+
+INFORMATIVE_NATS = 1.0
+"""A latent variable that carries less says little about its input, collapsed or not."""
+
+
+def answer(definition: Definition, trials: list[TrialRecord], noise: str) -> list[str]:
+    """Return a study's answer in three sentences: the best settings, what using z costs, how sure that is."""
+    best = best_trial(trials)
+    measured = [trial for trial in trials if trial.best]
+    collapsed = [trial for trial in measured if trial.state == "collapsed"]
+    if best is None:
+        return [
+            f"On {definition.corpus_name}, none of {len(trials)} trials has usable settings: each collapsed, failed or"
+            " missed a floor.",
+            f"{len(collapsed)} collapsed; the section below says what they share, and `study diagnose` what to try.",
+            noise,
+        ]
+    row = best.best
+    first = (
+        f"On {definition.corpus_name}, the best settings that keep the latent variable in use are"
+        f" {show_params(best.params).replace('  ', ', ')} (trial {best.number}): validation nll {row['valid/nll']:.2f}"
+        f" nats a sequence, KL {row['valid/kl']:.2f}, mutual information {row['valid/mi']:.2f} nats,"
+        f" {row['valid/au']} active units."
+    )
+    first += informative_alternative(best, pareto_trials(trials))
+    if not collapsed:
+        return [first, f"None of {len(trials)} trials collapsed.", noise]
+    lowest = min(collapsed, key=lambda trial: trial.best["valid/nll"])
+    difference = lowest.best["valid/nll"] - row["valid/nll"]
+    how = (
+        f"the best of them is {difference:.2f} nats worse than that"
+        if difference > 0
+        else f"the best of them has a likelihood {-difference:.2f} nats better: here, using z costs likelihood"
+    )
+    return [first, f"{len(collapsed)} of {len(trials)} trials collapsed; {how}.", noise]
+
+
+def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:
+    """Return which trial to look at instead where the winner is feasible but its latent variable carries little."""
+    if best.best["valid/mi"] >= INFORMATIVE_NATS:
+        return ""
+    others = [trial for trial in front if trial.best["valid/mi"] >= INFORMATIVE_NATS]
+    if not others:
+        return f" It carries little, and no trial carries {INFORMATIVE_NATS:g} nat at a competitive likelihood."
+    other = min(others, key=lambda trial: trial.best["valid/nll"])
+    return (
+        f" It carries little; of those that carry at least {INFORMATIVE_NATS:g} nat the best is trial {other.number},"
+        f" nll {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:.2f} nats."
+    )
+
+
+def collapse_pattern(definition: Definition, trials: list[TrialRecord]) -> pl.DataFrame:
+    """Return what collapsed trials share: for each searched setting its values there and elsewhere, and a p-value.
+
+    Numbers are compared by Mann and Whitney's test, names by a permutation test of the table of counts. Empty if
+    no trial, or every trial, has collapsed. The p-values are for one setting each, not corrected.
+    """
+    usable = [trial for trial in trials if trial.best and trial.state in ("complete", "pruned", "collapsed")]
+    rows: list[dict[str, Any]] = []
+    for name, allowed in definition.space.ranges.items():
+        groups = [
+            [t.params[name] for t in usable if name in t.params and (t.state == "collapsed") == collapsed]
+            for collapsed in (True, False)
+        ]
+        if name == "seed" or not all(groups) or len({*groups[0], *groups[1]}) < 2:
+            continue
+        numeric = allowed.values is None or all(isinstance(value, int | float) for value in allowed.values)
+        shown = [show_numbers(group) if numeric else show_counts(group) for group in groups]
+        rows.append({
+            "setting": name, "collapsed": shown[0], "others": shown[1],
+            "p": compare_numbers(*groups) if numeric else compare_names(*groups),
+        })  # fmt: skip
+    schema = {"setting": pl.String, "collapsed": pl.String, "others": pl.String, "p": pl.Float64}
+    return pl.DataFrame(rows, schema=schema).sort("p")
+
+
+def show_numbers(values: list[float]) -> str:
+    """Return the range and median of numbers, short."""
+    return f"{show_value(min(values))} to {show_value(max(values))}, median {show_value(float(np.median(values)))}"
+
+
+def show_counts(values: list[str]) -> str:
+    """Return how often each value occurs, the most frequent first."""
+    counts = {value: values.count(value) for value in dict.fromkeys(values)}
+    return ", ".join(f"{value} {count}" for value, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def compare_numbers(one: list[float], other: list[float]) -> float:
+    """Return the p-value that two groups of numbers are drawn alike."""
+    return float(stats.mannwhitneyu(one, other).pvalue)
+
+
+def compare_names(one: list[str], other: list[str]) -> float:
+    """Return the p-value that two groups of names are drawn alike."""
+    values = list(dict.fromkeys([*one, *other]))
+    table = np.array([[group.count(value) for value in values] for group in (one, other)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        method = stats.PermutationMethod(n_resamples=999, rng=np.random.default_rng(0))
+        return float(stats.chi2_contingency(table, correction=False, method=method).pvalue)
+
+
+def costs(definition: Definition, trials: list[TrialRecord], price_per_gpu_hour: float | None) -> list[tuple[str, str]]:
+    """Return what a study cost: training time, epochs and processors, and money where a price is given."""
+    seconds = sum(trial.seconds for trial in trials)
+    epochs = sum(len(trial.rows) for trial in trials)
+    early = [trial for trial in trials if trial.state in ("pruned", "collapsed")]
+    most = definition.space.most_epochs() + definition.space.fixed.training.pretraining_epochs
+    saved = sum(max(0, most - len(trial.rows)) for trial in early)
+    found = [
+        ("trials", f"{len(trials)} of {definition.num_trials}"),
+        ("epochs trained", f"{epochs:,}"),
+        ("epochs saved by ending early", f"{saved:,} (in {len(early)} trials)"),
+        ("training time of all trials", f"{seconds / 3600:.2f} h"),
+        ("CPU hours", f"{seconds * definition.cpus_per_trial / 3600:.2f}"),
+    ]
+    gpu_hours = seconds * definition.gpus_per_trial / 3600
+    if gpu_hours or price_per_gpu_hour is not None:
+        found.append(("GPU hours", f"{gpu_hours:.2f}"))
+    if price_per_gpu_hour is not None:
+        found.append((f"cost at {price_per_gpu_hour:g} a GPU hour", f"{gpu_hours * price_per_gpu_hour:.2f}"))
+    return found

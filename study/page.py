@@ -1,0 +1,161 @@
+"""A study as one document: self-contained HTML, or Markdown with its figures beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+
+from data.corpus import Corpus
+from study.errors import StudyError
+from study.figures import FIGURES, Chart, save
+from study.findings import answer, collapse_pattern, costs
+from study.ledger import Ledger, TrialRecord
+from study.models import TrainedModel
+from study.noise import noise_sentence
+from study.portrait import PORTRAITS, Portrait, portray
+from study.report import best_nll, best_trial, counts, pareto_trials, show_params, show_value
+from study.training import best_folder
+
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "polars", "pyarrow")
+TABLE_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "dispersion")
+EMBED = """
+for (const holder of document.querySelectorAll("figure[data-figure]")) {
+  const spec = JSON.parse(holder.querySelector("script").textContent);
+  vegaEmbed(holder.querySelector("div"), spec, {actions: false, renderer: "svg"});
+}
+"""
+
+
+def write_html(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
+    """Write a study's report as one HTML file that needs no network, aside and then renamed; raise StudyError."""
+    check_target(path, ".html")
+    content = gather(ledger, price_per_gpu_hour)
+    specs = {name: specification(chart) for name, chart in content.pop("charts").items()}
+    page = environment().get_template("report.html.j2")
+    text = page.render(
+        **content, specs=specs, script=vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
+    )
+    aside = path.with_name(f".writing.{path.name}")
+    aside.write_text(text, "utf-8")
+    aside.replace(path)
+
+
+def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
+    """Write a study's report as Markdown, its figures as SVG files beside it; raise StudyError."""
+    check_target(path, ".md")
+    content = gather(ledger, price_per_gpu_hour)
+    figures = {}
+    for name, chart in content.pop("charts").items():
+        figures[name] = f"{path.stem}-{name}.svg"
+        save(chart, path.with_name(figures[name]))
+    text = environment().get_template("report.md.j2").render(**content, figures=figures)
+    aside = path.with_name(f".writing.{path.name}")
+    aside.write_text(text, "utf-8")
+    aside.replace(path)
+
+
+def check_target(path: Path, ending: str) -> None:
+    """Raise StudyError unless a file of this ending can be written there."""
+    if path.suffix != ending or not path.absolute().parent.is_dir():
+        raise StudyError(f"{path}: expected a {ending} file in a folder that exists")
+
+
+def environment() -> Environment:
+    """Return the templates; HTML escapes whatever texts hold."""
+    made = Environment(
+        loader=PackageLoader("study"), autoescape=select_autoescape(["html.j2"], default=False),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters["short"] = show_value
+    made.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
+    made.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return made
+
+
+def specification(chart: Chart) -> str:
+    """Return a chart as JSON that can stand inside a script element."""
+    return json.dumps(chart.to_dict(), default=str).replace("</", "<\\/")
+
+
+def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
+    """Return everything that a report says; raise StudyError if there is nothing to say yet."""
+    definition, trials = ledger.definition, ledger.trials()
+    best = best_trial(trials)
+    charts: dict[str, Chart] = {}
+    for name, draw in FIGURES.items():
+        try:
+            charts[name] = draw(definition, trials)
+        except StudyError:
+            if name == "trade-off":
+                raise
+    portrait = portrait_of(ledger, best) if best is not None else None
+    if portrait is not None:
+        charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
+    noise = noise_sentence(ledger, trials, best_nll(trials))
+    ranges = definition.space.ranges
+    return {
+        "definition": definition,
+        "answer": answer(definition, trials, noise),
+        "states": counts(trials),
+        "best": best,
+        "best_settings": {} if best is None else best.params,
+        "pareto": [table_row(trial) for trial in pareto_trials(trials)],
+        "metrics": TABLE_METRICS,
+        "trials": [table_row(trial) for trial in trials],
+        "pattern": collapse_pattern(definition, trials).to_dicts(),
+        "num_collapsed": sum(trial.state == "collapsed" for trial in trials),
+        "samples": samples_of(ledger, best),
+        "interpolation": portrait.interpolation if portrait is not None else [],
+        "costs": costs(definition, trials, price_per_gpu_hour),
+        "searched": {name: show_range(allowed) for name, allowed in ranges.items()},
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "charts": charts,
+    }
+
+
+def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
+    """Look at a trial's best weights on the validation split; None where they or the corpus are gone."""
+    folder = best_folder(ledger.trial_folder(trial.number), trial.best["epoch"])
+    if not folder.is_dir() or not Path(ledger.definition.corpus).is_dir():
+        return None
+    return portray(TrainedModel.open(folder), Corpus.open(ledger.definition.corpus).split("valid"))
+
+
+def samples_of(ledger: Ledger, trial: TrialRecord | None, num: int = 8) -> list[dict[str, str]]:
+    """Return validation texts beside their reconstructions, and prior samples, of a trial; empty if it wrote none."""
+    path = ledger.trial_folder(trial.number) / "samples.json" if trial is not None else None
+    if path is None or not path.is_file():
+        return []
+    table: dict[str, list[str]] = json.loads(path.read_text("utf-8"))
+    return [dict(zip(table, row, strict=True)) for row in list(zip(*table.values(), strict=True))[:num]]
+
+
+def table_row(trial: TrialRecord) -> dict[str, Any]:
+    """Return a trial as a report's tables show it."""
+    return {
+        "trial": trial.number, "state": trial.state, "epochs": len(trial.rows), "seconds": f"{trial.seconds:.0f}",
+        "settings": show_params(trial.params),
+        **{name: show_metric(trial.best.get(f"valid/{name}")) for name in TABLE_METRICS},
+    }  # fmt: skip
+
+
+def show_metric(value: float | None) -> str:
+    """Return a metric with two decimals, or whole if it is."""
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def show_range(allowed: Any) -> str:
+    """Return a search range in words."""
+    if allowed.values is not None:
+        return ", ".join(map(str, allowed.values))
+    return f"{allowed.low} to {allowed.high}{' (log)' if allowed.log else ''}"

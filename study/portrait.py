@@ -1,0 +1,125 @@
+"""Figures of one trained model: its latent dimensions and space, where its maxima come from, what it decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import altair as alt
+import polars as pl
+import torch
+
+from data.corpus import Split
+from model.diagnostics import ACTIVE_VARIANCE
+from study.evaluation import Scores, positions_of_maxima, score
+from study.figures import WIDTH, Chart, heading
+from study.models import TrainedModel
+
+MAX_POOLINGS = ("max", "max+mean")
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What was asked of a model on some sequences of a split."""
+
+    scores: Scores
+    lengths: list[int]
+    texts: list[str]
+    maxima: dict[str, float]
+    interpolation: list[str]
+    pooling: str
+
+
+def portray(trained: TrainedModel, split: Split, num: int = 500) -> Portrait:
+    """Look at a model through the first `num` sequences of a split (a random subset: corpora are stored shuffled)."""
+    texts = trained.texts(split, num)
+    return Portrait(
+        score(trained.network, split, num_samples=1, num_sequences=num),
+        [int(length) for length in split.lengths[:num]],
+        texts,
+        positions_of_maxima(trained.network, split, num_sequences=num),
+        trained.interpolate(texts[0], texts[1], 7) if len(texts) > 1 and trained.network.settings.has_latent else [],
+        trained.network.settings.pooling,
+    )
+
+
+def rate_by_dimension(portrait: Portrait) -> Chart:
+    """Draw the KL of each latent dimension, the largest first; active ones stand out."""
+    found = portrait.scores.dimensions()
+    frame = pl.DataFrame({
+        "dimension": [str(number) for number in range(len(found["kl"]))],
+        "kl": found["kl"],
+        "state": ["active" if value >= ACTIVE_VARIANCE else "not active" for value in found["variance"]],
+    }).sort("kl", descending=True)  # fmt: skip
+    order = frame["dimension"].to_list()
+    bars = alt.Chart(frame).mark_bar().encode(
+        x=alt.X("dimension:N", title="latent dimension", sort=order, axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("kl:Q", title="KL (nats a sequence)"),
+        color=alt.Color("state:N", title="dimension", scale=alt.Scale(domain=["active", "not active"],
+                                                                     range=["#0072B2", "#bbbbbb"])),
+        tooltip=["dimension", "kl", "state"],
+    )  # fmt: skip
+    total, active = sum(found["kl"]), sum(value >= ACTIVE_VARIANCE for value in found["variance"])
+    title = heading(
+        f"KL by latent dimension: {total:.2f} nats in all, {active} of {frame.height} dimensions active",
+        f"active: the posterior mean varies by at least {ACTIVE_VARIANCE} over inputs",
+    )
+    chart: Chart = bars.properties(title=title, width=WIDTH, height=180)
+    return chart
+
+
+def latent_space(portrait: Portrait) -> Chart:
+    """Draw the posterior means along their two main directions, coloured by the sequence's length."""
+    means = portrait.scores.posterior.mean.double()
+    centred = means - means.mean(0)
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    places = centred @ directions[:2].T
+    if places.shape[1] == 1:
+        places = torch.cat([places, torch.zeros_like(places)], dim=1)
+    share = float(singular[:2].square().sum() / singular.square().sum().clamp(min=1e-12))
+    frame = pl.DataFrame({
+        "first": places[:, 0].tolist(), "second": places[:, 1].tolist(), "length": portrait.lengths,
+        "text": [text[:120] for text in portrait.texts],
+    })  # fmt: skip
+    points = alt.Chart(frame).mark_circle(size=36, opacity=0.75).encode(
+        x=alt.X("first:Q", title="first principal component of the posterior mean"),
+        y=alt.Y("second:Q", title="second"),
+        color=alt.Color("length:Q", title="tokens", scale=alt.Scale(scheme="viridis")),
+        tooltip=["text", "length"],
+    )  # fmt: skip
+    title = heading(
+        f"Latent space of {frame.height} validation sequences by length in tokens",
+        f"two directions hold {share:.0%} of the means' variance; the prior has standard deviation 1",
+    )
+    chart: Chart = points.properties(title=title, width=WIDTH, height=320)
+    return chart
+
+
+def maxima(portrait: Portrait) -> Chart:
+    """Draw where the encoder units' largest states over time lie."""
+    names = {"first": "<s>", "last": "</s>"} | {f"words_{tenth}": f"{tenth * 10} %" for tenth in range(1, 11)}
+    frame = pl.DataFrame({
+        "place": [names[name] for name in portrait.maxima], "share": list(portrait.maxima.values()),
+    })  # fmt: skip
+    bars = alt.Chart(frame).mark_bar(color="#56B4E9").encode(
+        x=alt.X("place:N", title="where in the sequence: <s>, the words up to each tenth, </s>",
+                sort=frame["place"].to_list(), axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("share:Q", title="share of units", axis=alt.Axis(format="%")),
+        tooltip=["place", alt.Tooltip("share", format=".1%")],
+    )  # fmt: skip
+    used = (
+        "these are what the features are made of" if portrait.pooling in MAX_POOLINGS else "not what this pooling takes"
+    )
+    title = heading(
+        "Where the encoder's largest states over time lie, share of units", f"pooling {portrait.pooling}: {used}"
+    )
+    chart: Chart = bars.properties(title=title, width=WIDTH, height=180)
+    return chart
+
+
+PORTRAITS: dict[str, Callable[[Portrait], Chart]] = {
+    "rate-by-dimension": rate_by_dimension,
+    "latent-space": latent_space,
+    "maxima": maxima,
+}
+"""A model's figures by name."""

@@ -1,0 +1,94 @@
+"""What `study report` does with a study, or with several beside each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from study.errors import StudyError
+from study.ledger import Ledger
+from study.noise import noise_sentence, seed_noise
+from study.report import best_nll, best_trial, counts, json_line, make_console, show_params, study_report
+
+COMPARED = ("nll", "kl", "mi", "au", "ppl")
+
+
+def report_study(
+    ledger: Ledger,
+    *,
+    as_json: bool,
+    html: Path | None,
+    markdown: Path | None,
+    figure: Path | None,
+    which: str,
+    price_per_gpu_hour: float | None,
+) -> None:
+    """Print a study's report, or write it where it was asked for; raise StudyError."""
+    trials = ledger.trials()
+    if as_json:
+        for trial in trials:
+            click.echo(json.dumps(json_line(trial)))
+        return
+    if html or markdown:
+        from study.page import write_html, write_markdown
+
+        for path, write in ((html, write_html), (markdown, write_markdown)):
+            if path is not None:
+                write(ledger, path, price_per_gpu_hour)
+                click.echo(f"wrote {path}", err=True)
+    if figure:
+        from study.figures import save
+
+        save(draw(ledger, which), figure)
+        click.echo(f"wrote {figure}", err=True)
+    if not (html or markdown or figure):
+        noise = noise_sentence(ledger, trials, best_nll(trials))
+        make_console().print(study_report(ledger.definition, trials, noise))
+
+
+def draw(ledger: Ledger, which: str) -> Any:
+    """Return a figure by name, of the study or of its best model; raise StudyError if there is none of that name."""
+    from study.figures import FIGURES
+    from study.page import portrait_of
+    from study.portrait import PORTRAITS
+
+    trials = ledger.trials()
+    if which in FIGURES:
+        return FIGURES[which](ledger.definition, trials)
+    if which not in PORTRAITS:
+        raise StudyError(f"no figure {which!r}; expected one of {', '.join([*FIGURES, *PORTRAITS])}")
+    best = best_trial(trials)
+    portrait = portrait_of(ledger, best) if best is not None else None
+    if portrait is None:
+        raise StudyError(f"{ledger.definition.name} has no best model to look at, or its corpus is gone")
+    return PORTRAITS[which](portrait)
+
+
+def compare_studies(ledgers: list[Ledger]) -> None:
+    """Print studies beside each other: what each searched, found and cost."""
+    table = Table(title="Studies, best trial on validation", title_justify="left", box=None, pad_edge=False)
+    for name in ("study", "corpus", "trials", *COMPARED, "seed s.d.", "hours", "best settings"):
+        table.add_column(
+            name, justify="left" if name in ("study", "corpus", "best settings") else "right", overflow="fold"
+        )
+    for ledger in ledgers:
+        trials = ledger.trials()
+        best = best_trial(trials)
+        cells = ["-"] * len(COMPARED) if best is None else [f"{best.best[f'valid/{name}']:.2f}" for name in COMPARED]
+        states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+        noise, settings = seed_noise(trials)
+        table.add_row(
+            ledger.definition.name, ledger.definition.corpus_name, states, *cells, f"{noise:.2f}" if settings else "-",
+            f"{sum(trial.seconds for trial in trials) / 3600:.2f}", "-" if best is None else show_params(best.params),
+        )  # fmt: skip
+    make_console().print(table)
+    evaluated = {(each.definition.corpus_fingerprint, each.definition.space.fixed.evaluation) for each in ledgers}
+    if len(evaluated) > 1:
+        click.echo(
+            "these studies differ in corpus or in how validation is measured: their numbers cannot be compared",
+            err=True,
+        )

@@ -1,0 +1,166 @@
+"""Reports and figures: the same numbers as the record, self-contained, safe, and true to what happened."""
+
+import json
+import re
+
+import polars as pl
+import pytest
+from conftest import json_lines
+
+from study import findings
+from study.figures import FIGURES
+from study.importance import importances
+from study.ledger import Ledger, TrialRecord
+from study.portrait import PORTRAITS
+from study.report import best_trial, trials_frame
+
+
+def trial(number, state, params, nll, *, mi=0.0, epochs=3, feasible=None):
+    best = {"valid/nll": nll, "valid/mi": mi, "valid/kl": mi, "valid/au": int(mi > 0), "valid/ppl": 9.0, "epoch": 1}
+    rows = [{"epoch": epoch + 1} for epoch in range(epochs)]
+    usable = state != "collapsed" if feasible is None else feasible
+    return TrialRecord(number, state, "", params, rows, 10.0, usable, best, None, True)
+
+
+@pytest.fixture(scope="module")
+def page(finished_study):
+    from study.page import write_html
+
+    path = finished_study / "report.html"
+    write_html(Ledger.open(finished_study / "done"), path, 2.0)
+    return path.read_text("utf-8")
+
+
+def test_the_page_needs_no_network_and_holds_every_figure_and_trial(page, finished_study):
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", page.split('<script type="module">')[0])
+    trials = Ledger.open(finished_study / "done").trials()
+    drawn = set(re.findall(r'data-figure="([a-z-]+)"', page))
+    assert {"trade-off", "learning-curves", "endings", "parallel-coordinates", *PORTRAITS} <= drawn
+    for record in trials:
+        assert f'<td class="number">{record.best["valid/nll"]:.2f}</td>' in page
+    best = best_trial(trials)
+    assert f"trial {best.number}" in page.split("</div>")[0]
+
+
+def test_specifications_in_the_page_are_valid_and_cannot_break_out_of_their_element(page):
+    specs = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert len(specs) >= 8
+    for spec in specs:
+        assert json.loads(spec)["$schema"].startswith("https://vega.github.io/schema/vega-lite")
+
+
+def test_texts_of_a_corpus_are_escaped(finished_study, tmp_path, monkeypatch):
+    from study import page as module
+
+    hostile = [{"input": "<script>alert(1)</script>", "reconstruction": "</table>", "prior_sample": "&"}]
+    monkeypatch.setattr(module, "samples_of", lambda ledger, best: hostile)
+    module.write_html(Ledger.open(finished_study / "done"), tmp_path / "x.html", None)
+    text = (tmp_path / "x.html").read_text("utf-8")
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+@pytest.mark.parametrize("name", [*FIGURES, *PORTRAITS])
+def test_every_figure_can_be_drawn_for_print(name, finished_study, tmp_path, call):
+    code, _, err = call("report", "done", "--figure", tmp_path / "x.svg", "--which", name, "--storage", finished_study)
+    if name == "importance":
+        assert (code, "too few trials" in err) == (1, True)
+        return
+    assert code == 0
+    assert (tmp_path / "x.svg").read_text().startswith("<svg")
+
+
+def test_markdown_has_its_figures_beside_it(finished_study, tmp_path, call):
+    assert call("report", "done", "--markdown", tmp_path / "r.md", "--storage", finished_study)[0] == 0
+    text = (tmp_path / "r.md").read_text("utf-8")
+    linked = re.findall(r"\]\((r-[a-z-]+\.svg)\)", text)
+    assert len(linked) == len(set(linked)) >= 8
+    assert all((tmp_path / name).is_file() for name in linked)
+
+
+def test_several_studies_stand_beside_each_other(finished_study, call):
+    code, out, _ = call("report", "done", "done", "--storage", finished_study)
+    assert code == 0
+    assert out.count("done ") == 2
+
+
+def test_a_wrong_figure_or_place_is_refused(finished_study, tmp_path, call):
+    storage = ("--storage", finished_study)
+    code, _, err = call("report", "done", "--figure", tmp_path / "x.png", "--which", "pie", *storage)
+    assert (code, "learning-curves" in err) == (1, True)
+    assert call("report", "done", "--html", tmp_path / "x.txt", *storage)[0] == 1
+    assert call("report", "done", "--html", tmp_path / "missing/x.html", *storage)[0] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_answer_says_what_using_z_costs(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+    trials = [trial(0, "complete", {"a": 1}, 50.0, mi=2.0), trial(1, "collapsed", {"a": 2}, 49.0)]
+    sentences = findings.answer(definition, trials, "noise")
+    assert "trial 0" in sentences[0]
+    assert "1.00 nats better: here, using z costs likelihood" in sentences[1]
+    faint = [trial(0, "complete", {"a": 1}, 50.0, mi=0.1), trial(1, "complete", {"a": 2}, 51.0, mi=2.0)]
+    assert "the best is trial 1" in findings.answer(definition, faint, "")[0]
+    assert "none of 1 trials" in findings.answer(definition, trials[1:], "")[0]
+
+
+def test_what_collapsed_trials_share_is_found(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+    trials = [
+        trial(number, "collapsed" if number % 2 else "complete",
+              {"objective.kl_weight": 0.9 + number / 1000 if number % 2 else 0.2 + number / 1000,
+               "model.pooling": "max" if number % 3 else "last"}, 50.0, mi=1.0)
+        for number in range(24)
+    ]  # fmt: skip
+    pattern = findings.collapse_pattern(definition, trials)
+    assert pattern["setting"][0] == "objective.kl_weight"
+    assert pattern["p"][0] < 0.001
+    assert pattern.filter(pl.col("setting") == "model.pooling")["p"][0] > 0.2
+    assert findings.collapse_pattern(definition, trials[::2]).height == 0
+
+
+def test_importance_finds_the_setting_that_matters_and_says_how_sure_it_is(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+    trials = [
+        trial(number, "complete", {"objective.kl_weight": 0.1 + 0.9 * (number * 7 % 40) / 40,
+                                   "model.pooling": ["max", "mean", "last"][number % 3]},
+              50.0 + (number * 7 % 40) / 10, mi=1.0 - (number * 7 % 40) / 80)
+        for number in range(40)
+    ]  # fmt: skip
+    found = importances(definition, trials)
+    for metric in ("nll", "mi"):
+        rows = found.filter(pl.col("metric") == metric).sort("importance", descending=True)
+        assert rows["setting"][0] == "objective.kl_weight"
+        assert rows["importance"].sum() == pytest.approx(1.0)
+        assert rows["low"][0] <= rows["importance"][0] <= rows["high"][0] + 1e-9
+    assert importances(definition, trials[:5]).height == 0
+
+
+def test_costs_count_epochs_saved_and_money(finished_study):
+    ledger = Ledger.open(finished_study / "done")
+    found = dict(findings.costs(ledger.definition, ledger.trials(), 2.0))
+    frame = trials_frame(ledger.trials())
+    assert found["epochs trained"] == str(frame["epochs"].sum())
+    assert found["cost at 2 a GPU hour"] == "0.00"
+    assert found["epochs saved by ending early"].startswith(
+        str(int((3 - frame.filter(pl.col("state").is_in(["pruned", "collapsed"]))["epochs"]).sum()))
+    )
+
+
+def test_mlflow_has_the_report_the_dataset_and_the_nodes_load(finished_study):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{finished_study / 'mlflow.db'}")
+    ids = json.loads((finished_study / "done/mlflow.json").read_text())
+    parent, child = client.get_run(ids["study"]), client.get_run(ids["0"])
+    assert "report.html" in {item.path for item in client.list_artifacts(ids["study"])}
+    fingerprint = Ledger.open(finished_study / "done").definition.corpus_fingerprint
+    for run in (parent, child):
+        assert [item.dataset.digest for item in run.inputs.dataset_inputs] == [fingerprint[:36]]
+    assert 0 <= child.data.metrics["system/cpu_utilization_percentage"] <= 100
+
+
+def test_the_json_report_still_has_its_keys(finished_study, call):
+    line = json_lines(call("report", "done", "--json", "--storage", finished_study)[1])[0]
+    wanted = {"trial", "state", "reason", "params", "epochs", "seconds", "valid", "run_id"}
+    assert wanted <= set(line)
