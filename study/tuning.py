@@ -225,7 +225,8 @@ def show(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> N
 
 def is_recorded(name: str) -> bool:
     """Say whether a key of a Tune result is one of ours."""
-    return name in ("epoch", "step", "seconds", "outcome", "phase", "node") or name.startswith(("train/", "valid/", "system/"))
+    own = ("epoch", "step", "seconds", "outcome", "phase", "node")
+    return name in own or name.startswith(("train/", "valid/", "system/"))
 
 
 def last_line(trial: Any) -> str:

@@ -137,6 +137,8 @@ class Tracker:
         tags = {
             "mlflow.experiment.primaryMetric.name": "best/nll",
             "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
+            # Otherwise the UI opens on pages about prompts and traces.
+            "mlflow.experimentKind": "custom_model_development",
         }
         return str(self._client.create_experiment(name, artifact_location(self.definition.tracking_uri, name), tags))
 

@@ -1,0 +1,167 @@
+"""What people look at, in a real browser: the report, and the MLflow UI on the study's own database."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from study.ledger import Ledger
+from study.report import best_trial
+from study.serving import take_port
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+DESKTOP, PHONE = (1200, 900), (390, 800)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Debian's Chromium without a screen; it reaches nothing but this machine."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                 f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):  # fmt: skip
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def until(condition, browser=None, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            if browser:
+                browser.save_screenshot(os.environ.get("SCREENSHOT", "failed.png"))
+            pytest.fail("the page never showed it")
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(finished_study, tmp_path_factory):
+    from study.page import write_html
+
+    path = tmp_path_factory.mktemp("page") / "done.html"
+    write_html(Ledger.open(finished_study / "done"), path, None)
+    return path
+
+
+def show(browser, page, size):
+    # The window's smallest width is 500 px; this is the page's own.
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
+    browser.get(page.as_uri())
+    figures = browser.execute_script("return document.querySelectorAll('figure[data-figure]').length")
+    until(lambda: browser.execute_script("return document.querySelectorAll('figure svg').length") == figures)
+    return figures
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_report_draws_every_figure_and_fits_the_screen(browser, page, finished_study, size):
+    assert show(browser, page, size) >= 9
+    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []
+    width = browser.execute_script("return document.documentElement.scrollWidth")
+    assert width <= size[0]
+    trials = Ledger.open(finished_study / "done").trials()
+    best = best_trial(trials)
+    first = browser.execute_script("return document.querySelector('.answer p').textContent")
+    assert f"nll {best.best['valid/nll']:.2f}" in first
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#trials ~ .table tbody tr')].map(row => row.children[3].textContent)"
+    )
+    assert rows == [f"{trial.best['valid/nll']:.2f}" for trial in trials]
+    marks = browser.execute_script(
+        "return document.querySelectorAll('#figure-trade-off svg .mark-symbol.role-mark path').length"
+    )
+    assert marks == len([trial for trial in trials if trial.best])
+
+
+def test_the_report_is_accessible(browser, page):
+    from axe_core_python.selenium import Axe
+
+    show(browser, page, DESKTOP)
+    found = Axe().run(browser, options={"runOnly": ["wcag2a", "wcag2aa", "best-practice"]})
+    assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found["violations"]] == []
+    assert len(found["passes"]) > 10
+
+
+def test_the_report_can_be_read_by_keyboard(browser, page):
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, page, DESKTOP)
+    body = browser.find_element("tag name", "body")
+    body.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "Settings"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert browser.current_url.endswith("#settings")
+    seen = set()
+    for _ in range(40):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        seen.add(browser.switch_to.active_element.tag_name)
+    assert {"a", "figure"} <= seen
+
+
+@pytest.fixture(scope="module")
+def ui(finished_study):
+    """The address that `study ui done` says, while it runs."""
+    port = take_port(None)
+    command = [sys.executable, "-c", "from study.cli import entry; entry()", "ui", "done", "--port", str(port),
+               "--no-browser", "--storage", str(finished_study)]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        line = next(line for line in process.stderr if line.startswith("MLflow UI: "))
+        yield line.split()[2]
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def text_of(browser):
+    return browser.execute_script("return document.body.innerText")
+
+
+def test_mlflow_shows_the_studys_runs_and_its_story(browser, ui, finished_study, tmp_path):
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.set_window_size(1500, 1000)
+    browser.get(f"{ui}/runs")
+    trials = Ledger.open(finished_study / "done").trials()
+    until(lambda: "done" in text_of(browser) and "trial 5" in text_of(browser), browser)
+    assert all(f"trial {trial.number}" in text_of(browser) for trial in trials)
+    ids = json.loads((finished_study / "done/mlflow.json").read_text())
+    browser.get(f"{ui}/runs/{ids['study']}")
+    best = best_trial(trials)
+    until(lambda: f"Best: trial {best.number}" in text_of(browser))
+    text = text_of(browser)
+    assert f"nll {best.best['valid/nll']:.2f}" in text
+    assert "Reproduce" in text
+    browser.get(f"{ui}/runs/{ids[str(best.number)]}")
+    until(lambda: "best/nll" in text_of(browser))
+    shown = until(
+        lambda: [line for line in text_of(browser).splitlines() if f"{best.best['valid/nll']:.2f}"[:5] in line]
+    )
+    assert shown
+
+
+def test_mlflow_renders_the_report_as_an_artifact(browser, ui, finished_study):
+    ids = json.loads((finished_study / "done/mlflow.json").read_text())
+    browser.get(f"{ui}/runs/{ids['study']}/artifacts/report.html")
+    frame = until(lambda: browser.find_elements("css selector", "iframe"))[0]
+    browser.switch_to.frame(frame)
+    try:
+        until(lambda: "trials on prepared" in text_of(browser))
+    finally:
+        browser.switch_to.default_content()
