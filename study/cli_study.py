@@ -33,6 +33,7 @@ storage_option = click.option(
 )
 @click.option("--scheduler", help="asha, median or none: what ends bad trials early.")
 @click.option("--time-budget", type=float, metavar="MINUTES", help="End in order after so long; --resume goes on.")
+@click.option("--max-gpu-hours", type=float, help="End in order once the study has used so many; --resume goes on.")
 @click.option("--seed", type=int, help="Seed of the search and of every trial.  [default: 0]")
 @click.option("--address", help="A running Ray cluster, such as auto; this machine alone if not given.")
 @click.option("--tracking-uri", help="MLflow server or database; one beside the studies if not given.")
@@ -54,6 +55,9 @@ def run_command(**given: Any) -> int:
     time_budget = given["time_budget"]
     if time_budget is not None and not time_budget > 0:
         raise click.BadParameter("must be above 0", param_hint="--time-budget")
+    max_gpu_hours = given["max_gpu_hours"]
+    if max_gpu_hours is not None and not max_gpu_hours > 0:
+        raise click.BadParameter("must be above 0", param_hint="--max-gpu-hours")
     if given["resume"]:
         ledger = resume_study(given)
     else:
@@ -62,7 +66,10 @@ def run_command(**given: Any) -> int:
             show_plan(definition)
             return 0
         ledger = create(given["storage"], definition, [])
-    return start(ledger, is_new=not given["resume"], address=given["address"], time_budget_minutes=time_budget)
+    return start(
+        ledger, is_new=not given["resume"], address=given["address"], time_budget_minutes=time_budget,
+        max_gpu_hours=max_gpu_hours,
+    )  # fmt: skip
 
 
 def show_plan(definition: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import tempfile
@@ -33,7 +34,15 @@ class Outcome:
     recorded: bool
 
 
-def run_study(ledger: Ledger, view: LiveView, *, address: str | None, time_budget_seconds: float | None) -> Outcome:
+@dataclass(frozen=True)
+class Budget:
+    """What a run of a study may use: wall time, and GPU hours of the whole study; unlimited if not given."""
+
+    seconds: float | None = None
+    gpu_hours: float = math.inf
+
+
+def run_study(ledger: Ledger, view: LiveView, *, address: str | None, budget: Budget) -> Outcome:
     """Run what is left of a study; the ledger must be locked by this process.
 
     Ends with no trial left RUNNING anywhere: interrupted ones wait to be resumed. Raises StudyError if
@@ -48,7 +57,7 @@ def run_study(ledger: Ledger, view: LiveView, *, address: str | None, time_budge
         with ray_cluster(ledger.definition, address):
             tracker.wait_until_ready()
             catch_up(ledger, tracker)
-            reason = tune_trials(ledger, tracker, view, time_budget_seconds)
+            reason = tune_trials(ledger, tracker, view, budget)
     except KeyboardInterrupt:
         view.problem("interrupted again: ending at once")
     finally:
@@ -98,7 +107,7 @@ def as_view(trial: TrialRecord) -> View:
     return View(trial.number, trial.params, trial.rows, trial.state, trial.reason)
 
 
-def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, time_budget_seconds: float | None) -> str:
+def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget) -> str:
     """Run Ray Tune until the study's trials are over; return why it ended early, if it did."""
     from ray import tune
 
@@ -116,7 +125,7 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, time_budget_se
     if searcher.left == 0:
         return ""
     callback.scheduler = make_scheduler(definition, ledger)
-    stopper = EndOfStudy(callback, time_budget_seconds)
+    stopper = EndOfStudy(callback, budget.seconds, lambda: view.gpu_hours() >= budget.gpu_hours)
     with view, stop_on_signals(stopper):
         # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
         tune.run(

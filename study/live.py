@@ -27,6 +27,7 @@ class LiveView:
         self.started = time.monotonic()
         self.shown: dict[int, tuple[dict[str, Any], list[dict[str, Any]], str, str]] = {}
         self.message = ""
+        self.last = ""
         self._live: Live | None = None
         self._earlier = 0
 
@@ -55,6 +56,8 @@ class LiveView:
     def update(self, number: int, params: dict[str, Any], rows: list[dict[str, Any]], state: str, reason: str) -> None:
         """Show a trial's new epoch or its end."""
         self.shown[number] = (params, rows, state, reason)
+        if state != "running":
+            self.last = f"last: trial {number} {state} after {len(rows)} epochs" + (f", {reason}" if reason else "")
         if self._live is not None:
             return
         if state != "running":
@@ -85,6 +88,11 @@ class LiveView:
         left = self.definition.num_trials - self.num_over()
         return (time.monotonic() - self.started) / ended * left
 
+    def gpu_hours(self) -> float:
+        """Return what all trials, those of earlier runs of the study included, have used of the GPUs so far."""
+        seconds = sum(rows[-1]["seconds"] for _, rows, _, _ in self.shown.values() if rows)
+        return float(seconds * self.definition.gpus_per_trial / 3600)
+
     def _eta(self) -> str:
         seconds = self.seconds_left()
         return f" (about {seconds / 60:.1f} min left)" if seconds else ""
@@ -95,6 +103,8 @@ class LiveView:
         filled = BAR_WIDTH * over // total
         bar = "━" * filled + "─" * (BAR_WIDTH - filled)
         head = f"{self.definition.name} {bar} {over}/{total} trials, {seconds / 60:.1f} min"
+        if self.definition.gpus_per_trial:
+            head += f", {self.gpu_hours():.2f} GPU h"
         table = Table(box=None, pad_edge=False, expand=True)
         for name in ("trial", "state", "epoch", *METRIC_COLUMNS[:4]):
             table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
@@ -107,6 +117,8 @@ class LiveView:
             row = rows[-1] if rows and state == "running" else best_row(rows, self.definition)
             table.add_row(str(number), state, str(len(rows)), *metric_cells(row)[:4], show_params(params))
         parts: list[RenderableType] = [Text(head + self._eta()), Text(self._best_so_far()), table]
+        if self.last:
+            parts.append(Text(self.last, overflow="ellipsis", no_wrap=True))
         return Group(*parts, Text(self.message)) if self.message else Group(*parts)
 
     def _best_so_far(self) -> str:

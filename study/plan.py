@@ -23,7 +23,7 @@ from study.settings import nest, parse_assignment, read_preset, read_toml
 from study.space import SearchSpace, build_space
 
 REMOTE_CONCURRENT = 16
-RESUME_OPTIONS = ("resume", "storage", "address", "time_budget", "concurrent")
+RESUME_OPTIONS = ("resume", "storage", "address", "time_budget", "max_gpu_hours", "concurrent")
 OPTION_NAMES = {"corpus": "CORPUS", "assignments": "--set", "also": "--search", "floors": "--floor"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -133,10 +133,11 @@ def start(
     is_new: bool,
     address: str | None,
     time_budget_minutes: float | None = None,
+    max_gpu_hours: float | None = None,
     show_report: bool = True,
 ) -> int:
     """Run a study to its end or interruption, and say what came out; return the exit code."""
-    from study.launch import run_study
+    from study.launch import Budget, run_study
     from study.live import LiveView
     from study.noise import noise_sentence
     from study.report import best_nll, make_console, study_report
@@ -148,9 +149,12 @@ def start(
         f" {definition.concurrent} at once; Ctrl-C ends it in order",
         markup=False,
     )
-    budget = time_budget_minutes * 60 if time_budget_minutes is not None else None
+    budget = Budget(
+        time_budget_minutes * 60 if time_budget_minutes is not None else None,
+        math.inf if max_gpu_hours is None else max_gpu_hours,
+    )
     try:
-        outcome = run_study(ledger, LiveView(definition), address=address, time_budget_seconds=budget)
+        outcome = run_study(ledger, LiveView(definition), address=address, budget=budget)
     except StudyError:
         if is_new and not any(trial.started for trial in ledger.trials()):
             # Its name is free again: nothing has been tried.

@@ -150,8 +150,11 @@ class LedgerCallback(Callback):
 class EndOfStudy(Stopper):
     """Ends the study when its first trials all failed, or when told to."""
 
-    def __init__(self, callback: LedgerCallback, deadline_seconds: float | None) -> None:
+    def __init__(
+        self, callback: LedgerCallback, deadline_seconds: float | None, gpus_are_spent: Callable[[], bool]
+    ) -> None:
         self.callback = callback
+        self.gpus_are_spent = gpus_are_spent
         self.deadline = time.monotonic() + deadline_seconds if deadline_seconds is not None else math.inf
         self.stopping = False
         self.reason = ""
@@ -171,6 +174,8 @@ class EndOfStudy(Stopper):
             self.reason = f"the first {len(states)} trials all failed"
         elif time.monotonic() > self.deadline:
             self.reason = "the time budget is spent"
+        elif self.gpus_are_spent():
+            self.reason = "the GPU hours are spent"
         elif self.stopping:
             self.reason = "interrupted"
         return bool(self.reason)

@@ -48,3 +48,17 @@ def test_the_time_left_comes_from_the_trials_of_this_run():
     view.update(0, PARAMS, [row(1)], "complete", "")
     view.started -= 30.0
     assert 85 < view.seconds_left() < 95
+
+
+def test_gpu_hours_are_those_of_every_trial_so_far():
+    from dataclasses import replace
+
+    view = filled_view()
+    assert view.gpu_hours() == 0.0
+    view.definition = replace(view.definition, gpus_per_trial=0.5)
+    seconds = sum(rows[-1]["seconds"] for _, rows, _, _ in view.shown.values())
+    assert seconds > 0
+    assert view.gpu_hours() == seconds * 0.5 / 3600
+    text = drawn(view, 80)
+    assert "GPU h" in text
+    assert "last: trial 1 collapsed after 1 epochs" in text
