@@ -42,7 +42,9 @@ class Budget:
     gpu_hours: float = math.inf
 
 
-def run_study(ledger: Ledger, view: LiveView, *, address: str | None, budget: Budget) -> Outcome:
+def run_study(
+    ledger: Ledger, view: LiveView, *, address: str | None, budget: Budget, with_report: bool = True
+) -> Outcome:
     """Run what is left of a study; the ledger must be locked by this process.
 
     Ends with no trial left RUNNING anywhere: interrupted ones wait to be resumed. Raises StudyError if
@@ -61,7 +63,7 @@ def run_study(ledger: Ledger, view: LiveView, *, address: str | None, budget: Bu
     except KeyboardInterrupt:
         view.problem("interrupted again: ending at once")
     finally:
-        recorded = settle(ledger, tracker, reason, view.problem)
+        recorded = settle(ledger, tracker, reason, view.problem if with_report else None)
     return Outcome(reason, recorded)
 
 
@@ -73,8 +75,11 @@ def catch_up(ledger: Ledger, tracker: Tracker) -> None:
             tracker.update(as_view(trial))
 
 
-def settle(ledger: Ledger, tracker: Tracker, reason: str, on_problem: Callable[[str], None]) -> bool:
-    """Leave the record truthful: nothing RUNNING, MLflow told; return whether MLflow has everything."""
+def settle(ledger: Ledger, tracker: Tracker, reason: str, on_problem: Callable[[str], None] | None) -> bool:
+    """Leave the record truthful: nothing RUNNING, MLflow told; return whether MLflow has everything.
+
+    A study that is complete gets its report drawn, unless there is nobody to tell of problems with it.
+    """
     ledger.release_interrupted()
     trials = ledger.trials()
     for trial in trials:
@@ -84,7 +89,7 @@ def settle(ledger: Ledger, tracker: Tracker, reason: str, on_problem: Callable[[
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / "trials.parquet"]
         trials_frame(trials).write_parquet(files[0])
-        if state == "complete" and not ledger.definition.final_num_samples:
+        if state == "complete" and on_problem is not None:
             files += draw_report(ledger, Path(scratch) / "report.html", on_problem)
         description = describe_study(ledger.definition, trials, reason)
         return tracker.close(state, summary_metrics(ledger.definition, trials), description, files)

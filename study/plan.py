@@ -154,7 +154,8 @@ def start(
         math.inf if max_gpu_hours is None else max_gpu_hours,
     )
     try:
-        outcome = run_study(ledger, LiveView(definition), address=address, budget=budget)
+        view = LiveView(definition)
+        outcome = run_study(ledger, view, address=address, budget=budget, with_report=show_report)
     except StudyError:
         if is_new and not any(trial.started for trial in ledger.trials()):
             # Its name is free again: nothing has been tried.
