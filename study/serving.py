@@ -21,7 +21,7 @@ from study.ledger import DATABASE, Ledger
 from study.plan import default_tracking_uri
 
 FIRST_PORT = 5000
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 
 def serve(
@@ -70,7 +70,7 @@ def serve(
 
 def mlflow_command(uri: str, port: int) -> list[str]:
     """Return the command that starts the MLflow UI."""
-    place = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    place = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "ui", *place]
 
 
@@ -90,7 +90,8 @@ def experiment_page(uri: str, ledger: Ledger | None) -> str:
     from study.tracking.store import experiment_id
 
     found = experiment_id(uri, ledger.definition.name)
-    return f"/#/experiments/{found}" if found else ""
+    # Otherwise MLflow opens on pages about prompts and traces.
+    return f"/#/experiments/{found}/runs?workflowType=machine_learning" if found else ""
 
 
 def wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:

@@ -124,8 +124,11 @@ def ui(finished_study):
                "--no-browser", "--storage", str(finished_study)]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        line = next(line for line in process.stderr if line.startswith("MLflow UI: "))
-        yield line.split()[2]
+        said = []
+        while not said or not said[-1].startswith("MLflow UI: "):
+            said.append(process.stderr.readline())
+            assert said[-1], "".join(said)
+        yield said[-1].split()[2]
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
@@ -137,6 +140,11 @@ def keep(browser, name):
         browser.save_screenshot(f"{folder}/{name}.png")
 
 
+def run_page(ui, run_id, place=""):
+    address, _, query = ui.partition("?")
+    return f"{address}/{run_id}{place}?{query}"
+
+
 def text_of(browser):
     return browser.execute_script("return document.body.innerText")
 
@@ -144,19 +152,22 @@ def text_of(browser):
 def test_mlflow_shows_the_studys_runs_and_its_story(browser, ui, finished_study, tmp_path):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.set_window_size(1500, 1000)
-    browser.get(f"{ui}/runs")
+    browser.get(ui)
     trials = Ledger.open(finished_study / "done").trials()
     until(lambda: f"{len(trials) + 1} matching runs" in text_of(browser), browser)
     keep(browser, "mlflow-runs")
+    browser.get(f"{ui}&compareRunsMode=CHART")
+    until(lambda: "best/nll" in text_of(browser) or "valid/nll" in text_of(browser), browser)
+    keep(browser, "mlflow-charts")
     ids = json.loads((finished_study / "done/mlflow.json").read_text())
-    browser.get(f"{ui}/runs/{ids['study']}")
+    browser.get(run_page(ui, ids["study"]))
     best = best_trial(trials)
     until(lambda: f"Best: trial {best.number}" in text_of(browser))
     keep(browser, "mlflow-study")
     text = text_of(browser)
     assert f"nll {best.best['valid/nll']:.2f}" in text
     assert "Reproduce" in text
-    browser.get(f"{ui}/runs/{ids[str(best.number)]}")
+    browser.get(run_page(ui, ids[str(best.number)]))
     until(lambda: "best/nll" in text_of(browser))
     shown = until(
         lambda: [line for line in text_of(browser).splitlines() if f"{best.best['valid/nll']:.2f}"[:5] in line]
@@ -166,7 +177,7 @@ def test_mlflow_shows_the_studys_runs_and_its_story(browser, ui, finished_study,
 
 def test_mlflow_renders_the_report_as_an_artifact(browser, ui, finished_study):
     ids = json.loads((finished_study / "done/mlflow.json").read_text())
-    browser.get(f"{ui}/runs/{ids['study']}/artifacts/report.html")
+    browser.get(run_page(ui, ids["study"], "/artifacts/report.html"))
     frame = until(lambda: browser.find_elements("css selector", "iframe"))[0]
     browser.switch_to.frame(frame)
     try:
