@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: study test lint types slow constraints clean
+.PHONY: study test lint types slow browser constraints clean
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -20,6 +20,9 @@ types: $(VENV)/installed
 
 slow: $(VENV)/installed  ## the tests that take minutes
 	$(RUN)/python -m pytest -q -m slow
+
+browser: $(VENV)/installed  ## the tests in Chromium (Debian's chromium and chromium-driver)
+	$(RUN)/python -m pytest -q -m browser
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'

@@ -149,7 +149,8 @@ def collapse_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Ve
     if seeds < 2 or of_plain not in (0, seeds) or of_pooled not in (0, seeds):
         verdict = "undecided"
     else:
-        verdict = "supported" if of_plain == seeds and of_pooled == 0 and low > 0 else "not supported"
+        as_claimed = of_plain == seeds and of_pooled == 0
+        verdict = ("supported" if low > 0 else "undecided") if as_claimed else "not supported"
     evidence = (
         f"collapsed seeds: last {of_plain} of {seeds}, {name} {of_pooled} of {seeds};"
         f" KL of {name} minus last: {difference.mean():.2f} nats [{low:.2f}, {high:.2f}]"

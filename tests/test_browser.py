@@ -157,7 +157,7 @@ def test_mlflow_shows_the_studys_runs_and_its_story(browser, ui, finished_study,
     until(lambda: f"{len(trials) + 1} matching runs" in text_of(browser), browser)
     keep(browser, "mlflow-runs")
     browser.get(f"{ui}&compareRunsMode=CHART")
-    until(lambda: "best/nll" in text_of(browser) or "valid/nll" in text_of(browser), browser)
+    until(lambda: "best/kl" in text_of(browser), browser)
     keep(browser, "mlflow-charts")
     ids = json.loads((finished_study / "done/mlflow.json").read_text())
     browser.get(run_page(ui, ids["study"]))

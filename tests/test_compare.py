@@ -76,6 +76,8 @@ def test_claims_on_clear_cases():
     assert claims.cost_verdict(plain, pooled, previous, "max").verdict == "supported"
     assert claims.collapse_verdict(pooled, pooled, "max").verdict == "not supported"
     assert claims.dispersion_verdict(pooled, plain, "max").verdict == "not supported"
+    uneven = pooled.with_columns(pl.Series("kl", [0.2, 6.0, 0.2]))
+    assert claims.collapse_verdict(plain, uneven, "max").verdict == "undecided"
 
 
 def test_a_language_model_is_run_once_a_seed():
