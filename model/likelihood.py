@@ -18,6 +18,9 @@ TOKENS_AT_ONCE = 16_384
 FIRST_ROUND = 32
 """Samples a sequence before its error is first looked at: fewer say little of the weights' tail."""
 
+JUDGED_SAMPLES = 100
+"""Samples of a sequence from which the tail of its weights is judged."""
+
 
 def sequence_generators(indices: NDArray[np.int64], seed: int) -> list[np.random.Generator]:
     """Return a generator of noise for each sequence, which depends on its index and the seed only.
@@ -110,11 +113,11 @@ def pareto_shape(weights: NDArray[np.float64]) -> float:
     """Return k-hat of one sequence's log weights `[samples]`: how heavy the tail of its weights is.
 
     Pareto-smoothed importance sampling (Vehtari et al., arXiv 1507.02646). nan where all weights are alike
-    or too few to say.
+    or too few to say: below 100 samples the tail is a handful of points.
     """
     from arviz_stats.base.array import array_stats
 
-    if len(weights) < FIRST_ROUND or float(np.ptp(weights)) < 1e-6:
+    if len(weights) < JUDGED_SAMPLES or float(np.ptp(weights)) < 1e-6:
         return math.nan
     # It takes log-likelihoods whose reciprocals are the weights.
     return float(array_stats.psislw(-weights)[1])  # type: ignore[no-untyped-call]

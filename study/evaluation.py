@@ -106,7 +106,8 @@ class Scores:
     def reliability(self) -> dict[str, float]:
         """Return what the estimate of `nll` cost, and the share of sequences whose weights cannot be trusted.
 
-        `untrusted` counts those whose Pareto k-hat is above what their number of samples allows.
+        `untrusted` counts those whose Pareto k-hat is above what their number of samples allows; a sequence that
+        needed fewer than 100 is not judged.
         """
         drawn = likelihood.num_drawn(self.log_weights)
         shapes = [
