@@ -88,7 +88,7 @@ def log_likelihood(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " b
 
     Weights that are nan were not drawn.
     """
-    return weights.nan_to_num(-math.inf).logsumexp(1) - num_drawn(weights).log()
+    return drawn_or_nothing(weights).logsumexp(1) - num_drawn(weights).log()
 
 
 def standard_error(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:
@@ -98,10 +98,15 @@ def standard_error(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " b
     approximations").
     """
     count = num_drawn(weights)
-    relative = (weights - weights.nan_to_num(-math.inf).amax(1, keepdim=True)).exp()
+    relative = (weights - drawn_or_nothing(weights).amax(1, keepdim=True)).exp()
     mean = relative.nansum(1) / count
     variance = (relative - mean.unsqueeze(1)).square().nansum(1) / (count - 1)
     return (variance / count).sqrt() / mean
+
+
+def drawn_or_nothing(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
+    """Return log weights with those that were not drawn at -infinity."""
+    return torch.where(weights.isnan(), -math.inf, weights)
 
 
 def num_drawn(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:

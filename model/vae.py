@@ -64,6 +64,8 @@ class SequenceVAE(nn.Module):
             mean, log_variance = parameters.chunk(2, dim=1)
             q = Posterior(mean, log_variance, posterior.features)
             devices = [tokens.device] if tokens.device.type == "cuda" else []
+            # cuDNN's recurrence has no backward pass out of training; without dropout of its own it is the same.
+            self.decoder.lstm.train()
             with torch.random.fork_rng(devices=devices, enabled=self.training):
                 if self.training:
                     torch.manual_seed(seed + step)

@@ -60,6 +60,8 @@ def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     The error over sequences is a bootstrap's, that over seeds Student's, and the two add.
     """
     by_sequence = differences.mean(0)
+    if by_sequence.size < 2:
+        return -np.inf, np.inf
     found = stats.bootstrap((by_sequence,), np.mean, n_resamples=RESAMPLES, batch=100, method="basic", rng=0)
     return mean_interval(differences.mean(1), float(found.standard_error))
 
@@ -115,10 +117,15 @@ def verdicts(frame: pl.DataFrame) -> list[Verdict]:
         missing = "needs one method, such as vae, with pooling last and with a pooled encoder"
         return [Verdict(claim, "", "undecided", missing) for claim in CLAIMS]
     plain = select(frame, method, "last")
-    previous = select(frame, *PREVIOUS_BEST)
-    found = []
+    found: list[Verdict] = []
     for name in poolings:
         pooled = select(frame, method, name)
+        if pair(plain, pooled)[0].height == 0:
+            found += [Verdict(claim, name, "undecided", f"last and {name} share no seed") for claim in CLAIMS]
+            continue
+        previous = select(frame, *PREVIOUS_BEST)
+        if pair(previous, pooled)[0].height == 0:
+            previous = previous.clear()
         found += [
             dispersion_verdict(*pair(plain, pooled), name),
             collapse_verdict(*pair(plain, pooled), name),

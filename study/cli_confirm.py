@@ -43,6 +43,7 @@ def confirm_command(
     study confirm quick --register chat-vae      # and use it: mlflow.pyfunc.load_model("models:/chat-vae/1")
     """
     from study.confirm import confirm
+    from study.journal import without_nan
     from study.report import make_console
     from study.standings import confirmation_tables
 
@@ -53,7 +54,7 @@ def confirm_command(
     if found is None:
         return code
     if as_json:
-        click.echo(json.dumps(found.as_json()))
+        click.echo(json.dumps(without_nan(found.as_json())))
         return code
     make_console().print(confirmation_tables(found.confirmation, found.test))
     if found.model:

@@ -26,9 +26,11 @@ def diagnose_command(subject: str, corpus: str | None, as_json: bool, storage: P
     study diagnose quick:0
     study diagnose features.npz
     """
+    from study.journal import without_nan
+
     found = diagnose(subject, corpus, storage)
     if as_json:
-        click.echo(json.dumps(found.as_json()))
+        click.echo(json.dumps(without_nan(found.as_json())))
         return
     click.echo(found.verdict)
     for finding in found.findings:

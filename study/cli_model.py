@@ -152,6 +152,7 @@ def evaluate_command(
     from study.choose import model_corpus
     from study.errors import StudyError
     from study.evaluation import positions_of_maxima, score
+    from study.journal import without_nan
     from study.settings import Settings
 
     for option, count, least in (
@@ -175,7 +176,7 @@ def evaluate_command(
     if bleu:
         metrics["bleu"] = trained.bleu(trained.texts(rows, sequences or len(rows)))
     if as_json:
-        click.echo(json.dumps({"model": str(trained.folder), "split": split, **metrics}))
+        click.echo(json.dumps(without_nan({"model": str(trained.folder), "split": split, **metrics})))
     else:
         show_metrics(metrics)
 

@@ -152,11 +152,14 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     study report quick --figure curves.png --which learning-curves
     study report quick quick-2
     """
+    from study.errors import StudyError
     from study.ledger import Ledger
     from study.reporting import compare_studies, report_study
 
     ledgers = [Ledger.open(storage / name) for name in names]
     if len(ledgers) > 1:
+        if any(given[name] for name in ("as_json", "html", "markdown", "figure")):
+            raise StudyError("--json, --html, --markdown and --figure are of one study; give one NAME")
         compare_studies(ledgers)
     else:
         report_study(ledgers[0], **given)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study.claims import Verdict, plainest, verdicts
+from study.journal import write_json
 from study.ledger import Ledger
 from study.trial import FINAL
 
@@ -31,7 +32,7 @@ def points(methods: list[str], poolings: list[str], seeds: int) -> list[dict[str
             for pooling in [own] if own else poolings[:1] if method == "language-model" else poolings:
                 point = {"method": method, "seed": seed}
                 made.append(point if method == "language-model" else point | {"model.pooling": pooling})
-    return made
+    return [point for place, point in enumerate(made) if point not in made[:place]]
 
 
 def results(ledger: Ledger) -> pl.DataFrame:
@@ -100,6 +101,4 @@ def write_comparison(frame: pl.DataFrame, folder: Path) -> None:
     """Write the trials, their summary and the verdicts beside the study, as parquet and JSON."""
     frame.drop("folder").write_parquet(folder / "comparison.parquet")
     stored = {"summary": summary(frame).to_dicts(), "claims": [asdict(each) for each in verdicts(frame)]}
-    aside = folder / ".comparison.json"
-    aside.write_text(json.dumps(stored, indent=1), "utf-8")
-    aside.replace(folder / "comparison.json")
+    write_json(folder / "comparison.json", stored)

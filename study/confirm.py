@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from study.standings import (
 )
 
 RESULT = "confirmation.json"
+MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def confirm(
     """
     if top < 1 or seeds < 1 or samples < 1:
         raise StudyError(f"--top, --seeds and --samples must be at least 1, got {top}, {seeds} and {samples}")
+    if register is not None and not MODEL_NAME.fullmatch(register):
+        raise StudyError(f"--register {register!r}: expected letters, digits, dots, dashes and underscores")
     check_ray_address(address)
     source = Ledger.open(folder)
     if source.is_locked():
@@ -74,33 +79,43 @@ def confirm(
                 return code, None
             ledger.lock()
         confirmation = conclude(settings, fresh, ledger.trials())
-        found = Confirmed(confirmation, *crown(ledger, confirmation.standings[0], samples, register))
+        test, best = crown(ledger, confirmation.standings[0], samples)
+        write_json(ledger.folder / RESULT, Confirmed(confirmation, test, "").as_json())
+        model = register_best(ledger, best, register) if best is not None and register else ""
+        found = Confirmed(confirmation, test, model)
         write_json(ledger.folder / RESULT, found.as_json())
         record(ledger, found)
     return 0, found
 
 
-def crown(ledger: Ledger, winner: Standing, samples: int, register: str | None) -> tuple[dict[str, float], str]:
-    """Evaluate each run of the winner on the test split, once; register the one with the lowest validation nll."""
+def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, float], TrialRecord | None]:
+    """Evaluate each run of the winner on the test split, once; return that, and its run of the lowest validation nll.
+
+    Nothing of either where no setting is feasible with every seed.
+    """
     from data.corpus import Corpus
-    from study.models import TrainedModel
     from study.trial import write_final
 
-    runs = {trial.number: trial for trial in ledger.trials() if trial.number in winner.trials and trial.best}
-    if not runs:
-        return {}, ""
+    runs = [trial for trial in ledger.trials() if trial.number in winner.trials and trial.best]
+    if not runs or not math.isfinite(winner.mean_nll):
+        return {}, None
     definition = ledger.definition
     corpus = Corpus.open(definition.corpus)
-    for number in runs:
-        write_final(ledger.trial_folder(number), corpus, samples, definition.space.fixed.evaluation)
-    test = scores_on_test([ledger.trial_folder(number) for number in runs])
-    if register is None:
-        return test, ""
-    best = min(runs.values(), key=lambda trial: trial.best["valid/nll"])
-    examples = TrainedModel.open(weights(ledger, best), "cpu").texts(corpus.split("valid"), 2)
+    for trial in runs:
+        write_final(ledger.trial_folder(trial.number), corpus, samples, definition.space.fixed.evaluation)
+    test = scores_on_test([ledger.trial_folder(trial.number) for trial in runs])
+    return test, min(runs, key=lambda trial: trial.best["valid/nll"])
+
+
+def register_best(ledger: Ledger, trial: TrialRecord, name: str) -> str:
+    """Register a run's best weights in MLflow; return the model's address."""
+    from data.corpus import Corpus
+    from study.models import TrainedModel
     from study.tracking.registry import register_model
 
-    return test, register_model(definition, ledger.run_ids()["study"], weights(ledger, best), register, examples)
+    folder, definition = weights(ledger, trial), ledger.definition
+    examples = TrainedModel.open(folder, "cpu").texts(Corpus.open(definition.corpus).split("valid"), 2)
+    return register_model(definition, ledger.run_ids()["study"], folder, name, examples)
 
 
 def weights(ledger: Ledger, trial: TrialRecord) -> Path:

@@ -135,6 +135,8 @@ def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]
     generator = torch.Generator().manual_seed(NOISE_SEED)
     with evaluating(network):
         for indices in BatchOrder(split.lengths[:num], 64).in_order_of_length():
+            if len(indices) < 2:
+                continue  # no other sequence to take z from
             batch = gather(split, indices).to(device)
             posterior = network.encode(batch.tokens, batch.lengths)
             noise = torch.randn(len(indices), network.settings.noise_size, generator=generator).to(device)
@@ -145,7 +147,7 @@ def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]
             for place, latent in enumerate((own, own.roll(1, 0), prior)):
                 totals[place] += float(network.reconstruction(batch.tokens, batch.lengths, latent).double().sum())
             count += len(indices)
-    means = totals / count
+    means = totals / max(count, 1)
     return {"nll_own_z": float(means[0]), "nll_shuffled_z": float(means[1]), "nll_prior_z": float(means[2])}
 
 

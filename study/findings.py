@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from model.diagnostics import is_collapsed
 from study.definition import Definition
 from study.ledger import TrialRecord
 from study.report import best_trial, pareto_trials, show_params, show_value
@@ -21,7 +22,7 @@ def answer(definition: Definition, trials: list[TrialRecord], noise: str) -> lis
     """Return a study's answer in three sentences: the best settings, what using z costs, how sure that is."""
     best = best_trial(trials)
     measured = [trial for trial in trials if trial.best]
-    collapsed = [trial for trial in measured if trial.state == "collapsed"]
+    collapsed = [trial for trial in measured if has_collapsed(definition, trial)]
     if best is None:
         return [
             f"On {definition.corpus_name}, none of {len(trials)} trials has usable settings: each collapsed, failed or"
@@ -49,6 +50,16 @@ def answer(definition: Definition, trials: list[TrialRecord], noise: str) -> lis
     return [first, f"{len(collapsed)} of {len(trials)} trials collapsed; {how}.", noise]
 
 
+def has_collapsed(definition: Definition, trial: TrialRecord) -> bool:
+    """Say whether a trial was ended as collapsed, or ended collapsed where that ends none; a language model cannot."""
+    if trial.state == "collapsed":
+        return True
+    last = trial.rows[-1] if trial.rows and "valid/kl" in trial.rows[-1] else trial.best
+    if not last or trial.params.get("method", definition.space.fixed.method) == "language-model":
+        return False
+    return is_collapsed(last["valid/kl"], int(last["valid/au"]), definition.goal.collapse_kl_nats)
+
+
 def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:
     """Return which trial to look at instead where the winner is feasible but its latent variable carries little."""
     if best.best["valid/mi"] >= INFORMATIVE_NATS:
@@ -73,7 +84,7 @@ def collapse_pattern(definition: Definition, trials: list[TrialRecord]) -> pl.Da
     rows: list[dict[str, Any]] = []
     for name, allowed in definition.space.ranges.items():
         groups = [
-            [t.params[name] for t in usable if name in t.params and (t.state == "collapsed") == collapsed]
+            [t.params[name] for t in usable if name in t.params and has_collapsed(definition, t) == collapsed]
             for collapsed in (True, False)
         ]
         if name == "seed" or not all(groups) or len({*groups[0], *groups[1]}) < 2:

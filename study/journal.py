@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,17 @@ def append_journal(folder: Path, row: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
+def without_nan(content: Any) -> Any:
+    """Return JSON values with numbers that JSON has no word for (nan, infinity) replaced by null."""
+    if isinstance(content, dict):
+        return {name: without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file aside, then rename it into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    aside.write_text(json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n", "utf-8")
     aside.replace(path)

@@ -18,11 +18,12 @@ def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
     Trials that were pruned are left out: they did not train for as long. (nan, 0) where no setting was
     tried with two seeds.
     """
-    groups: dict[str, list[float]] = defaultdict(list)
+    groups: dict[str, dict[int | None, float]] = defaultdict(dict)
     for trial in trials:
         if trial.best and trial.state in ("complete", "collapsed"):
-            groups[key(without_seed(trial.params))].append(trial.best["valid/nll"])
-    repeated = [found for found in groups.values() if len(found) > 1]
+            # The same setting with the same seed is the same run again.
+            groups[key(without_seed(trial.params))][trial.params.get("seed")] = trial.best["valid/nll"]
+    repeated = [list(found.values()) for found in groups.values() if len(found) > 1]
     if not repeated:
         return math.nan, 0
     freedom = sum(len(found) - 1 for found in repeated)

@@ -15,9 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from data.corpus import Corpus
+from data.errors import CorpusError
+from model.errors import ModelError
 from study.errors import StudyError
 from study.figures import FIGURES, Chart, save
-from study.findings import answer, collapse_pattern, costs
+from study.findings import answer, collapse_pattern, costs, has_collapsed
+from study.journal import without_nan
 from study.ledger import Ledger, TrialRecord
 from study.models import TrainedModel
 from study.noise import noise_sentence
@@ -30,7 +33,7 @@ TABLE_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "dispersion")
 EMBED = """
 for (const holder of document.querySelectorAll("figure[data-figure]")) {
   const spec = JSON.parse(holder.querySelector("script").textContent);
-  vegaEmbed(holder.querySelector("div"), spec, {actions: false, renderer: "svg"});
+  vegaEmbed(holder.querySelector("div"), spec, {actions: false, renderer: "svg"}).catch(console.error);
 }
 """
 
@@ -83,7 +86,7 @@ def environment() -> Environment:
 
 def specification(chart: Chart) -> str:
     """Return a chart as JSON that can stand inside a script element."""
-    return json.dumps(chart.to_dict(), default=str).replace("</", "<\\/")
+    return json.dumps(without_nan(chart.to_dict()), default=str, allow_nan=False).replace("</", "<\\/")
 
 
 def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "metrics": TABLE_METRICS,
         "trials": [table_row(trial) for trial in trials],
         "pattern": collapse_pattern(definition, trials).to_dicts(),
-        "num_collapsed": sum(trial.state == "collapsed" for trial in trials),
+        "num_collapsed": sum(has_collapsed(definition, trial) for trial in trials),
         "samples": samples_of(ledger, best),
         "interpolation": portrait.interpolation if portrait is not None else [],
         "costs": costs(definition, trials, price_per_gpu_hour),
@@ -126,9 +129,15 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
 def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
     """Look at a trial's best weights on the validation split; None where they or the corpus are gone."""
     folder = best_folder(ledger.trial_folder(trial.number), trial.best["epoch"])
-    if not folder.is_dir() or not Path(ledger.definition.corpus).is_dir():
+    if not folder.is_dir():
         return None
-    return portray(TrainedModel.open(folder), Corpus.open(ledger.definition.corpus).split("valid"))
+    try:
+        corpus, trained = Corpus.open(ledger.definition.corpus), TrainedModel.open(folder)
+    except (CorpusError, ModelError):
+        return None
+    if corpus.fingerprint != ledger.definition.corpus_fingerprint:
+        return None
+    return portray(trained, corpus.split("valid"))
 
 
 def samples_of(ledger: Ledger, trial: TrialRecord | None, num: int = 8) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from study.errors import StudyError
+from study.journal import without_nan
 from study.ledger import Ledger
 from study.noise import noise_sentence, seed_noise
 from study.report import best_nll, best_trial, counts, json_line, make_console, show_params, study_report
@@ -31,7 +32,7 @@ def report_study(
     trials = ledger.trials()
     if as_json:
         for trial in trials:
-            click.echo(json.dumps(json_line(trial)))
+            click.echo(json.dumps(without_nan(json_line(trial))))
         return
     if html or markdown:
         from study.page import write_html, write_markdown

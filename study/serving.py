@@ -35,6 +35,8 @@ def serve(
     uri = tracking_uri or (ledger.definition.tracking_uri if ledger else default_tracking_uri(storage))
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise StudyError(f"no MLflow database in {storage}; run a study first, or name another --storage")
+    if uri.startswith(("http://", "https://")):
+        raise StudyError(f"the runs are on a server that is up already: open {uri} in a browser")
     if optuna and ledger is None:
         raise StudyError("--optuna shows one study; name it, as in study ui NAME --optuna")
     port = take_port(port)

@@ -80,7 +80,9 @@ def without_seed(params: dict[str, Any]) -> dict[str, Any]:
 
 def confirmation_study(source: Definition, seeds: int, command: str) -> Definition:
     """Return the study that trains a study's finalists with seeds of its own."""
-    fresh = tuple(range(source.seed + 1, source.seed + 1 + seeds))
+    searched = source.space.ranges.get("seed")
+    seen = [source.seed] if searched is None else [source.seed, *(int(value) for value in searched.ends())]
+    fresh = tuple(range(max(seen) + 1, max(seen) + 1 + seeds))
     ranges = {name: allowed for name, allowed in source.space.ranges.items() if name != "seed"}
     return replace(
         source,
@@ -90,6 +92,7 @@ def confirmation_study(source: Definition, seeds: int, command: str) -> Definiti
         num_trials=0,
         sampler="random",
         scheduler="none",
+        final_num_samples=0,
         command=command,
     )
 

@@ -106,6 +106,14 @@ def test_a_seed_that_failed_is_left_out_of_both_sides():
     assert plain["seed"].to_list() == pooled["seed"].to_list() == [0, 2]
 
 
+def test_settings_that_share_no_seed_are_undecided_and_points_are_planned_once():
+    both = frame([("vae", "last", 0.0, 0, 0.9, 1.0), ("vae", "max", 3.0, 9, 0.4, 1.0)])
+    apart = both.filter((pl.col("pooling") == "last") == (pl.col("seed") == 0))
+    assert {each.verdict for each in claims.verdicts(apart)} == {"undecided"}
+    assert claims.paired_interval(np.ones((3, 1))) == (-np.inf, np.inf)
+    assert len(compare.points(["vae", "vae:last"], ["last", "max"], 1)) == 2
+
+
 def test_cost_of_reaching_counts_to_the_nll_that_both_reach():
     def run(nll, tokens):
         return pl.DataFrame({"seed": [0], "curve_nll": [nll], "curve_tokens": [tokens]})

@@ -89,6 +89,8 @@ def test_seed_noise_is_the_pooled_deviation_within_settings():
     assert noise == pytest.approx(0.3, rel=0.1)
     assert settings == 200
     assert seed_noise(trials[::3])[1] == 0
+    # The same setting with the same seed says nothing of seeds.
+    assert seed_noise(runs_of([{"a": 1}, {"a": 1}], lambda point: 50.0))[1] == 0
 
 
 @pytest.fixture(scope="module")

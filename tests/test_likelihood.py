@@ -85,6 +85,10 @@ def test_samples_that_were_not_drawn_do_not_count():
     assert torch.allclose(likelihood.standard_error(weights), by_hand)
 
 
+def test_weights_of_nothing_are_not_taken_for_finite():
+    assert float(likelihood.log_likelihood(torch.full((1, 4), -math.inf, dtype=torch.float64))) == -math.inf
+
+
 @pytest.mark.parametrize("shape", [0.3, 0.9])
 def test_pareto_shape_of_weights_whose_tail_is_known(shape):
     log_weights = shape * np.random.default_rng(0).exponential(size=20_000)

@@ -46,7 +46,19 @@ def test_specifications_in_the_page_are_valid_and_cannot_break_out_of_their_elem
     specs = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
     assert len(specs) >= 8
     for spec in specs:
-        assert json.loads(spec)["$schema"].startswith("https://vega.github.io/schema/vega-lite")
+        assert json.loads(spec, parse_constant=pytest.fail)["$schema"].startswith(
+            "https://vega.github.io/schema/vega-lite"
+        )
+
+
+def test_a_language_models_missing_numbers_do_not_blank_the_page(finished_study):
+    from study.figures import trade_off
+    from study.page import specification
+
+    ledger = Ledger.open(finished_study / "done")
+    trials = ledger.trials()
+    trials[0].best["valid/dispersion"] = float("nan")
+    json.loads(specification(trade_off(ledger.definition, trials)), parse_constant=pytest.fail)
 
 
 def test_texts_of_a_corpus_are_escaped(finished_study, tmp_path, monkeypatch):
