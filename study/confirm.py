@@ -55,16 +55,26 @@ def confirm(
         raise StudyError(f"--top, --seeds and --samples must be at least 1, got {top}, {seeds} and {samples}")
     if register is not None and not MODEL_NAME.fullmatch(register):
         raise StudyError(f"--register {register!r}: expected letters, digits, dots, dashes and underscores")
+    from data.corpus import Corpus
+
     check_ray_address(address)
     source = Ledger.open(folder)
     if source.is_locked():
         raise StudyError(f"{folder.name} is still being run; wait for it, or stop it first")
     check_tracking_uri(source.definition.tracking_uri)
+    if Corpus.open(source.definition.corpus).fingerprint != source.definition.corpus_fingerprint:
+        raise StudyError(f"{source.definition.corpus} is not the corpus that {folder.name} was run on; restore it")
     settings = finalists(source.trials(), top)
     definition = confirmation_study(source.definition, seeds, command)
     own = folder.with_name(definition.name)
     if (own / DEFINITION).is_file():
         ledger = Ledger.open(own)
+        begun = ledger.definition
+        same = (begun.corpus_fingerprint, begun.space.fixed) == (definition.corpus_fingerprint, definition.space.fixed)
+        if not same or "seed" not in begun.space.ranges:
+            raise StudyError(
+                f"{own} is not a confirmation of {folder.name} as it is now; move it away and confirm again"
+            )
         ledger.lock()
     else:
         ledger = Ledger.create(own, definition)

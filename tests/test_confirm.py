@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,14 @@ def test_a_confirmation_is_a_study_that_is_recorded_and_done_once(confirmed, cal
     code, _, err = call("confirm", "done", "--seeds", 5, "--storage", confirmed)
     assert code == 1
     assert "--seeds 3" in err
+
+
+def test_another_studys_confirmation_is_not_taken_for_this_ones(confirmed, call, tmp_path):
+    shutil.copytree(confirmed / "done", tmp_path / "done")
+    shutil.copytree(confirmed / "done", tmp_path / "done-confirm")
+    code, _, err = call("confirm", "done", "--top", 2, "--seeds", 3, "--storage", tmp_path)
+    assert code == 1
+    assert "not a confirmation of done" in err
 
 
 ELSEWHERE = """
