@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from scipy import stats
 
+from model.config import COLLAPSED_KL_NATS
 from study.methods import METHODS
 from study.trial import FINAL_SCORES
 
@@ -23,7 +24,6 @@ PREVIOUS_BEST = ("aggressive", "last")
 CLAIMS = ("dispersion", "collapse", "likelihood", "cost")
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-COLLAPSED_KL_NATS = 0.1
 COMPARABLE = 0.005
 """Likelihoods within this fraction of each other count as comparable: half of the field's whole spread."""
 CHEAP = 1.25

@@ -46,13 +46,13 @@ def results(ledger: Ledger) -> pl.DataFrame:
         folder = ledger.trial_folder(trial.number)
         if trial.state not in ("complete", "collapsed") or not (folder / FINAL).is_file():
             continue
-        last = trial.rows[-1]
+        last, final = trial.rows[-1], json.loads((folder / FINAL).read_text("utf-8"))
         # Epochs before a decoder reset have costs, but no model that counts.
         nll = [float("inf") if "phase" in row else row["valid/nll"] for row in trial.rows]
         rows.append({
             "method": trial.params["method"], "pooling": trial.params.get("model.pooling", "-"),
             "seed": trial.params["seed"],
-            **{name: float(value) for name, value in json.loads((folder / FINAL).read_text("utf-8")).items()},
+            **{name: float("nan") if value is None else float(value) for name, value in final.items()},
             "epochs": len(trial.rows), "seconds": last["seconds"], "decoder_tokens": last["train/decoder_tokens"],
             "folder": str(folder), "curve_nll": list(accumulate(nll, min)),
             "curve_tokens": [row["train/decoder_tokens"] for row in trial.rows],

@@ -19,12 +19,12 @@ from torch import Tensor
 from data.batches import BatchOrder, gather
 from data.corpus import Split
 from model import diagnostics, pooling
+from model.config import COLLAPSED_KL_NATS
 from model.posterior import Posterior
 from model.vae import SequenceVAE
 from study.errors import StudyError
 from study.evaluation import NOISE_SEED, evaluating, score
 
-COLLAPSED_KL_NATS = 0.1
 ALIKE = 0.9
 """Features with a mean cosine similarity above this hardly depend on the input."""
 

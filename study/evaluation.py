@@ -122,13 +122,6 @@ class Scores:
         }
 
 
-def evaluate(
-    network: SequenceVAE, split: Split, *, num_samples: int, num_sequences: int | None = None, batch_size: int = 64
-) -> dict[str, float]:
-    """Return `METRICS` of the first `num_sequences` of a split (a random subset: corpora are stored shuffled)."""
-    return score(network, split, num_samples=num_samples, num_sequences=num_sequences, batch_size=batch_size).metrics()
-
-
 def score(
     network: SequenceVAE,
     split: Split,

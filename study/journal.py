@@ -46,7 +46,12 @@ def without_nan(content: Any) -> Any:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file aside, then rename it into place."""
+    """Write a JSON file that is whole or not there."""
+    write_text(path, json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file aside, then rename it into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n", "utf-8")
+    aside.write_text(text, "utf-8")
     aside.replace(path)

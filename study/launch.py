@@ -7,7 +7,6 @@ import math
 import os
 import signal
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +20,6 @@ from study.ledger import Ledger, TrialRecord
 from study.live import LiveView
 from study.report import describe_study, summary_metrics, trials_frame
 from study.tracking import Tracker, View
-
-LOCAL_STARTS = 3
-"""Attempts to start Ray on this machine."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def run_study(
     except KeyboardInterrupt:
         view.problem("interrupted again: ending at once")
     finally:
-        recorded = settle(ledger, tracker, reason, view.problem if with_report else None)
+        recorded = settle(ledger, tracker, reason, view.problem, with_report=with_report)
     return Outcome(reason, recorded)
 
 
@@ -75,11 +71,10 @@ def catch_up(ledger: Ledger, tracker: Tracker) -> None:
             tracker.update(as_view(trial))
 
 
-def settle(ledger: Ledger, tracker: Tracker, reason: str, on_problem: Callable[[str], None] | None) -> bool:
-    """Leave the record truthful: nothing RUNNING, MLflow told; return whether MLflow has everything.
-
-    A study that is complete gets its report drawn, unless there is nobody to tell of problems with it.
-    """
+def settle(
+    ledger: Ledger, tracker: Tracker, reason: str, on_problem: Callable[[str], None], *, with_report: bool
+) -> bool:
+    """Leave the record truthful: nothing RUNNING, MLflow told; return whether MLflow has everything."""
     ledger.release_interrupted()
     trials = ledger.trials()
     for trial in trials:
@@ -89,7 +84,7 @@ def settle(ledger: Ledger, tracker: Tracker, reason: str, on_problem: Callable[[
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / "trials.parquet"]
         trials_frame(trials).write_parquet(files[0])
-        if state == "complete" and on_problem is not None:
+        if state == "complete" and with_report:
             files += draw_report(ledger, Path(scratch) / "report.html", on_problem)
         description = describe_study(ledger.definition, trials, reason)
         return tracker.close(state, summary_metrics(ledger.definition, trials), description, files)
@@ -195,27 +190,20 @@ def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")
-    for attempt in range(1 if address else LOCAL_STARTS):
-        try:
-            if address is None:
-                cpus = max(1, round(definition.concurrent * definition.cpus_per_trial))
-                ray.init(
-                    address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
-                    logging_level="ERROR", object_store_memory=200 * 2**20,
-                )  # fmt: skip
-            else:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-            break
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            # On a busy machine, or beside the remains of a killed study, a start may fail and the next succeed.
-            ray.shutdown()
-            if address is None and attempt < LOCAL_STARTS - 1:
-                time.sleep(2.0)
-                continue
-            raise StudyError(
-                f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]};"
-                " check with `ray status`, or leave --address out to use this machine alone"
-            ) from None
+    try:
+        if address is None:
+            cpus = max(1, round(definition.concurrent * definition.cpus_per_trial))
+            ray.init(
+                address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+                logging_level="ERROR", object_store_memory=200 * 2**20,
+            )  # fmt: skip
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise StudyError(
+            f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]};"
+            " check with `ray status`, or leave --address out to use this machine alone"
+        ) from None
     try:
         yield
     finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 
 from study.ledger import DEFINITION, Ledger, TrialRecord
+from study.report import best_trial
 from study.standings import key, without_seed
 
 
@@ -30,30 +30,26 @@ def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
     return math.sqrt(sum(np.var(found) * len(found) for found in repeated) / freedom), len(repeated)
 
 
-def noise_sentence(ledger: Ledger, trials: list[TrialRecord], best_nll: float | None) -> str:
+def noise_sentence(ledger: Ledger, trials: list[TrialRecord]) -> str:
     """Return what is known of seed noise: from the study's own seeds, else from its confirmation."""
     name, place = ledger.definition.name, ledger.folder.with_name(f"{ledger.definition.name}-confirm")
     noise, settings = seed_noise(trials)
     source = "its own seeds"
     if not settings and (place / DEFINITION).is_file():
-        noise, settings = seed_noise(confirmed_trials(place))
+        noise, settings = seed_noise(Ledger.open(place).trials())
         source = place.name
     if not settings:
         return f"Seed noise: not measured, so that small differences may be luck; `study confirm {name}` measures it."
     sentence = (
         f"Seed noise: nll varies by {noise:.2f} nats (s.d.) over seeds alone, from {settings} settings of {source}"
     )
-    if best_nll is None:
+    best = best_trial(trials)
+    if best is None:
         return f"{sentence}."
     # The difference of two single runs varies by the square root of 2 more.
     near = sum(
-        trial.feasible and trial.best["valid/nll"] - best_nll < 2 * math.sqrt(2) * noise
+        trial.feasible and trial.best["valid/nll"] - best.best["valid/nll"] < 2 * math.sqrt(2) * noise
         for trial in trials
         if trial.best and trial.state == "complete"
     )
     return f"{sentence}; {near} feasible trials, the best among them, lie within twice what that makes of a difference."
-
-
-def confirmed_trials(folder: Path) -> list[TrialRecord]:
-    """Return the trials of a confirmation."""
-    return Ledger.open(folder).trials()

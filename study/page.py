@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,15 @@ from model.errors import ModelError
 from study.errors import StudyError
 from study.figures import FIGURES, Chart, save
 from study.findings import answer, collapse_pattern, costs, has_collapsed
-from study.journal import without_nan
+from study.journal import without_nan, write_text
 from study.ledger import Ledger, TrialRecord
 from study.models import TrainedModel
 from study.noise import noise_sentence
 from study.portrait import PORTRAITS, Portrait, portray
-from study.report import best_nll, best_trial, counts, pareto_trials, show_params, show_value
+from study.report import best_trial, counts, pareto_trials, show_params, show_value
+from study.tracking.store import package_versions
 from study.training import best_folder
 
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "polars", "pyarrow")
 TABLE_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "dispersion")
 EMBED = """
 for (const holder of document.querySelectorAll("figure[data-figure]")) {
@@ -47,9 +45,7 @@ def write_html(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> 
     text = page.render(
         **content, specs=specs, script=vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
     )
-    aside = path.with_name(f".writing.{path.name}")
-    aside.write_text(text, "utf-8")
-    aside.replace(path)
+    write_text(path, text)
 
 
 def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
@@ -61,9 +57,7 @@ def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None)
         figures[name] = f"{path.stem}-{name}.svg"
         save(chart, path.with_name(figures[name]))
     text = environment().get_template("report.md.j2").render(**content, figures=figures)
-    aside = path.with_name(f".writing.{path.name}")
-    aside.write_text(text, "utf-8")
-    aside.replace(path)
+    write_text(path, text)
 
 
 def check_target(path: Path, ending: str) -> None:
@@ -103,7 +97,7 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
     portrait = portrait_of(ledger, best) if best is not None else None
     if portrait is not None:
         charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
-    noise = noise_sentence(ledger, trials, best_nll(trials))
+    noise = noise_sentence(ledger, trials)
     ranges = definition.space.ranges
     return {
         "definition": definition,
@@ -120,7 +114,7 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "interpolation": portrait.interpolation if portrait is not None else [],
         "costs": costs(definition, trials, price_per_gpu_hour),
         "searched": {name: show_range(allowed) for name, allowed in ranges.items()},
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": package_versions(),
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "charts": charts,
     }

@@ -140,7 +140,7 @@ def start(
     from study.launch import Budget, run_study
     from study.live import LiveView
     from study.noise import noise_sentence
-    from study.report import best_nll, make_console, study_report
+    from study.report import make_console, study_report
 
     definition, name = ledger.definition, ledger.definition.name
     progress = make_console(stderr=True)
@@ -165,7 +165,7 @@ def start(
         ledger.close()
     if show_report:
         trials = ledger.trials()
-        make_console().print(study_report(definition, trials, noise_sentence(ledger, trials, best_nll(trials))))
+        make_console().print(study_report(definition, trials, noise_sentence(ledger, trials)))
     storage = ledger.folder.parent
     option = "" if storage == Path("runs") else f" --storage {storage}"
     if not outcome.recorded:

@@ -43,6 +43,12 @@ def portray(trained: TrainedModel, split: Split, num: int = 500) -> Portrait:
     )
 
 
+def titled(chart: alt.Chart, title: alt.TitleParams, height: int) -> Chart:
+    """Return a chart of the width that all have."""
+    made: Chart = chart.properties(title=title, width=WIDTH, height=height)
+    return made
+
+
 def rate_by_dimension(portrait: Portrait) -> Chart:
     """Draw the KL of each latent dimension, the largest first; active ones stand out."""
     found = portrait.scores.dimensions()
@@ -64,8 +70,7 @@ def rate_by_dimension(portrait: Portrait) -> Chart:
         f"KL by latent dimension: {total:.2f} nats in all, {active} of {frame.height} dimensions active",
         f"active: the posterior mean varies by at least {ACTIVE_VARIANCE} over inputs",
     )
-    chart: Chart = bars.properties(title=title, width=WIDTH, height=180)
-    return chart
+    return titled(bars, title, 180)
 
 
 def latent_space(portrait: Portrait) -> Chart:
@@ -91,8 +96,7 @@ def latent_space(portrait: Portrait) -> Chart:
         f"Latent space of {frame.height} validation sequences by length in tokens",
         f"two directions hold {share:.0%} of the means' variance; the prior has standard deviation 1",
     )
-    chart: Chart = points.properties(title=title, width=WIDTH, height=320)
-    return chart
+    return titled(points, title, 320)
 
 
 def maxima(portrait: Portrait) -> Chart:
@@ -113,8 +117,7 @@ def maxima(portrait: Portrait) -> Chart:
     title = heading(
         "Where the encoder's largest states over time lie, share of units", f"pooling {portrait.pooling}: {used}"
     )
-    chart: Chart = bars.properties(title=title, width=WIDTH, height=180)
-    return chart
+    return titled(bars, title, 180)
 
 
 PORTRAITS: dict[str, Callable[[Portrait], Chart]] = {

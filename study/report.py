@@ -78,12 +78,6 @@ def pareto_trials(trials: list[TrialRecord]) -> list[TrialRecord]:
     return sorted(front, key=lambda trial: trial.best["valid/nll"])
 
 
-def best_nll(trials: list[TrialRecord]) -> float | None:
-    """Return the validation nll of the best trial, if there is one."""
-    best = best_trial(trials)
-    return None if best is None else float(best.best["valid/nll"])
-
-
 def counts(trials: list[TrialRecord]) -> dict[str, int]:
     """Count the trials by state."""
     found: dict[str, int] = {}

@@ -13,7 +13,7 @@ from study.errors import StudyError
 from study.journal import without_nan
 from study.ledger import Ledger
 from study.noise import noise_sentence, seed_noise
-from study.report import best_nll, best_trial, counts, json_line, make_console, show_params, study_report
+from study.report import best_trial, counts, json_line, make_console, show_params, study_report
 
 COMPARED = ("nll", "kl", "mi", "au", "ppl")
 
@@ -47,8 +47,7 @@ def report_study(
         save(draw(ledger, which), figure)
         click.echo(f"wrote {figure}", err=True)
     if not (html or markdown or figure):
-        noise = noise_sentence(ledger, trials, best_nll(trials))
-        make_console().print(study_report(ledger.definition, trials, noise))
+        make_console().print(study_report(ledger.definition, trials, noise_sentence(ledger, trials)))
 
 
 def draw(ledger: Ledger, which: str) -> Any:

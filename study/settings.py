@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from model.config import NetworkSettings, ObjectiveSettings
+from model.config import COLLAPSED_KL_NATS, NetworkSettings, ObjectiveSettings
 from study.errors import StudyError
 from study.methods import METHODS, method_settings
 
@@ -62,7 +62,7 @@ class EvaluationSettings(BaseModel):
     )
     batch_size: int = Field(default=64, ge=1)
     criterion: Literal["nll", "elbo"] = "nll"
-    collapse_kl_nats: float = Field(default=0.1, ge=0)
+    collapse_kl_nats: float = Field(default=COLLAPSED_KL_NATS, ge=0)
     collapse_epochs: int = Field(default=2, ge=1)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from study.journal import write_json
 
 if TYPE_CHECKING:
     from study.settings import EvaluationSettings
@@ -73,9 +74,7 @@ def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
     model = TrainedModel.open(newest, "cpu")
     texts = model.texts(corpus.split("valid"), num_rows)
     table = {"input": texts, "reconstruction": model.reconstruct(texts), "prior_sample": model.sample(num_rows)}
-    aside = folder / ".samples.json"
-    aside.write_text(json.dumps(table, ensure_ascii=False), "utf-8")
-    aside.replace(folder / "samples.json")
+    write_json(folder / "samples.json", table)
 
 
 def write_final(folder: Path, corpus: Any, num_samples: int, evaluation: EvaluationSettings) -> None:
@@ -96,6 +95,4 @@ def write_final(folder: Path, corpus: Any, num_samples: int, evaluation: Evaluat
         num_sequences=evaluation.final_num_sequences, batch_size=evaluation.batch_size,
     )  # fmt: skip
     save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
-    aside = folder / f".{FINAL}"
-    aside.write_text(json.dumps(scores.metrics() | scores.reliability()), "utf-8")
-    aside.replace(folder / FINAL)
+    write_json(folder / FINAL, scores.metrics() | scores.reliability())

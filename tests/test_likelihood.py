@@ -11,7 +11,7 @@ from data.synthetic import Topics, exact_nll
 from model import likelihood
 from model.config import NetworkSettings
 from model.vae import SequenceVAE
-from study.evaluation import evaluate, score
+from study.evaluation import score
 
 
 def sequence_noise(indices, num_samples, size, seed):
@@ -146,22 +146,22 @@ def test_noise_of_a_sequence_depends_on_nothing_but_its_index_and_the_seed():
 
 def test_chunks_and_batches_do_not_change_a_metric(corpus, monkeypatch):
     network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("valid")
-    whole = evaluate(network, split, num_samples=7, batch_size=1000)
+    whole = score(network, split, num_samples=7, batch_size=1000).metrics()
     monkeypatch.setattr(likelihood, "TOKENS_AT_ONCE", 20)
-    cut = evaluate(network, split, num_samples=7, batch_size=3)
+    cut = score(network, split, num_samples=7, batch_size=3).metrics()
     assert cut == pytest.approx(whole, rel=1e-5)
 
 
 def test_more_samples_tighten_the_bound_and_the_elbo_is_above(corpus):
     network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("train")
-    by_samples = [evaluate(network, split, num_samples=num)["nll"] for num in (1, 10, 100)]
+    by_samples = [score(network, split, num_samples=num).metrics()["nll"] for num in (1, 10, 100)]
     assert by_samples[0] > by_samples[1] > by_samples[2]
-    assert evaluate(network, split, num_samples=50)["elbo"] > by_samples[2]
+    assert score(network, split, num_samples=50).metrics()["elbo"] > by_samples[2]
 
 
 def test_metrics_of_a_split_by_hand(corpus):
     network, split = sharp_network(2, len(corpus.vocabulary)), corpus.split("valid")
-    metrics = evaluate(network, split, num_samples=4)
+    metrics = score(network, split, num_samples=4).metrics()
     total, features = 0.0, []
     with torch.no_grad():
         for index in range(len(split)):

@@ -12,7 +12,7 @@ from model.config import NetworkSettings
 from model.encoder import log_variance_of_rate
 from model.posterior import Heights, Posterior, SphericalPosterior, spherical_kl
 from model.vae import SequenceVAE
-from study.evaluation import evaluate
+from study.evaluation import score
 
 
 def network(vocabulary_size=20, **settings) -> SequenceVAE:
@@ -142,7 +142,7 @@ def test_gradients_reach_the_encoder_through_every_family(name):
 def test_a_language_model_has_an_exact_likelihood_and_no_latent(corpus):
     model = network(len(corpus.vocabulary), posterior="none").eval()
     assert model.encoder is None
-    metrics = [evaluate(model, corpus.split("valid"), num_samples=num) for num in (1, 9)]
+    metrics = [score(model, corpus.split("valid"), num_samples=num).metrics() for num in (1, 9)]
     assert metrics[0]["nll"] == metrics[1]["nll"] == pytest.approx(metrics[0]["reconstruction"])
     assert (metrics[0]["kl"], metrics[0]["au"]) == (0.0, 0)
     assert metrics[0]["mi"] == pytest.approx(0.0, abs=1e-12)

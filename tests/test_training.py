@@ -11,7 +11,7 @@ from model.weights import load_network
 from study.checkpoints import KEPT, read_checkpoint
 from study.devices import autocast, choose_device
 from study.errors import StudyError
-from study.evaluation import evaluate
+from study.evaluation import score
 from study.procedures import make_optimizers
 from study.training import Diverged, TrainingRun, best_folder, train
 
@@ -69,7 +69,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(corpus, tmp_path):
     rows = list(train(settings, corpus, tmp_path))
     best = min(rows, key=lambda row: row["valid/nll"])
     network = load_network(best_folder(tmp_path, best["epoch"]))
-    again = evaluate(network, corpus.split("valid"), num_samples=3, num_sequences=24)
+    again = score(network, corpus.split("valid"), num_samples=3, num_sequences=24).metrics()
     assert again["nll"] == best["valid/nll"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == KEPT
 
@@ -78,7 +78,10 @@ def test_validation_does_not_move_with_the_kl_weight_it_trains_with(corpus, tmp_
     run = TrainingRun(tiny_settings(objective={"kl_weight": 0.1}), corpus, tmp_path / "a")
     other = TrainingRun(tiny_settings(objective={"kl_weight": 1.0, "free_bits": "total"}), corpus, tmp_path / "b")
     sizes = {"num_samples": 4}
-    assert evaluate(run.network, run.valid_split, **sizes) == evaluate(other.network, other.valid_split, **sizes)
+    assert (
+        score(run.network, run.valid_split, **sizes).metrics()
+        == score(other.network, other.valid_split, **sizes).metrics()
+    )
 
 
 def test_a_posterior_that_stays_collapsed_after_the_warm_up_ends_training(corpus, tmp_path):

@@ -101,11 +101,14 @@ def provenance(definition: Definition) -> dict[str, str]:
         ).stdout.strip()
     except OSError:
         commit = ""  # no git on this machine
-    versions = {f"version.{name}": version(name) for name in PACKAGES}
     return {
         "corpus": definition.corpus_name,
         "corpus_fingerprint": definition.corpus_fingerprint,
         "mlflow.source.git.commit": commit or "unknown",
-        "version.python": platform.python_version(),
-        **versions,
+        **{f"version.{name}": found for name, found in package_versions().items()},
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
