@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: study test lint types slow browser constraints clean
+.PHONY: study test lint types slow browser bench-training constraints clean
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -23,6 +23,10 @@ slow: $(VENV)/installed  ## the tests that take minutes
 
 browser: $(VENV)/installed  ## the tests in Chromium (Debian's chromium and chromium-driver)
 	$(RUN)/python -m pytest -q -m browser
+
+bench-training: $(VENV)/installed  ## a training step against its output product and the plain way
+	$(RUN)/study corpus prepare chitchat --vocabulary-size 4000 --out corpora/chitchat-4000
+	$(RUN)/python benchmarks/training_step.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'

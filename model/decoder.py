@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import PAD_ID, UNK_ID, NetworkSettings
+from model.cross_entropy import LinearCrossEntropy
 
 State = tuple[Float[Tensor, "1 batch hidden"], Float[Tensor, "1 batch hidden"]]
 
@@ -83,9 +84,17 @@ class Decoder(nn.Module):
         """Return -log p of each target, in float32 whatever the precision of the network."""
         rows = len(hidden) if torch.is_grad_enabled() else EVALUATION_ROWS
         return torch.cat([
-            F.cross_entropy(self.to_logits(part).float(), target, reduction="none")
+            self._part_losses(part, target)
             for part, target in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
         ])  # fmt: skip
+
+    def _part_losses(
+        self, hidden: Float[Tensor, "rows hidden"], targets: Int[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
+        if hidden.device.type == "cpu":
+            losses: Tensor = LinearCrossEntropy.apply(hidden, self.to_logits.weight, targets)  # type: ignore[no-untyped-call]
+            return losses
+        return F.cross_entropy(self.to_logits(hidden).float(), targets, reduction="none")
 
     def step(
         self, tokens: Int[Tensor, " batch"], latent: Float[Tensor, "batch latent"], state: State | None

@@ -39,11 +39,13 @@ def make_optimizers(network: SequenceVAE, settings: Settings) -> dict[str, torch
         parameters = [parameter for parameter in part.parameters() if parameter.requires_grad]
         match training.optimizer:
             case "sgd":
-                made[name] = torch.optim.SGD(parameters, training.learning_rate)
+                made[name] = torch.optim.SGD(parameters, training.learning_rate, fused=True)
             case "adam":
-                made[name] = torch.optim.Adam(parameters, training.learning_rate)
+                made[name] = torch.optim.Adam(parameters, training.learning_rate, fused=True)
             case "adamw":
-                made[name] = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=training.weight_decay)
+                made[name] = torch.optim.AdamW(
+                    parameters, training.learning_rate, weight_decay=training.weight_decay, fused=True
+                )
     return made
 
 
