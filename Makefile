@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: study test lint types slow browser bench-training constraints clean
+.PHONY: study test lint types slow browser cluster audit bench-training constraints clean
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -24,6 +24,12 @@ slow: $(VENV)/installed  ## the tests that take minutes
 browser: $(VENV)/installed  ## the tests in Chromium (Debian's chromium and chromium-driver)
 	$(RUN)/python -m pytest -q -m browser
 
+cluster: $(VENV)/installed  ## the tests on several hosts; needs root and openssh-server, iproute2, rsync
+	$(RUN)/python -m pytest -q -m cluster
+
+audit: $(VENV)/installed  ## known weaknesses of the pinned packages; needs the network
+	$(RUN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 bench-training: $(VENV)/installed  ## a training step against its output product and the plain way
 	$(RUN)/study corpus prepare chitchat --vocabulary-size 4000 --out corpora/chitchat-4000
 	$(RUN)/python benchmarks/training_step.py
@@ -31,13 +37,13 @@ bench-training: $(VENV)/installed  ## a training step against its output product
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,cluster]'
 	touch $@
 
 constraints:  ## refresh constraints.txt to the newest versions that pyproject.toml allows
 	rm -rf $(VENV)-constraints
 	$(PYTHON) -m venv $(VENV)-constraints
-	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard]'
+	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard,cluster]'
 	$(VENV)-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-constraints
 

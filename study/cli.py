@@ -17,6 +17,8 @@ COMMANDS = {
     "reconstruct": "study.cli_model", "interpolate": "study.cli_model", "traverse": "study.cli_model",
     "encode": "study.cli_model",
     "corpus": "study.cli_corpus",
+    "submit": "study.cli_cluster", "jobs": "study.cli_cluster", "stop": "study.cli_cluster",
+    "doctor": "study.cli_cluster", "gc": "study.cli_cluster",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from study.definition import Definition
 from study.errors import StudyError
 from study.ledger import Ledger, TrialRecord
 from study.live import LiveView
+from study.nodes import check_nodes
 from study.report import describe_study, summary_metrics, trials_frame
 from study.tracking import Tracker, View
 
@@ -53,6 +54,8 @@ def run_study(
     reason = "interrupted"
     try:
         with ray_cluster(ledger.definition, address):
+            if address is not None:
+                check_nodes(ledger.definition, ledger.folder)
             tracker.wait_until_ready()
             catch_up(ledger, tracker)
             reason = tune_trials(ledger, tracker, view, budget)
@@ -69,6 +72,16 @@ def catch_up(ledger: Ledger, tracker: Tracker) -> None:
         # Those that wait are about to be handed out again.
         if trial.state != "waiting":
             tracker.update(as_view(trial))
+
+
+def close_records(ledger: Ledger, on_problem: Callable[[str], None]) -> bool:
+    """Tell Optuna and MLflow the truth about a study that was killed and is not gone on with; it must be locked."""
+    tracker = Tracker(ledger, on_problem)
+    tracker.start()
+    tracker.wait_until_ready()
+    ledger.release_interrupted()
+    catch_up(ledger, tracker)
+    return settle(ledger, tracker, "interrupted", on_problem, with_report=False)
 
 
 def settle(
@@ -188,13 +201,21 @@ def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    with connected(address, max(1, round(definition.concurrent * definition.cpus_per_trial))):
+        yield
+
+
+@contextmanager
+def connected(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one here; raise StudyError if there is none."""
+    import ray
+
     logging.getLogger("ray").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")
     try:
         if address is None:
-            cpus = max(1, round(definition.concurrent * definition.cpus_per_trial))
             ray.init(
-                address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+                address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False,
                 logging_level="ERROR", object_store_memory=200 * 2**20,
             )  # fmt: skip
         else:

@@ -26,7 +26,8 @@ from study.journal import append_journal, read_journal, write_json
 from study.samplers import make_sampler
 
 DEFINITION, DATABASE, LOCK, TRIALS, RUN_IDS = "study.json", "optuna.db", ".lock", "trials", "mlflow.json"
-STATES = ("complete", "pruned", "collapsed", "failed", "running", "waiting")
+ENDS = ("complete", "pruned", "collapsed", "failed")
+STATES = (*ENDS, "running", "waiting")
 """What can have become of a trial: trained to its end; ended by the schedule; ended because its posterior
 collapsed; broken (with a reason); being trained; interrupted, to be gone on with by --resume."""
 

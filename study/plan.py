@@ -32,8 +32,9 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     """Return the definition of a new study from the options of `study run`; raise StudyError or CorpusError."""
     from data.corpus import Corpus
 
+    tracking_uri = given["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI")
     check_ray_address(given["address"])
-    check_tracking_uri(given["tracking_uri"])
+    check_tracking_uri(tracking_uri)
     layers = [read_preset(given["preset"])] if given["preset"] else []
     if given["config"]:
         layers.append(read_toml(given["config"]))
@@ -71,7 +72,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=options.gpus_per_trial,
         max_retries=options.max_retries,
-        tracking_uri=absolute_database(given["tracking_uri"]) or default_tracking_uri(storage),
+        tracking_uri=absolute_database(tracking_uri) or default_tracking_uri(storage),
         command=command,
     )
     check_sampler(definition)

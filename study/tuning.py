@@ -15,12 +15,11 @@ from ray.tune.search import Searcher
 
 from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import Ledger
+from study.ledger import ENDS, Ledger
 from study.trial import FAILURE
 
 METRIC, EPOCH = "valid/nll", "epoch"
 SCHEDULER_NAMES = ("asha", "median", "none")
-ENDS = ("complete", "pruned", "collapsed", "failed")
 ALL_FAILED = 5
 """The study is given up when its first so many trials have all failed."""
 

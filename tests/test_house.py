@@ -38,7 +38,7 @@ def names(paths):
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("ray", {"study.trial", "study.tuning", "study.launch"}),
+        ("ray", {"study.trial", "study.tuning", "study.launch", "study.nodes", "study.submission"}),
         (
             "mlflow",
             {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")},
@@ -54,6 +54,7 @@ def names(paths):
                 "study.cli_compare",
                 "study.cli_confirm",
                 "study.cli_look",
+                "study.cli_cluster",
                 "study.serving",
                 "study.reporting",
             },

@@ -1,0 +1,64 @@
+"""What crashed and finished studies leave behind that nothing needs any more."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.ledger import DEFINITION, ENDS, Ledger
+from study.report import USABLE
+from study.training import BEST, CHECKPOINTS
+
+HALF_WRITTEN = ".writing.*"
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder that can go, of a study, and why."""
+
+    study: str
+    path: Path
+    why: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files in it."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def studies(storage: Path) -> Iterator[Ledger]:
+    """Open every study of a storage folder, in the order of their names."""
+    for path in sorted(storage.glob(f"*/{DEFINITION}")):
+        yield Ledger.open(path.parent)
+
+
+def find_garbage(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:
+    """Yield what a study that nobody runs does not need.
+
+    Of trials that are over: the state to go on from. Of a study that is over: the weights of all but its
+    best `num_kept` trials. Of any: what was being written when something was killed.
+    """
+    name, trials = ledger.folder.name, ledger.trials()
+    usable = sorted((t for t in trials if t.feasible and t.state in USABLE), key=lambda t: t.best["valid/nll"])
+    is_over = ledger.num_left() == 0 and all(trial.state in ENDS for trial in trials)
+    kept = {trial.number for trial in usable[:num_kept]}
+    for trial in trials:
+        folder = ledger.trial_folder(trial.number)
+        for path in sorted(folder.glob(f"**/{HALF_WRITTEN}")):
+            yield Garbage(name, path, "half-written")
+        if trial.state not in ENDS:
+            continue
+        if (folder / CHECKPOINTS).is_dir():
+            yield Garbage(name, folder / CHECKPOINTS, f"state of a trial that is {trial.state}")
+        weights = sorted(folder.glob(f"{BEST}-*"))
+        for path in weights[:-1]:
+            yield Garbage(name, path, "weights of an epoch that was not the best in the end")
+        if weights and is_over and trial.number not in kept:
+            yield Garbage(name, weights[-1], f"weights of a trial outside the best {num_kept}")
+
+
+def remove(garbage: Garbage) -> None:
+    """Delete a folder for good."""
+    shutil.rmtree(garbage.path)

@@ -1,0 +1,156 @@
+"""Whether every node of a Ray cluster can run a study's trials: asked before the first one starts.
+
+Each node answers for itself: which versions it runs, and whether it reads and writes the study's folder and the corpus.
+A node that joins later is not asked; a trial that fails there says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import secrets
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from study.definition import Definition
+from study.errors import StudyError
+
+PACKAGES = ("ray", "torch", "numpy", "pyarrow", "safetensors")
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+"""What `ray up` leaves on the head: the cluster can grow."""
+PROBE_SECONDS = 60.0
+
+
+def check_nodes(definition: Definition, folder: Path) -> None:
+    """Raise StudyError, with what to mend, unless every node of the connected cluster can run the trials."""
+    check_gpus(definition, alive_nodes())
+    found = [line for lines in survey(folder, definition.corpus).values() for line in lines]
+    if found:
+        raise StudyError("the cluster cannot run this study:\n" + "\n".join(f"  {line}" for line in found))
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return the nodes of the connected cluster, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def survey(folder: Path, corpus: str = "") -> dict[str, list[str]]:
+    """Return, for each node of the connected cluster, what keeps it from working in a folder and on a corpus."""
+    token = secrets.token_hex(8)
+    probe = folder.absolute() / f".probe-{token}"
+    probe.write_text(token)
+    try:
+        here = describe_node(str(probe), token, corpus)
+        answers = ask_nodes(alive_nodes(), str(probe), token, corpus)
+    finally:
+        for path in probe.parent.glob(f".probe-{token}*"):
+            path.unlink()
+    return {name: problems(name, there, here) for name, there in answers.items()}
+
+
+def check_gpus(definition: Definition, nodes: list[dict[str, Any]]) -> None:
+    """Raise StudyError if no node has the resources of a trial and no other can come."""
+    wanted = {"CPU": definition.cpus_per_trial, "GPU": definition.gpus_per_trial}
+    for node in nodes:
+        if all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted.items()):
+            return
+    if BOOTSTRAP.expanduser().exists() or os.environ.get("RAY_FAKE_CLUSTER"):
+        return
+    most = {kind: max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0) for kind in wanted}
+    raise StudyError(
+        f"a trial needs {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs on one node; the {len(nodes)} nodes of this"
+        f" cluster have at most {most['CPU']:g} CPUs and {most['GPU']:g} GPUs, and it does not grow; change"
+        " --cpus-per-trial or --gpus-per-trial, or add a node"
+    )
+
+
+def ask_nodes(nodes: list[dict[str, Any]], probe: str, token: str, corpus: str) -> dict[str, dict[str, Any]]:
+    """Return each node's description of itself by its name; of one that cannot give it, an `error`."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ask = ray.remote(describe_node)
+    asked = {
+        f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})": ask.options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(probe, token, corpus)
+        for node in nodes
+    }
+    answers = {}
+    for name, reference in asked.items():
+        try:
+            answers[name] = ray.get(reference, timeout=PROBE_SECONDS)
+        except Exception as error:  # Ray wraps whatever a node raised
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            answers[name] = {"error": lines[-1] if lines else type(error).__name__}
+    return answers
+
+
+def describe_node(probe: str, token: str, corpus: str) -> dict[str, Any]:
+    """Return what this node runs, and whether the study's folder and the corpus can be used from here."""
+    from data.corpus import Corpus
+    from data.errors import CorpusError
+
+    facts: dict[str, Any] = {
+        "Python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "source": source_digest(),
+        "storage": "",
+        "corpus": "",
+    }
+    try:
+        if Path(probe).read_text() != token:
+            facts["storage"] = "it shows another file there"
+        mark = Path(f"{probe}.{os.uname().nodename}.{os.getpid()}")
+        mark.write_text(token)
+        mark.unlink()
+    except OSError as error:
+        facts["storage"] = str(error)
+    try:
+        facts["fingerprint"] = Corpus.open(corpus).fingerprint if corpus else ""
+    except (CorpusError, OSError) as error:
+        facts["corpus"] = str(error)
+    return facts
+
+
+def problems(name: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Return what keeps a node from running trials, with the mend."""
+    if "error" in there:
+        return [
+            f"{name}: did not answer ({there['error']}); install the project there as it is here:"
+            " pip install --constraint constraints.txt --editable ."
+        ]
+    found = [
+        f"{name}: has {what} {there[what]}, the driver has {here[what]}; install with the same constraints.txt"
+        for what in ("Python", *PACKAGES)
+        if there[what] != here[what]
+    ]
+    if there["source"] != here["source"]:
+        found.append(f"{name}: has another version of this project; copy it there again (`ray up` does)")
+    if there["storage"]:
+        found.append(
+            f"{name}: cannot use the study's folder ({there['storage']}); --storage must be a folder that every node"
+            " shares, such as an NFS mount, and may write"
+        )
+    if there["corpus"]:
+        found.append(
+            f"{name}: cannot read the corpus ({there['corpus']}); prepare it into the shared storage:"
+            " study corpus prepare ... --out SHARED/corpora/NAME"
+        )
+    elif there["fingerprint"] != here["fingerprint"]:
+        found.append(f"{name}: holds another corpus than the driver in that place; copy the driver's there")
+    return found
+
+
+def source_digest() -> str:
+    """Return a digest of this project's source files as they are installed here."""
+    root, digest = Path(__file__).parent.parent, hashlib.sha256()
+    for package in ("data", "model", "study"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,175 @@
+"""Doctor, gc, the checks before a study on a cluster, and the files that bring clusters up."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import json_lines
+
+from study.ledger import Ledger
+from study.nodes import describe_node, problems
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def copied(finished_study, tmp_path):
+    """A copy of a finished study that can be spoilt; returns the storage folder and the study's name."""
+    folder = shutil.copytree(finished_study / "done", tmp_path / "runs/done")
+    # Not the MLflow database of all other tests.
+    (folder / "mlflow.json").unlink()
+    definition = json.loads((folder / "study.json").read_text())
+    definition["tracking_uri"] = f"sqlite:///{tmp_path / 'runs/mlflow.db'}"
+    (folder / "study.json").write_text(json.dumps(definition))
+    return tmp_path / "runs", "done"
+
+
+def validate(path):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(path.read_text())
+    validate_config(prepare_config(config))
+    return config
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "docs/local.yaml"])
+def test_cluster_files_pass_rays_own_validation(name):
+    validate(ROOT / name)
+
+
+def test_a_misspelt_key_does_not_pass(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text((ROOT / "cluster.yaml").read_text().replace("idle_timeout_minutes", "idle_timeout"))
+    with pytest.raises(Exception, match="idle_timeout"):
+        validate(path)
+
+
+def test_cluster_yaml_keeps_to_what_its_comments_say():
+    config = validate(ROOT / "cluster.yaml")
+    head = config["available_node_types"]["head"]
+    assert head["resources"] == {"CPU": 0, "GPU": 0}
+    assert "InstanceMarketOptions" not in head["node_config"]
+    workers = [kind for name, kind in config["available_node_types"].items() if name != "head"]
+    assert len(workers) > 1
+    for kind in workers:
+        assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert kind.get("min_workers", 0) == 0
+    assert "latest" not in config["docker"]["head_image"] + config["docker"]["worker_image"]
+    from importlib.metadata import version
+
+    assert all(f":{version('ray')}-py311" in config["docker"][name] for name in ("head_image", "worker_image"))
+    commands = " ".join(config["head_start_ray_commands"] + config["worker_start_ray_commands"])
+    assert "0.0.0.0" not in commands
+    assert "--dashboard-host=127.0.0.1" in commands
+    assert "--host 127.0.0.1" in commands
+
+
+def test_doctor_finds_a_healthy_machine(call, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code, out, _ = call("doctor", "--storage", tmp_path)
+    assert code == 0, out
+    assert "can be written and locked" in " ".join(out.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_names_what_is_wrong_and_the_mend(call, copied):
+    storage, name = copied
+    forget_the_end_of_a_trial(storage / name)
+    code, out, _ = call("doctor", "--storage", storage, "--tracking-uri", "http://127.0.0.1:9")
+    text = " ".join(out.split())
+    assert code == 1
+    assert "cannot be used" in text
+    assert "leave --tracking-uri out" in text
+
+
+def forget_the_end_of_a_trial(folder):
+    """Leave Optuna's record as a driver killed in the middle of a trial leaves it."""
+    with sqlite3.connect(folder / "optuna.db") as connection:
+        connection.execute("update trials set state = 'RUNNING', datetime_complete = null where number = 0")
+
+
+def test_gc_shows_first_and_deletes_only_what_nothing_needs(call, copied):
+    storage, name = copied
+
+    def everything():
+        return sorted(path.relative_to(storage) for path in storage.rglob("*"))
+
+    before = everything()
+    code, shown, err = call("gc", "--keep", 1, "--storage", storage)
+    assert code == 0
+    assert "--delete removes them" in err
+    assert everything() == before
+    best = json_lines(call("report", name, "--json", "--storage", storage)[1])
+    code, deleted, err = call("gc", "--keep", 1, "--delete", "--storage", storage)
+    assert code == 0
+    assert deleted == shown
+    assert not list(storage.glob("*/trials/*/checkpoints"))
+    kept = list(storage.glob("*/trials/*/best-*"))
+    assert len(kept) == 1
+    winner = min((line for line in best if line["feasible"]), key=lambda line: line["valid"]["nll"])
+    assert int(kept[0].parent.name) == winner["trial"]
+    assert json_lines(call("report", name, "--json", "--storage", storage)[1]) == best
+    assert call("gc", "--keep", 1, "--storage", storage)[1] == ""
+
+
+def test_gc_closes_records_that_a_killed_driver_left_running(call, copied):
+    storage, name = copied
+    forget_the_end_of_a_trial(storage / name)
+    code, out, _ = call("gc", "--storage", storage)
+    assert code == 0
+    assert "[0] are recorded as running" in out
+    assert Ledger.open(storage / name).trials()[0].state == "running"
+    assert call("gc", "--delete", "--storage", storage)[0] == 0
+    trial = Ledger.open(storage / name).trials()[0]
+    assert trial.state == "waiting"
+    assert (Ledger.open(storage / name).trial_folder(0) / "checkpoints").is_dir()
+
+
+def test_gc_leaves_a_running_study_alone(call, copied):
+    storage, name = copied
+    ledger = Ledger.open(storage / name)
+    ledger.lock()
+    code, out, err = call("gc", "--delete", "--storage", storage)
+    assert (code, out) == (0, "")
+    assert "is running, left alone" in err
+    ledger.close()
+
+
+def test_a_node_is_told_apart_by_versions_source_storage_and_corpus(corpus, tmp_path):
+    probe = tmp_path / "probe"
+    probe.write_text("token")
+    here = describe_node(str(probe), "token", str(corpus.folder))
+    assert problems("node", here, here) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+    for change, words in [
+        ({"torch": "1.0"}, "has torch 1.0, the driver has"),
+        ({"source": "x"}, "another version of this project"),
+        ({"fingerprint": "x"}, "another corpus"),
+        ({"error": "ModuleNotFoundError: No module named 'study'"}, "install the project there"),
+    ]:
+        (found,) = problems("node", here | change, here)
+        assert words in found
+    elsewhere = describe_node(str(tmp_path / "absent/probe"), "token", str(tmp_path / "absent"))
+    storage, missing = problems("node", elsewhere, here)
+    assert "must be a folder that every node shares" in storage
+    assert "prepare it into the shared storage" in missing
+    another = describe_node(str(probe), "another token", str(corpus.folder))
+    assert "shows another file" in problems("node", another, here)[0]
+
+
+@pytest.mark.parametrize("arguments", [("submit", "chitchat"), ("jobs",), ("jobs", "x"), ("stop", "x")])
+def test_no_job_server(call, arguments):
+    code, out, err = call(*arguments[:1], "--address", "http://127.0.0.1:9", *arguments[1:])
+    assert (code, out) == (1, "")
+    assert "no job server answers at http://127.0.0.1:9" in err
+    assert "Traceback" not in err
+
+
+def test_the_driver_needs_no_cluster_extra():
+    code = "import sys; sys.modules['aiohttp'] = None; import study.launch, study.nodes, study.plan, study.doctor"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
