@@ -18,6 +18,9 @@ TOKENS_AT_ONCE = 16_384
 FIRST_ROUND = 32
 """Samples a sequence before its error is first looked at: fewer say little of the weights' tail."""
 
+WIDTHS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
+"""How much wider than the posterior a proposal may be: a posterior that is too narrow makes a bad one."""
+
 JUDGED_SAMPLES = 100
 """Samples of a sequence from which the tail of its weights is judged."""
 
@@ -81,6 +84,12 @@ def log_weights(
 ) -> Float[Tensor, "batch samples"]:
     """Return log p(x|z) + log p(z) - log q(z|x) in nats for z = posterior.sample(noise)."""
     return posterior.log_ratio(noise) - reconstruction
+
+
+def effective_share(weights: Float[Tensor, "batch samples"]) -> float:
+    """Return the mean effective sample size of sequences' log weights, as a share of the samples (Kong 1992)."""
+    weights = weights.double()
+    return float((2 * weights.logsumexp(1) - (2 * weights).logsumexp(1)).exp().mean()) / weights.shape[1]
 
 
 def log_likelihood(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:

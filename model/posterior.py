@@ -46,6 +46,10 @@ class Posterior:
         shape = (len(self.mean), *[1] * (noise.ndim - 2), -1)
         return self.mean.view(shape) + (0.5 * self.log_variance).exp().view(shape) * noise
 
+    def widened(self, width: float) -> "Posterior":
+        """Return the posterior with each standard deviation multiplied: a proposal with heavier tails."""
+        return replace(self, log_variance=self.log_variance + 2.0 * math.log(width))
+
     def kl(self) -> Float[Tensor, "batch latent"]:
         """Return KL(q(z|x) || p(z)) in nats by sequence and latent dimension."""
         log_variance = self.log_variance.float()
@@ -80,6 +84,10 @@ class SphericalPosterior(Posterior):
     """
 
     concentration: float = 1.0
+
+    def widened(self, width: float) -> "SphericalPosterior":
+        """Return itself: its concentration is what the model says, not what it learnt."""
+        return self
 
     def sample(self, noise: Float[Tensor, "batch *samples noise"]) -> Float[Tensor, "batch *samples latent"]:
         """Return unit vectors: a height along the mean direction, and a uniform direction across it."""

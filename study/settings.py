@@ -57,6 +57,9 @@ class EvaluationSettings(BaseModel):
     final_tolerance_nats: float = Field(
         default=0.0, ge=0, description="stop sampling a sequence at this standard error; 0: never before the last"
     )
+    final_widen: bool = Field(
+        default=False, description="draw from a wider posterior where that makes more of the samples"
+    )
     final_num_sequences: int | None = Field(
         default=None, ge=2, description="of a comparison's test split, all if unset"
     )

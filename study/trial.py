@@ -92,7 +92,7 @@ def write_final(folder: Path, corpus: Any, num_samples: int, evaluation: Evaluat
     network = load_network(max(folder.glob("best-*")))
     scores = score(
         network, corpus.split("test"), num_samples=num_samples, tolerance_nats=evaluation.final_tolerance_nats,
-        num_sequences=evaluation.final_num_sequences, batch_size=evaluation.batch_size,
+        widen=evaluation.final_widen, num_sequences=evaluation.final_num_sequences, batch_size=evaluation.batch_size,
     )  # fmt: skip
     save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
     write_json(folder / FINAL, scores.metrics() | scores.reliability())

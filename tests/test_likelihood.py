@@ -75,6 +75,42 @@ def test_the_stated_error_and_bias_hold_against_quadrature(latent_size):
     assert spread > 0.005  # there is something to bound
 
 
+@pytest.mark.parametrize("width", likelihood.WIDTHS)
+def test_the_estimate_is_the_same_whatever_the_width_of_the_proposal(width):
+    network = sharp_network(2)
+    tokens, lengths = torch.tensor([[1, 5, 9, 7, 2], [1, 12, 2, 0, 0]]), torch.tensor([5, 3])
+    with torch.no_grad():
+        exact = by_quadrature(network, tokens, lengths, 2)
+        proposal = network.encode(tokens, lengths).widened(width)
+        noise = sequence_noise(np.arange(2), 20_000, 2, 0)
+        losses = likelihood.reconstructions(network, tokens, lengths, proposal.sample(noise))
+        weights = likelihood.log_weights(losses, proposal, noise).double()
+    error = likelihood.standard_error(weights)
+    assert error.max() < 0.05
+    assert ((likelihood.log_likelihood(weights) - exact).abs() < 4 * error + 1e-4).all()
+
+
+def test_a_wider_proposal_is_chosen_where_posteriors_are_too_narrow(corpus):
+    network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("valid")
+    encode = network.encode
+    network.encode = lambda tokens, lengths: encode(tokens, lengths).widened(0.6)
+    narrow, widened = (score(network, split, num_samples=200, widen=widen) for widen in (False, True))
+    assert narrow.width == 1.0
+    assert widened.width in (1.5, 1.75)
+    one, other = narrow.metrics(), widened.metrics()
+    assert other["nll_bias_bound"] < 0.6 * one["nll_bias_bound"]
+    assert other["nll"] < one["nll"]  # less biased
+    for name in ("elbo", "reconstruction", "kl", "mi", "au", "dispersion"):
+        assert other[name] == pytest.approx(one[name], rel=1e-5)
+
+
+def test_effective_share_of_weights():
+    assert likelihood.effective_share(torch.zeros(2, 50)) == pytest.approx(1.0)
+    one_counts = torch.full((1, 50), -1000.0)
+    one_counts[0, 3] = 5.0
+    assert likelihood.effective_share(one_counts) == pytest.approx(1 / 50)
+
+
 def test_samples_that_were_not_drawn_do_not_count():
     weights = torch.randn(3, 40, dtype=torch.float64)
     padded = torch.cat([weights, torch.full((3, 60), math.nan, dtype=torch.float64)], dim=1)
