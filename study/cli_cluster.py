@@ -119,7 +119,8 @@ def gc_command(names: tuple[str, ...], keep: int, delete: bool, storage: Path) -
     from study.ledger import Ledger
 
     total = 0
-    for ledger in [Ledger.open(storage / name) for name in names] if names else studies(storage):
+    every = studies(storage, lambda text: click.echo(f"left alone: {text}", err=True))
+    for ledger in [Ledger.open(storage / name) for name in names] if names else every:
         if ledger.is_locked():
             click.echo(f"{ledger.folder.name}: is running, left alone", err=True)
             continue

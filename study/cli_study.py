@@ -36,7 +36,8 @@ storage_option = click.option(
 @click.option("--max-gpu-hours", type=float, help="End in order once the study has used so many; --resume goes on.")
 @click.option("--seed", type=int, help="Seed of the search and of every trial.  [default: 0]")
 @click.option("--address", help="A running Ray cluster, such as auto; this machine alone if not given.")
-@click.option("--tracking-uri", help="MLflow server or database; one beside the studies if not given.")
+@click.option("--tracking-uri", help="MLflow server or database; $MLFLOW_TRACKING_URI, or one beside the studies.")
+@click.option("--optuna-url", help="Optuna's database, such as postgresql://USER@HOST/optuna; a file if not given.")
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and write nothing.")
 @click.option("--resume", metavar="NAME", help="Continue a study that was interrupted.")
 @storage_option

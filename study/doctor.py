@@ -108,12 +108,15 @@ def examine_studies(storage: Path) -> Iterator[Finding]:
     """Find studies that nobody runs and that are not over."""
     from study.garbage import studies
 
-    for ledger in studies(storage):
+    damaged: list[str] = []
+    for ledger in studies(storage, damaged.append):
         if ledger.num_left() and not ledger.is_locked():
             yield Finding(
                 f"study {ledger.folder.name}", f"{ledger.num_left()} of {ledger.definition.num_trials} trials are left",
                 f"go on with `study run --resume {ledger.folder.name}`, or let `study gc` close its records",
             )  # fmt: skip
+    for problem in damaged:
+        yield Finding("study", problem, "bring its files back, or move its folder away")
 
 
 def examine_cluster(address: str, storage: Path) -> Iterator[Finding]:

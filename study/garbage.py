@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.errors import StudyError
 from study.ledger import DEFINITION, ENDS, Ledger
 from study.report import USABLE
 from study.training import BEST, CHECKPOINTS
@@ -28,10 +29,15 @@ class Garbage:
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
 
 
-def studies(storage: Path) -> Iterator[Ledger]:
-    """Open every study of a storage folder, in the order of their names."""
+def studies(storage: Path, on_problem: Callable[[str], None]) -> Iterator[Ledger]:
+    """Open every study of a storage folder, in the order of their names; say which cannot be opened."""
     for path in sorted(storage.glob(f"*/{DEFINITION}")):
-        yield Ledger.open(path.parent)
+        try:
+            ledger = Ledger.open(path.parent)
+        except StudyError as error:
+            on_problem(str(error))
+            continue
+        yield ledger
 
 
 def find_garbage(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:

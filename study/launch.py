@@ -47,23 +47,47 @@ def run_study(
     Ends with no trial left RUNNING anywhere: interrupted ones wait to be resumed. Raises StudyError if
     MLflow or the Ray cluster cannot be reached.
     """
-    tracker = Tracker(ledger, view.problem)
-    ledger.release_interrupted()
-    view.load(ledger.trials())
-    tracker.start()
-    reason = "interrupted"
+    with naming_a_full_disk(ledger):
+        tracker = Tracker(ledger, view.problem)
+        ledger.release_interrupted()
+        view.load(ledger.trials())
+        tracker.start()
+        reason = "interrupted"
+        try:
+            with ray_cluster(ledger.definition, address):
+                if address is not None:
+                    check_nodes(ledger.definition, ledger.folder)
+                tracker.wait_until_ready()
+                catch_up(ledger, tracker)
+                reason = tune_trials(ledger, tracker, view, budget)
+        except KeyboardInterrupt:
+            view.problem("interrupted again: ending at once")
+        finally:
+            recorded = settle(ledger, tracker, reason, view.problem, with_report=with_report)
+        return Outcome(reason, recorded)
+
+
+@contextmanager
+def naming_a_full_disk(ledger: Ledger) -> Iterator[None]:
+    """Raise StudyError if the disk is full, which every library says in its own way; the study can be resumed."""
     try:
-        with ray_cluster(ledger.definition, address):
-            if address is not None:
-                check_nodes(ledger.definition, ledger.folder)
-            tracker.wait_until_ready()
-            catch_up(ledger, tracker)
-            reason = tune_trials(ledger, tracker, view, budget)
-    except KeyboardInterrupt:
-        view.problem("interrupted again: ending at once")
-    finally:
-        recorded = settle(ledger, tracker, reason, view.problem, with_report=with_report)
-    return Outcome(reason, recorded)
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise StudyError(
+            f"no room is left on the disk of {ledger.folder}; free some (`study gc --delete` removes what studies no"
+            f" longer need), then go on with `study run --resume {ledger.definition.name}`"
+        ) from None
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Say whether an error, or one that it came from, is that of a full disk."""
+    while error is not None:
+        if any(words in str(error) for words in ("No space left on device", "disk is full")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def catch_up(ledger: Ledger, tracker: Tracker) -> None:
@@ -211,6 +235,8 @@ def connected(address: str | None, num_cpus: int | None = None) -> Iterator[None
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Why a trial failed is on record, and its traceback in Tune's folder.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="ray")
     try:
         if address is None:

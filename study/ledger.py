@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from study.definition import Definition
 from study.errors import StudyError
 from study.journal import append_journal, read_journal, write_json
+from study.patience import PatientStorage
 from study.samplers import make_sampler
 
 DEFINITION, DATABASE, LOCK, TRIALS, RUN_IDS = "study.json", "optuna.db", ".lock", "trials", "mlflow.json"
@@ -263,12 +264,14 @@ def connect(folder: Path, definition: Definition) -> tuple[optuna.Study, optuna.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     url = definition.optuna_url or f"sqlite:///{(folder / DATABASE).absolute()}"
+    # A server holds the studies of many folders.
+    name = f"{definition.name}-{definition.identifier[:8]}" if definition.optuna_url else definition.name
     try:
-        storage = optuna.storages.RDBStorage(url)
+        storage = PatientStorage(url) if definition.optuna_url else optuna.storages.RDBStorage(url)
         sampler = make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, 0)
         study = optuna.create_study(
             storage=storage,
-            study_name=definition.name,
+            study_name=name,
             sampler=sampler,
             directions=definition.goal.directions,
             load_if_exists=True,

@@ -18,7 +18,7 @@ from study.errors import StudyError
 from study.ledger import Ledger
 from study.objectives import Goal
 from study.options import CORPORA, RunOptions, find_corpus
-from study.reach import check_ray_address, check_tracking_uri
+from study.reach import check_database, check_ray_address, check_tracking_uri
 from study.settings import nest, parse_assignment, read_preset, read_toml
 from study.space import SearchSpace, build_space
 
@@ -35,6 +35,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     tracking_uri = given["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI")
     check_ray_address(given["address"])
     check_tracking_uri(tracking_uri)
+    check_database(given.get("optuna_url"))
     layers = [read_preset(given["preset"])] if given["preset"] else []
     if given["config"]:
         layers.append(read_toml(given["config"]))
@@ -73,6 +74,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         gpus_per_trial=options.gpus_per_trial,
         max_retries=options.max_retries,
         tracking_uri=absolute_database(tracking_uri) or default_tracking_uri(storage),
+        optuna_url=given.get("optuna_url") or "",
         command=command,
     )
     check_sampler(definition)

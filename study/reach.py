@@ -37,14 +37,17 @@ def check_tracking_uri(uri: str | None) -> None:
     if uri is None:
         return
     place = urllib.parse.urlsplit(uri)
-    if "@" in place.netloc:
+    if place.password is not None or ("@" in place.netloc and place.scheme in ("http", "https")):
         raise StudyError(
             "--tracking-uri holds a user or password, which would be stored with the study;"
             " set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
     if place.scheme not in ("http", "https"):
-        if place.scheme not in ("sqlite", "postgresql", "mysql", "mssql") and not place.scheme.startswith("databricks"):
-            raise StudyError(f"--tracking-uri {uri}: expected http://HOST:PORT or sqlite:///FILE")
+        if place.scheme != "sqlite" and not place.scheme.startswith("databricks"):
+            raise StudyError(
+                f"--tracking-uri {uri}: expected http://HOST:PORT or sqlite:///FILE; of another database, start"
+                " `mlflow server --backend-store-uri ...` and give the server's address"
+            )
         return
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=TIMEOUT_SECONDS).close()  # noqa: S310 - http only
@@ -61,3 +64,29 @@ def check_tracking_uri(uri: str | None) -> None:
             f"MLflow at {uri} cannot be used: {error}; check the address in a browser,"
             " or leave --tracking-uri out to record locally"
         ) from None
+
+
+def check_database(url: str | None) -> None:
+    """Raise StudyError if a database address holds a password, or its server does not answer."""
+    if url is None:
+        return
+    import sqlalchemy
+
+    try:
+        place = sqlalchemy.make_url(url)
+        if place.password is not None:
+            raise StudyError(
+                "--optuna-url holds a password, which would be stored with the study; keep it in ~/.pgpass, or in"
+                " $PGPASSWORD"
+            )
+        engine = sqlalchemy.create_engine(place)
+        with engine.connect():
+            pass
+        engine.dispose()
+    except sqlalchemy.exc.ArgumentError:
+        raise StudyError(f"--optuna-url {url}: expected postgresql://USER@HOST/DATABASE or sqlite:///FILE") from None
+    except ImportError as error:
+        raise StudyError(f"--optuna-url {url} needs {error.name}: pip install 'pooled-vae-study[cluster]'") from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise StudyError(f"the database of --optuna-url cannot be used: {reason}; is its server running?") from None

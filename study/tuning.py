@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,8 +130,12 @@ class LedgerCallback(Callback):
             self._finish(trial, "pruned", f"worse than its peers at epoch {epoch}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record a trial whose retries are spent."""
-        self._finish(trial, "failed", last_line(trial))
+        """Record a trial whose retries are spent; raise OSError if it was the disk that failed."""
+        reason = last_line(trial)
+        if os.strerror(errno.ENOSPC) in reason:
+            # Not the trial's fault: it waits to be gone on with.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._finish(trial, "failed", reason)
 
     def _finish(self, trial: Any, state: str, reason: str) -> None:
         self.finish(trial.config["trial"], trial.config["params"], state, reason)

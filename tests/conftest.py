@@ -56,6 +56,12 @@ def tiny_toml(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_tracking_server_but_the_tests_own(monkeypatch):
+    """MLflow remembers in the environment what it last spoke to, where studies look for a server."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture
 def call(capfd):
     """Call the command line in this process; returns exit code, stdout and stderr."""

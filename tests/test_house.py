@@ -43,7 +43,7 @@ def names(paths):
             "mlflow",
             {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")},
         ),
-        ("optuna", {"study.ledger", "study.samplers", "study.space", "study.importance"}),
+        ("optuna", {"study.ledger", "study.patience", "study.samplers", "study.space", "study.importance"}),
         (
             "click",
             {

@@ -1,11 +1,11 @@
 """Whole studies on a real Ray and a real MLflow database: what every record says is the same."""
 
-import optuna
 import polars as pl
 import pytest
 from conftest import json_lines
 
 from study.launch import ray_cluster
+from study.ledger import Ledger
 
 OPTUNA = {"complete": "COMPLETE", "pruned": "PRUNED", "collapsed": "PRUNED", "failed": "FAIL", "waiting": "WAITING"}
 MLFLOW = {"complete": "FINISHED", "pruned": "KILLED", "collapsed": "KILLED", "failed": "FAILED", "waiting": "KILLED"}
@@ -15,9 +15,9 @@ def check_records_agree(storage, name, report) -> None:
     """Compare the report with Optuna's database and MLflow's, state by state and epoch by epoch."""
     from mlflow import MlflowClient
 
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{storage / name / 'optuna.db'}")
-    assert [trial.state.name for trial in study.trials] == [OPTUNA[line["state"]] for line in report]
-    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    ledger = Ledger.open(storage / name)
+    assert [trial.state.name for trial in ledger.study.trials] == [OPTUNA[line["state"]] for line in report]
+    client = MlflowClient(ledger.definition.tracking_uri)
     experiment = client.get_experiment_by_name(name)
     runs = {run.data.tags["trial"]: run for run in client.search_runs([experiment.experiment_id], max_results=1000)}
     assert len(runs) == len(client.search_runs([experiment.experiment_id], max_results=1000)) == len(report) + 1

@@ -69,8 +69,7 @@ def test_cluster_yaml_keeps_to_what_its_comments_say():
     assert "--host 127.0.0.1" in commands
 
 
-def test_doctor_finds_a_healthy_machine(call, tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_doctor_finds_a_healthy_machine(call, tmp_path):
     code, out, _ = call("doctor", "--storage", tmp_path)
     assert code == 0, out
     assert "can be written and locked" in " ".join(out.split())
@@ -85,6 +84,29 @@ def test_doctor_names_what_is_wrong_and_the_mend(call, copied):
     assert code == 1
     assert "cannot be used" in text
     assert "leave --tracking-uri out" in text
+
+
+def test_a_study_records_where_the_environment_says_and_no_password_is_taken(
+    call, corpus, tiny_toml, tmp_path, monkeypatch
+):
+    run = ("run", corpus.folder, "--config", tiny_toml, "--storage", tmp_path / "runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, _, err = call(*run)
+    assert code == 1
+    assert "MLflow at http://127.0.0.1:9 cannot be used" in err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for option, url, words in [
+        ("--optuna-url", "postgresql://me:secret@127.0.0.1:9/optuna", "~/.pgpass"),
+        ("--optuna-url", "postgresql://me@127.0.0.1:9/optuna", "is its server running?"),
+        ("--optuna-url", "no address", "expected postgresql://"),
+        ("--tracking-uri", "http://me:secret@127.0.0.1:9", "MLFLOW_TRACKING_PASSWORD"),
+        ("--tracking-uri", "postgresql://me@127.0.0.1:9/mlflow", "mlflow server --backend-store-uri"),
+    ]:
+        code, out, err = call(*run, option, url)
+        assert (code, out) == (1, "")
+        assert words in err
+        assert "secret" not in err
+    assert not (tmp_path / "runs").exists()
 
 
 def forget_the_end_of_a_trial(folder):

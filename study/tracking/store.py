@@ -35,6 +35,8 @@ def connect(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What a database refused is raised too, and told once by whoever asked for it.
+    logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)
     if uri.startswith(LOCAL):
         create_database(Path(uri.removeprefix(LOCAL)))
     return MlflowClient(uri)
