@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -34,7 +35,16 @@ def missing() -> str:
         return ", ".join(absent)
     probe = subprocess.run(["ip", "netns", "add", "pvae-probe"], capture_output=True)
     subprocess.run(["ip", "netns", "del", "pvae-probe"], capture_output=True)
-    return "" if probe.returncode == 0 else "network namespaces"
+    if probe.returncode != 0:
+        return "network namespaces"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("home", "work"):
+            (Path(folder) / name).mkdir()
+        script = f"mount -t overlay home -o lowerdir=/root,upperdir={folder}/home,workdir={folder}/work /root"
+        probe = subprocess.run(
+            ["unshare", "--mount", "--pid", "--uts", "--fork", "--mount-proc", "sh", "-c", script], capture_output=True
+        )
+    return "" if probe.returncode == 0 else "namespaces with overlay mounts"
 
 
 def ip(*arguments) -> None:
