@@ -69,7 +69,7 @@ def end(process):
 def test_an_mlflow_server_down_for_a_while_loses_nothing(corpus, tiny_toml, tmp_path, call):
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path)
-    study = start(log, *options(corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}", epochs=60))
+    study = start(log, *options(corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}", epochs=400))
     wait_until(lambda: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > 20, 120)
     end(server)
     before = num_epochs(tmp_path)
