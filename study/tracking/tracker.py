@@ -7,6 +7,7 @@ so that no trial waits for it. One process, the driver, writes.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -60,6 +61,7 @@ class Tracker:
         self._due: dict[int, View] = {}
         self._busy = False
         self._closing = False
+        self._give_up_at = math.inf
         self._wake = threading.Condition()
         self._ready = threading.Event()
         self._error: Exception | None = None
@@ -125,7 +127,7 @@ class Tracker:
         with self._wake:
             while not self._due and not self._closing:
                 self._wake.wait()
-            if self._closing and not hasattr(self, "_give_up_at"):
+            if self._closing and self._give_up_at == math.inf:
                 self._give_up_at = time.monotonic() + CLOSE_SECONDS / 2
             return self._due.pop(next(iter(self._due))) if self._due else None
 
