@@ -106,10 +106,10 @@ def status_command(name: str | None, storage: Path) -> None:
     study status
     study status quick
     """
-    from study.ledger import DEFINITION, Ledger
+    from study.ledger import Ledger, study_names
     from study.report import counts, make_console, trial_table, verdict
 
-    names = [name] if name else sorted(path.parent.name for path in storage.glob(f"*/{DEFINITION}"))
+    names = [name] if name else study_names(storage)
     console = make_console()
     if not names:
         click.echo(f"no study in {storage} yet; start one by `study run --preset quick`", err=True)

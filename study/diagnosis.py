@@ -22,7 +22,7 @@ from model import diagnostics, pooling
 from model.config import COLLAPSED_KL_NATS
 from model.posterior import Posterior
 from model.vae import SequenceVAE
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 from study.evaluation import NOISE_SEED, evaluating, score
 
 ALIKE = 0.9
@@ -244,7 +244,7 @@ def read_dump(path: Path) -> dict[str, Any]:
             frame = pl.read_parquet(path)
             arrays = {name: np.array(frame[name].to_list()) for name in frame.columns}
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise StudyError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise StudyError(f"{path} cannot be read: {first_line(error)}") from None
     wanted = {"features", "mean", "log_variance"}
     if missing := wanted - set(arrays):
         raise StudyError(

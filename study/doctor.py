@@ -129,7 +129,7 @@ def examine_cluster(address: str, storage: Path) -> Iterator[Finding]:
         check_ray_address(address)
         storage.mkdir(parents=True, exist_ok=True)
         with connected(address):
-            for node, found in survey(storage).items():
+            for node, found in survey(storage):
                 yield Finding(f"node {node}", "cannot run trials" if found else "ready", "; ".join(found))
     except StudyError as error:
         yield Finding("cluster", "cannot be used", str(error))

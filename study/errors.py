@@ -1,5 +1,15 @@
-"""The one exception that this package raises for a user's mistake."""
+"""The one exception that this package raises for a user's mistake, and how others' are told."""
 
 
 class StudyError(ValueError):
     """Settings, a study or an address are not what was asked for; the message says what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+def tells_of_full_disk(text: str) -> bool:
+    """Say whether what an error says is that the disk is full: the system's words, or SQLite's."""
+    return "No space left on device" in text or "disk is full" in text

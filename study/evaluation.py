@@ -209,11 +209,12 @@ def importance_weights(
         rows, tokens, lengths = proposal[active.to(device)], batch.tokens[active.to(device)], batch.lengths[active]
         losses = likelihood.reconstructions(network, tokens, lengths, rows.sample(noise))
         weights[active.to(device), start:end] = likelihood.log_weights(losses, rows, noise).double()
-        if first is None and width == 1.0:
-            first = losses[:, 0], noise[:, 0]
-        elif first is None:
-            own = likelihood.reconstructions(network, tokens, lengths, posterior.sample(noise[:, :1]))
-            first = own[:, 0], noise[:, 0]
+        if first is None:
+            own = posterior.sample(noise[:, :1])
+            first = (
+                (losses if width == 1.0 else likelihood.reconstructions(network, tokens, lengths, own))[:, 0],
+                noise[:, 0],
+            )
         if tolerance_nats:
             error = likelihood.standard_error(weights[active.to(device), :end]).cpu()
             active = active[error > tolerance_nats]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.errors import StudyError
-from study.ledger import DEFINITION, ENDS, Ledger
+from study.ledger import ENDS, Ledger, study_names
 from study.report import USABLE
 from study.training import BEST, CHECKPOINTS
 
@@ -31,9 +31,9 @@ class Garbage:
 
 def studies(storage: Path, on_problem: Callable[[str], None]) -> Iterator[Ledger]:
     """Open every study of a storage folder, in the order of their names; say which cannot be opened."""
-    for path in sorted(storage.glob(f"*/{DEFINITION}")):
+    for name in study_names(storage):
         try:
-            ledger = Ledger.open(path.parent)
+            ledger = Ledger.open(storage / name)
         except StudyError as error:
             on_problem(str(error))
             continue

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from study.definition import Definition
-from study.errors import StudyError
+from study.errors import StudyError, first_line, tells_of_full_disk
 from study.ledger import Ledger, TrialRecord
 from study.live import LiveView
 from study.nodes import check_nodes
@@ -84,7 +84,7 @@ def naming_a_full_disk(ledger: Ledger) -> Iterator[None]:
 def is_full_disk(error: BaseException | None) -> bool:
     """Say whether an error, or one that it came from, is that of a full disk."""
     while error is not None:
-        if any(words in str(error) for words in ("No space left on device", "disk is full")):
+        if tells_of_full_disk(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -134,7 +134,7 @@ def draw_report(ledger: Ledger, path: Path, on_problem: Callable[[str], None]) -
     try:
         write_html(ledger, path, None)
     except Exception as error:
-        on_problem(f"the report was not drawn: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        on_problem(f"the report was not drawn: {first_line(error)}")
         return []
     return [path]
 
@@ -248,7 +248,7 @@ def connected(address: str | None, num_cpus: int | None = None) -> Iterator[None
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise StudyError(
-            f"no Ray cluster answers at {address or 'this machine'}: {str(error).splitlines()[0]};"
+            f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)};"
             " check with `ray status`, or leave --address out to use this machine alone"
         ) from None
     try:

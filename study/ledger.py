@@ -87,7 +87,7 @@ class Ledger:
         """Open the record of a study for reading; raise StudyError if there is none."""
         path = folder / DEFINITION
         if not path.is_file():
-            known = sorted(item.parent.name for item in folder.parent.glob(f"*/{DEFINITION}"))
+            known = study_names(folder.parent)
             hint = f"known here: {', '.join(known)}" if known else "none has been run there"
             raise StudyError(f"no study named {folder.name} in {folder.parent} ({hint}); see --storage")
         try:
@@ -243,6 +243,11 @@ class Ledger:
             run_id=run_ids.get(str(trial.number)),
             started=trial.datetime_start is not None,
         )
+
+
+def study_names(storage: Path) -> list[str]:
+    """Return the names of the studies in a folder."""
+    return sorted(path.parent.name for path in storage.glob(f"*/{DEFINITION}"))
 
 
 def lock_folder(folder: Path, name: str) -> IO[str]:

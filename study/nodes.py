@@ -26,7 +26,7 @@ PROBE_SECONDS = 60.0
 def check_nodes(definition: Definition, folder: Path) -> None:
     """Raise StudyError, with what to mend, unless every node of the connected cluster can run the trials."""
     check_gpus(definition, alive_nodes())
-    found = [line for lines in survey(folder, definition.corpus).values() for line in lines]
+    found = [line for _, lines in survey(folder, definition.corpus) for line in lines]
     if found:
         raise StudyError("the cluster cannot run this study:\n" + "\n".join(f"  {line}" for line in found))
 
@@ -38,8 +38,8 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def survey(folder: Path, corpus: str = "") -> dict[str, list[str]]:
-    """Return, for each node of the connected cluster, what keeps it from working in a folder and on a corpus."""
+def survey(folder: Path, corpus: str = "") -> list[tuple[str, list[str]]]:
+    """Return each node of the connected cluster, and what keeps it from working in a folder and on a corpus."""
     token = secrets.token_hex(8)
     probe = folder.absolute() / f".probe-{token}"
     probe.write_text(token)
@@ -49,7 +49,7 @@ def survey(folder: Path, corpus: str = "") -> dict[str, list[str]]:
     finally:
         for path in probe.parent.glob(f".probe-{token}*"):
             path.unlink()
-    return {name: problems(name, there, here) for name, there in answers.items()}
+    return [(name, problems(name, there, here)) for name, there in answers]
 
 
 def check_gpus(definition: Definition, nodes: list[dict[str, Any]]) -> None:
@@ -58,7 +58,7 @@ def check_gpus(definition: Definition, nodes: list[dict[str, Any]]) -> None:
     for node in nodes:
         if all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted.items()):
             return
-    if BOOTSTRAP.expanduser().exists() or os.environ.get("RAY_FAKE_CLUSTER"):
+    if BOOTSTRAP.expanduser().exists():
         return
     most = {kind: max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0) for kind in wanted}
     raise StudyError(
@@ -68,25 +68,26 @@ def check_gpus(definition: Definition, nodes: list[dict[str, Any]]) -> None:
     )
 
 
-def ask_nodes(nodes: list[dict[str, Any]], probe: str, token: str, corpus: str) -> dict[str, dict[str, Any]]:
-    """Return each node's description of itself by its name; of one that cannot give it, an `error`."""
+def ask_nodes(nodes: list[dict[str, Any]], probe: str, token: str, corpus: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return each node's name and its description of itself; of one that cannot give it, an `error`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask = ray.remote(describe_node)
-    asked = {
-        f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})": ask.options(
+    asked = [
+        ask.options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(probe, token, corpus)
         for node in nodes
-    }
-    answers = {}
-    for name, reference in asked.items():
+    ]
+    answers = []
+    for node, reference in zip(nodes, asked, strict=True):
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         try:
-            answers[name] = ray.get(reference, timeout=PROBE_SECONDS)
+            answers.append((name, ray.get(reference, timeout=PROBE_SECONDS)))
         except Exception as error:  # Ray wraps whatever a node raised
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            answers[name] = {"error": lines[-1] if lines else type(error).__name__}
+            answers.append((name, {"error": lines[-1] if lines else type(error).__name__}))
     return answers
 
 

@@ -35,7 +35,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     tracking_uri = given["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI")
     check_ray_address(given["address"])
     check_tracking_uri(tracking_uri)
-    check_database(given.get("optuna_url"))
+    check_database(given["optuna_url"])
     layers = [read_preset(given["preset"])] if given["preset"] else []
     if given["config"]:
         layers.append(read_toml(given["config"]))
@@ -74,7 +74,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         gpus_per_trial=options.gpus_per_trial,
         max_retries=options.max_retries,
         tracking_uri=absolute_database(tracking_uri) or default_tracking_uri(storage),
-        optuna_url=given.get("optuna_url") or "",
+        optuna_url=given["optuna_url"] or "",
         command=command,
     )
     check_sampler(definition)
@@ -91,7 +91,8 @@ def new_comparison(given: dict[str, Any], points: list[dict[str, Any]], samples:
     }
     # Each trial is trained to its end, collapsed or not.
     layer = {"search": search | {"model.latent_size": False}, "evaluation": {"collapse_epochs": 1_000_000}}
-    options = {"also": (), "sampler": "random", "scheduler": "none", "trials": None, "objective": None, "floors": ()}
+    options = {"also": (), "sampler": "random", "scheduler": "none", "trials": None, "objective": None, "floors": (),
+               "optuna_url": None}  # fmt: skip
     definition = new_study(given | options | {"seed": None, "last_layer": layer, "dry_run": False}, command)
     return replace(
         definition,

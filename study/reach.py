@@ -7,7 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 
 TIMEOUT_SECONDS = 5.0
 
@@ -79,14 +79,16 @@ def check_database(url: str | None) -> None:
                 "--optuna-url holds a password, which would be stored with the study; keep it in ~/.pgpass, or in"
                 " $PGPASSWORD"
             )
+        if place.host is None:
+            raise StudyError(f"--optuna-url {url} names no server; leave it out to use a file in the study's folder")
         engine = sqlalchemy.create_engine(place)
         with engine.connect():
             pass
         engine.dispose()
     except sqlalchemy.exc.ArgumentError:
-        raise StudyError(f"--optuna-url {url}: expected postgresql://USER@HOST/DATABASE or sqlite:///FILE") from None
+        raise StudyError(f"--optuna-url {url}: expected postgresql://USER@HOST/DATABASE") from None
     except ImportError as error:
         raise StudyError(f"--optuna-url {url} needs {error.name}: pip install 'pooled-vae-study[cluster]'") from None
     except sqlalchemy.exc.SQLAlchemyError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise StudyError(f"the database of --optuna-url cannot be used: {reason}; is its server running?") from None

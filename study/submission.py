@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -78,8 +78,3 @@ def stop(client: JobSubmissionClient, name: str) -> bool:
 def unknown(name: str, error: Exception) -> StudyError:
     """Return the error of a job that the cluster does not know."""
     return StudyError(f"job {name} cannot be used: {first_line(error)}; `study jobs` lists what there is")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

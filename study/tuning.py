@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from study.definition import Definition
-from study.errors import StudyError
+from study.errors import StudyError, tells_of_full_disk
 from study.ledger import ENDS, Ledger
 from study.trial import FAILURE
 
@@ -132,9 +130,9 @@ class LedgerCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial whose retries are spent; raise OSError if it was the disk that failed."""
         reason = last_line(trial)
-        if os.strerror(errno.ENOSPC) in reason:
+        if tells_of_full_disk(reason):
             # Not the trial's fault: it waits to be gone on with.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(reason)
         self._finish(trial, "failed", reason)
 
     def _finish(self, trial: Any, state: str, reason: str) -> None:

@@ -21,6 +21,7 @@ from test_study import check_records_agree
 pytestmark = pytest.mark.cluster
 
 NUM_TRIALS = 8
+OUTAGE_SECONDS = 120
 
 
 def options(corpus, tiny_toml, storage, *more, epochs=40):
@@ -69,16 +70,33 @@ def end(process):
 def test_an_mlflow_server_down_for_a_while_loses_nothing(corpus, tiny_toml, tmp_path, call):
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path)
-    study = start(log, *options(corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}", epochs=400))
+    study = start(log, *options(corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}", epochs=700))
     wait_until(lambda: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > 20, 120)
     end(server)
     before = num_epochs(tmp_path)
-    time.sleep(20)
-    # Trials went on meanwhile.
+    time.sleep(OUTAGE_SECONDS)
+    # Trials went on meanwhile, and go on.
     assert num_epochs(tmp_path) > before
+    assert study.poll() is None
     server = mlflow_server(port, tmp_path)
     assert study.wait(timeout=300) == 0, log.read_text()
     check_whole(tmp_path, call)  # asks the server
+    end(server)
+
+
+def test_an_mlflow_server_that_is_down_when_the_study_ends_is_told_the_rest_later(corpus, tiny_toml, tmp_path, call):
+    port, log = free_port(), tmp_path / "stderr"
+    server = mlflow_server(port, tmp_path)
+    study = start(log, *options(corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}"))
+    wait_until(lambda: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > 20, 120)
+    end(server)
+    assert study.wait(timeout=300) == 0, log.read_text()
+    assert "sends the rest" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    server = mlflow_server(port, tmp_path)
+    study = start(log, "run", "--resume", "x", "--storage", tmp_path)
+    assert study.wait(timeout=300) == 0, log.read_text()
+    check_whole(tmp_path, call)
     end(server)
 
 

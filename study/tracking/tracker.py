@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from study.definition import Definition
-from study.errors import StudyError
+from study.errors import StudyError, first_line
 from study.journal import write_json
 from study.ledger import RUN_IDS, Ledger, best_row
 from study.tracking.store import artifact_location, connect, describe_corpus, provenance
@@ -87,6 +87,7 @@ class Tracker:
         """Send what is due, end the parent run, and return whether all of it arrived."""
         with self._wake:
             self._closing = True
+            self._give_up_at = time.monotonic() + CLOSE_SECONDS / 2
             self._wake.notify()
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive() or self._error is not None:
@@ -94,7 +95,7 @@ class Tracker:
         try:
             self._end_parent(state, summary, description, files)
         except Exception as error:
-            self.on_problem(f"MLflow: {_first_line(error)}")
+            self.on_problem(f"MLflow: {first_line(error)}")
             return False
         return True
 
@@ -113,11 +114,11 @@ class Tracker:
             try:
                 self._project(view)
             except Exception as error:
-                if self._closing and time.monotonic() > self._give_up_at:
+                if time.monotonic() > self._give_up_at:
                     self._error = error
                     return
                 self.on_problem(
-                    f"MLflow did not take trial {view.number}, whose metrics wait on disk: {_first_line(error)}"
+                    f"MLflow did not take trial {view.number}, whose metrics wait on disk: {first_line(error)}"
                 )
                 with self._wake:
                     self._due.setdefault(view.number, view)
@@ -127,8 +128,6 @@ class Tracker:
         with self._wake:
             while not self._due and not self._closing:
                 self._wake.wait()
-            if self._closing and self._give_up_at == math.inf:
-                self._give_up_at = time.monotonic() + CLOSE_SECONDS / 2
             return self._due.pop(next(iter(self._due))) if self._due else None
 
     def _find_experiment(self) -> str:
@@ -274,7 +273,7 @@ class Tracker:
 
     def _explain(self, error: Exception) -> StudyError:
         return StudyError(
-            f"MLflow at {self.definition.tracking_uri} cannot be used: {_first_line(error)};"
+            f"MLflow at {self.definition.tracking_uri} cannot be used: {first_line(error)};"
             " check the address by opening it in a browser, or leave --tracking-uri out to record locally"
         )
 
@@ -296,7 +295,3 @@ def _parts(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         return []
     size = max(1, METRICS_A_CALL // len(rows[0]))
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
