@@ -19,7 +19,7 @@ from study.errors import StudyError, first_line, tells_of_full_disk
 from study.ledger import Ledger, TrialRecord
 from study.live import LiveView
 from study.nodes import check_nodes
-from study.report import describe_study, summary_metrics, trials_frame
+from study.report import describe_study, seeds_frame, summary_metrics, trials_frame
 from study.tracking import Tracker, View
 
 
@@ -122,21 +122,21 @@ def settle(
         files = [Path(scratch) / "trials.parquet"]
         trials_frame(trials).write_parquet(files[0])
         if state == "complete" and with_report:
-            files += draw_report(ledger, Path(scratch) / "report.html", on_problem)
+            files += draw_report(ledger, Path(scratch), on_problem)
         description = describe_study(ledger.definition, trials, reason)
-        return tracker.close(state, summary_metrics(ledger.definition, trials), description, files)
+        seeds = seeds_frame(trials)
+        return tracker.close(state, summary_metrics(ledger.definition, trials), description, files, seeds)
 
 
-def draw_report(ledger: Ledger, path: Path, on_problem: Callable[[str], None]) -> list[Path]:
-    """Write the report of a study that is over; a study is not lost for want of a drawing."""
-    from study.page import write_html
+def draw_report(ledger: Ledger, folder: Path, on_problem: Callable[[str], None]) -> list[Path]:
+    """Write the report and figures of a study that is over; a study is not lost for want of a drawing."""
+    from study.page import write_artifacts
 
     try:
-        write_html(ledger, path, None)
+        return write_artifacts(ledger, folder)
     except Exception as error:
         on_problem(f"the report was not drawn: {first_line(error)}")
         return []
-    return [path]
 
 
 def as_view(trial: TrialRecord) -> View:

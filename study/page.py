@@ -23,7 +23,7 @@ from study.ledger import Ledger, TrialRecord
 from study.models import TrainedModel
 from study.noise import noise_sentence
 from study.portrait import PORTRAITS, Portrait, portray
-from study.report import best_trial, counts, pareto_trials, show_params, show_value
+from study.report import best_trial, counts, pareto_trials, seed_rows, show_params, show_value
 from study.tracking.store import package_versions
 from study.training import best_folder
 
@@ -39,13 +39,24 @@ for (const holder of document.querySelectorAll("figure[data-figure]")) {
 def write_html(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
     """Write a study's report as one HTML file that needs no network, aside and then renamed; raise StudyError."""
     check_target(path, ".html")
-    content = gather(ledger, price_per_gpu_hour)
-    specs = {name: specification(chart) for name, chart in content.pop("charts").items()}
-    page = environment().get_template("report.html.j2")
-    text = page.render(
-        **content, specs=specs, script=vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
-    )
-    write_text(path, text)
+    write_text(path, render(gather(ledger, price_per_gpu_hour)))
+
+
+def write_artifacts(ledger: Ledger, folder: Path) -> list[Path]:
+    """Write `report.html` and every figure of it, as PNG in `figures`, into a folder; return both paths."""
+    content = gather(ledger, None)
+    (folder / "figures").mkdir()
+    for name, chart in content["charts"].items():
+        save(chart, folder / "figures" / f"{name}.png")
+    write_text(folder / "report.html", render(content))
+    return [folder / "report.html", folder / "figures"]
+
+
+def render(content: dict[str, Any]) -> str:
+    """Return what `gather` found as an HTML page."""
+    specs = {name: specification(chart) for name, chart in content["charts"].items()}
+    script = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
+    return environment().get_template("report.html.j2").render(**content, specs=specs, script=script)
 
 
 def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
@@ -108,6 +119,7 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "pareto": [table_row(trial) for trial in pareto_trials(trials)],
         "metrics": TABLE_METRICS,
         "trials": [table_row(trial) for trial in trials],
+        "seeds": seed_rows(trials),
         "pattern": collapse_pattern(definition, trials).to_dicts(),
         "num_collapsed": sum(has_collapsed(definition, trial) for trial in trials),
         "samples": samples_of(ledger, best),

@@ -184,25 +184,57 @@ def by_pooling(trials: list[TrialRecord]) -> Table | None:
     return table
 
 
-def over_seeds(trials: list[TrialRecord]) -> Table | None:
-    """Return a table of mean ± standard deviation over seeds of settings equal otherwise, where seeds were searched."""
+SEED_METRICS = ("nll", "elbo", "kl", "mi", "au", "dispersion")
+
+
+def seeds_frame(trials: list[TrialRecord]) -> pl.DataFrame | None:
+    """Return mean and standard deviation over seeds (`nll`, `nll sd`, ...) of settings equal otherwise, best first.
+
+    None where seeds were not searched.
+    """
     frame = trials_frame(trials)
     if "seed" not in frame.columns or "valid/nll" not in frame.columns:
         return None
     others = list(dict.fromkeys(name for trial in trials for name in trial.params if name != "seed"))
-    metrics = ("nll", "elbo", "kl", "mi", "au", "dispersion")
-    frame = frame.filter(pl.col("valid/nll").is_not_null())
-    grouped = frame.group_by(others or [pl.lit("all").alias("settings")]).agg(
-        pl.len().alias("seeds"),
-        *[pl.col(f"valid/{name}").mean().alias(name) for name in metrics],
-        *[pl.col(f"valid/{name}").cast(pl.Float64).std().alias(f"{name} sd") for name in metrics],
+    return (
+        frame.filter(pl.col("valid/nll").is_not_null())
+        .group_by(others or [pl.lit("all").alias("settings")])
+        .agg(
+            pl.len().alias("seeds"),
+            *[pl.col(f"valid/{name}").cast(pl.Float64).mean().alias(name) for name in SEED_METRICS],
+            *[
+                pl.col(f"valid/{name}").cast(pl.Float64).std().fill_null(0.0).alias(f"{name} sd")
+                for name in SEED_METRICS
+            ],
+        )
+        .sort("nll")
     )
+
+
+def seed_rows(trials: list[TrialRecord]) -> tuple[list[str], list[list[str]]] | None:
+    """Return the header and the cells of a table over seeds, or None where seeds were not searched."""
+    frame = seeds_frame(trials)
+    if frame is None:
+        return None
+    others = frame.columns[: frame.columns.index("seeds")]
+    rows = [
+        [*(show_value(row[name]) for name in others), str(row["seeds"]),
+         *(f"{row[name]:.2f} ± {row[f'{name} sd']:.2f}" for name in SEED_METRICS)]
+        for row in frame.iter_rows(named=True)
+    ]  # fmt: skip
+    return [*(name.rsplit(".", 1)[-1] for name in others), "seeds", *SEED_METRICS], rows
+
+
+def over_seeds(trials: list[TrialRecord]) -> Table | None:
+    """Return a table of mean ± standard deviation over seeds of settings equal otherwise, where seeds were searched."""
+    found = seed_rows(trials)
+    if found is None:
+        return None
     table = Table(title="Mean ± standard deviation over seeds", title_justify="left", box=None, pad_edge=False)
-    for name in [*(other.rsplit(".", 1)[-1] for other in others), "seeds", *metrics]:
-        table.add_column(name, justify="right" if name in (*metrics, "seeds") else "left")
-    for row in grouped.sort("nll").iter_rows(named=True):
-        cells = [f"{row[name]:.2f} ± {row[f'{name} sd'] or 0.0:.2f}" for name in metrics]
-        table.add_row(*(show_value(row[other]) for other in others), str(row["seeds"]), *cells)
+    for name in found[0]:
+        table.add_column(name, justify="right" if name in (*SEED_METRICS, "seeds") else "left")
+    for row in found[1]:
+        table.add_row(*row)
     return table
 
 

@@ -72,7 +72,18 @@ def serve(
 
 def mlflow_command(uri: str, port: int) -> list[str]:
     """Return the command that starts the MLflow UI."""
-    place = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    place = [
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--uvicorn-opts",
+        "--log-level warning",
+    ]
     return [sys.executable, "-m", "mlflow", "ui", *place]
 
 
@@ -89,11 +100,13 @@ def experiment_page(uri: str, ledger: Ledger | None) -> str:
     """Return the part of the address that shows a study, or all of them."""
     if ledger is None:
         return ""
+    from study.tracking.overview import SHARE_KEY
     from study.tracking.store import experiment_id
 
     found = experiment_id(uri, ledger.definition.name)
-    # Otherwise MLflow opens on pages about prompts and traces.
-    return f"/#/experiments/{found}/runs?workflowType=machine_learning" if found else ""
+    # Otherwise MLflow opens on pages about prompts and traces, and on charts in the order of their names.
+    view = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={SHARE_KEY}"
+    return f"/#/experiments/{found}/runs?{view}" if found else ""
 
 
 def wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:

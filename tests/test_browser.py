@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from study.ledger import Ledger
-from study.report import best_trial
+from study.report import best_trial, seeds_frame
 from study.serving import take_port
 
 pytestmark = pytest.mark.browser
@@ -56,11 +57,17 @@ def numbers(text):
 
 
 @pytest.fixture(scope="module")
-def page(finished_study, tmp_path_factory):
+def shown(finished_study):
+    """The folder of the study that is looked at; SHOWN names another than the tests' own, for the screenshots."""
+    return Path(os.environ.get("SHOWN", finished_study / "done")).absolute()
+
+
+@pytest.fixture(scope="module")
+def page(shown, tmp_path_factory):
     from study.page import write_html
 
-    path = tmp_path_factory.mktemp("page") / "done.html"
-    write_html(Ledger.open(finished_study / "done"), path, None)
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_html(Ledger.open(shown), path, None)
     return path
 
 
@@ -75,13 +82,13 @@ def show(browser, page, size):
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_the_report_draws_every_figure_and_fits_the_screen(browser, page, finished_study, size):
+def test_the_report_draws_every_figure_and_fits_the_screen(browser, page, shown, size):
     assert show(browser, page, size) >= 9
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []
     width = browser.execute_script("return document.documentElement.scrollWidth")
     assert width <= size[0]
-    trials = Ledger.open(finished_study / "done").trials()
+    trials = Ledger.open(shown).trials()
     best = best_trial(trials)
     first = browser.execute_script("return document.querySelector('.answer p').textContent")
     assert f"nll {best.best['valid/nll']:.2f}" in first
@@ -122,11 +129,11 @@ def test_the_report_can_be_read_by_keyboard(browser, page):
 
 
 @pytest.fixture(scope="module")
-def ui(finished_study):
-    """The address that `study ui done` says, while it runs."""
+def ui(shown):
+    """The address that `study ui` says, while it runs."""
     port = take_port(None)
-    command = [sys.executable, "-c", "from study.cli import entry; entry()", "ui", "done", "--port", str(port),
-               "--no-browser", "--storage", str(finished_study)]  # fmt: skip
+    command = [sys.executable, "-c", "from study.cli import entry; entry()", "ui", shown.name, "--port", str(port),
+               "--no-browser", "--storage", str(shown.parent)]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         said = []
@@ -154,37 +161,90 @@ def text_of(browser):
     return browser.execute_script("return document.body.innerText")
 
 
-def test_mlflow_shows_the_studys_runs_and_its_story(browser, ui, finished_study, tmp_path):
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    browser.set_window_size(1500, 1000)
-    browser.get(ui)
-    trials = Ledger.open(finished_study / "done").trials()
+def open_page(browser, address, height=1000):
+    """Open a page of the MLflow UI, which a panel of suggestions would hide a quarter of."""
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": 1400, "height": height, "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
+    browser.get(address)
+    until(lambda: len(text_of(browser)) > 200, browser)
+    for button in browser.find_elements("css selector", "[data-component-id='mlflow.assistant.chat_panel.close']"):
+        button.click()
+
+
+def test_mlflow_opens_on_the_charts_that_tell_the_studys_story(browser, ui, shown):
+    trials = Ledger.open(shown).trials()
+    open_page(browser, ui, 1300)
     until(lambda: f"{len(trials) + 1} matching runs" in text_of(browser), browser)
-    keep(browser, "mlflow-runs")
-    browser.get(f"{ui}&compareRunsMode=CHART")
-    until(lambda: "best/kl" in text_of(browser), browser)
+    wanted = ("Likelihood and use of z", "best/mi vs. best/nll", "valid/nll", "valid/kl")
+    until(lambda: all(text in text_of(browser) for text in wanted), browser)
+    points = "return document.querySelector('.js-plotly-plot .scatterlayer').querySelectorAll('path.point').length"
+    until(lambda: browser.execute_script(points) >= len([trial for trial in trials if trial.best]), browser)
     keep(browser, "mlflow-charts")
-    ids = json.loads((finished_study / "done/mlflow.json").read_text())
-    browser.get(run_page(ui, ids["study"]))
+
+
+def test_mlflow_lists_the_best_trial_first_with_the_searched_settings(browser, ui, shown):
+    ledger = Ledger.open(shown)
+    open_page(browser, ui.replace("=CHART", "=TABLE"))
+    until(lambda: "best/nll" in text_of(browser), browser)
+    leaf = next(iter(ledger.definition.space.ranges))
+    assert leaf in text_of(browser)
+    best = min((trial for trial in ledger.trials() if trial.best), key=lambda trial: trial.best["valid/nll"])
+    # The study's own run carries the best trial's numbers too.
+    names = rf"trial \d+|{re.escape(ledger.definition.name)}\n"
+    until(lambda: f"trial {best.number}" in re.findall(names, text_of(browser).partition("Run Name")[2])[:2], browser)
+    keep(browser, "mlflow-runs")
+
+
+def test_mlflow_groups_trials_that_differ_by_seed_only(browser, finished_study, ui, shown, corpus, tiny_toml):
+    from study.cli import run
+    from study.serving import experiment_page
+
+    if shown.parent != finished_study:
+        pytest.skip("the study that is shown is not the tests' own")
+    text = tiny_toml.read_text() + '\n[search]\nseed = [0, 1]\n"model.pooling" = ["last", "max"]\n'
+    text += "".join(f'"{name}" = false\n' for name in ("model.latent_size", "objective.kl_weight"))
+    text += '"objective.annealing" = false\n"objective.annealing_fraction" = false\n"objective.num_cycles" = false\n'
+    (finished_study / "seeds.toml").write_text(text)
+    code = run(["run", str(corpus.folder), "--config", str(finished_study / "seeds.toml"), "--name", "seeds",
+                "--storage", str(finished_study), "--sampler", "grid", "--scheduler", "none"])  # fmt: skip
+    assert code == 0
+    ledger = Ledger.open(finished_study / "seeds")
+    address = ui.partition("/#")[0] + experiment_page(ledger.definition.tracking_uri, ledger)
+    open_page(browser, address)
+    until(lambda: text_of(browser).count("Group: pooling=") == 2, browser)
+    keep(browser, "mlflow-seeds")
+    open_page(browser, run_page(address, ledger.run_ids()["study"], "/artifacts/seeds.json"))
+    frame = seeds_frame(ledger.trials())
+    until(lambda: all(f"{value:.3f}"[:-1] in text_of(browser) for value in frame["nll"]), browser)
+
+
+def test_mlflow_shows_the_studys_story_and_the_best_trials_numbers(browser, ui, shown):
+    trials = Ledger.open(shown).trials()
+    ids = json.loads((shown / "mlflow.json").read_text())
+    open_page(browser, run_page(ui, ids["study"]))
     best = best_trial(trials)
-    until(lambda: f"Best: trial {best.number}" in text_of(browser))
+    until(lambda: f"Best: trial {best.number}" in text_of(browser), browser)
     keep(browser, "mlflow-study")
     text = text_of(browser)
     assert f"nll {best.best['valid/nll']:.2f}" in text
     assert "Reproduce" in text
-    browser.get(run_page(ui, ids[str(best.number)]))
-    until(lambda: "best/nll" in text_of(browser))
+    open_page(browser, run_page(ui, ids[str(best.number)]))
+    until(lambda: "best/nll" in text_of(browser), browser)
     # In whatever number of digits the page shows it.
     until(lambda: any(abs(number - best.best["valid/nll"]) < 0.001 for number in numbers(text_of(browser))), browser)
 
 
-def test_mlflow_renders_the_report_as_an_artifact(browser, ui, finished_study):
-    ids = json.loads((finished_study / "done/mlflow.json").read_text())
-    browser.get(run_page(ui, ids["study"], "/artifacts/report.html"))
+def test_mlflow_renders_the_report_and_figures_as_artifacts(browser, ui, shown):
+    ids = json.loads((shown / "mlflow.json").read_text())
+    open_page(browser, run_page(ui, ids["study"], "/artifacts/report.html"))
     frame = until(lambda: browser.find_elements("css selector", "iframe"))[0]
     browser.switch_to.frame(frame)
     try:
-        until(lambda: "trials on prepared" in text_of(browser), browser)
-        keep(browser, "mlflow-report")
+        until(lambda: "trials on" in text_of(browser), browser)
     finally:
         browser.switch_to.default_content()
+    browser.get("about:blank")  # the page that is open would keep to its artifact
+    open_page(browser, run_page(ui, ids["study"], "/artifacts/figures/learning-curves.png"))
+    sizes = "return [...document.images].map(image => image.naturalWidth)"
+    until(lambda: any(width > 500 for width in browser.execute_script(sizes)), browser)
+    keep(browser, "mlflow-figure")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -12,7 +13,9 @@ from study.figures import FIGURES
 from study.importance import importances
 from study.ledger import Ledger, TrialRecord
 from study.portrait import PORTRAITS
-from study.report import best_trial, trials_frame
+from study.report import best_trial, seeds_frame, trials_frame
+from study.space import Range, SearchSpace
+from study.tracking.overview import overview, settings_tag
 
 
 def trial(number, state, params, nll, *, mi=0.0, epochs=3, feasible=None):
@@ -166,10 +169,41 @@ def test_mlflow_has_the_report_the_dataset_and_the_nodes_load(finished_study):
     ids = json.loads((finished_study / "done/mlflow.json").read_text())
     parent, child = client.get_run(ids["study"]), client.get_run(ids["0"])
     assert "report.html" in {item.path for item in client.list_artifacts(ids["study"])}
+    figures = {item.path for item in client.list_artifacts(ids["study"], "figures")}
+    assert {f"figures/{name}.png" for name in {*FIGURES, *PORTRAITS} - {"importance"}} == figures
     fingerprint = Ledger.open(finished_study / "done").definition.corpus_fingerprint
     for run in (parent, child):
         assert [item.dataset.digest for item in run.inputs.dataset_inputs] == [fingerprint[:36]]
     assert 0 <= child.data.metrics["system/cpu_utilization_percentage"] <= 100
+
+
+def test_trials_that_differ_by_seed_only_are_averaged():
+    trials = [
+        trial(number, "complete", {"seed": number % 2, "model.pooling": "max" if number < 2 else "last"}, nll)
+        for number, nll in enumerate((50.0, 52.0, 49.0, 49.5))
+    ]
+    for each in trials:
+        each.best.update({"valid/elbo": 0.0, "valid/dispersion": 0.5})
+    frame = seeds_frame(trials)
+    assert frame.select("model.pooling", "seeds", "nll").rows() == [("last", 2, 49.25), ("max", 2, 51.0)]
+    assert frame["nll sd"].to_list() == pytest.approx([0.5 / 2**0.5, 2 / 2**0.5])
+    tags = {settings_tag(each.params) for each in trials}
+    assert tags == {"pooling=max", "pooling=last"}
+    for each in trials:
+        del each.params["seed"]
+    assert seeds_frame(trials) is None
+
+
+def test_mlflows_page_is_set_up_within_the_size_of_a_tag(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+    state = json.loads(overview(definition))
+    assert state["groupBy"] is None
+    assert f"params.`{next(iter(definition.space.ranges))}`" in state["selectedColumns"]
+    space = SearchSpace(definition.space.fixed, definition.space.ranges | {"seed": Range(values=(0, 1))})
+    grouped = json.loads(overview(replace(definition, space=space)))
+    assert grouped["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "settings"}]
+    space.ranges |= {f"model.{'x' * 40}{number}": Range(values=(0, 1)) for number in range(60)}
+    assert overview(replace(definition, space=space)) is None
 
 
 def test_the_json_report_still_has_its_keys(finished_study, call):

@@ -21,6 +21,7 @@ from study.definition import Definition
 from study.errors import StudyError, first_line
 from study.journal import write_json
 from study.ledger import RUN_IDS, Ledger, best_row
+from study.tracking.overview import SETTINGS_TAG, TAG, overview, settings_tag
 from study.tracking.store import artifact_location, connect, describe_corpus, provenance
 
 if TYPE_CHECKING:
@@ -83,8 +84,13 @@ class Tracker:
             self._due[view.number] = view
             self._wake.notify()
 
-    def close(self, state: str, summary: dict[str, float], description: str, files: list[Path]) -> bool:
-        """Send what is due, end the parent run, and return whether all of it arrived."""
+    def close(
+        self, state: str, summary: dict[str, float], description: str, files: list[Path], seeds: pl.DataFrame | None
+    ) -> bool:
+        """Send what is due, end the parent run, and return whether all of it arrived.
+
+        `files` (or folders) become its artifacts, and `seeds`, means over them, a table.
+        """
         with self._wake:
             self._closing = True
             self._give_up_at = time.monotonic() + CLOSE_SECONDS / 2
@@ -93,7 +99,7 @@ class Tracker:
         if self._thread.is_alive() or self._error is not None:
             return False
         try:
-            self._end_parent(state, summary, description, files)
+            self._end_parent(state, summary, description, files, seeds)
         except Exception as error:
             self.on_problem(f"MLflow: {first_line(error)}")
             return False
@@ -104,6 +110,8 @@ class Tracker:
             self._client = connect(self.definition.tracking_uri)
             self._dataset = describe_corpus(self.definition)
             self._experiment_id = self._find_experiment()
+            if page := overview(self.definition):
+                self._client.set_experiment_tag(self._experiment_id, TAG, page)
             self._parent_id = self._find_parent()
         except Exception as error:
             self._error = error
@@ -195,7 +203,8 @@ class Tracker:
         run = self._find_run(key, f"tags.`trial` = '{key}'")
         if run is None:
             seed = view.params.get("seed", self.definition.seed)
-            tags = self._tags(key) | {"mlflow.parentRunId": self._parent_id, "seed": str(seed)}
+            own = {"mlflow.parentRunId": self._parent_id, "seed": str(seed), SETTINGS_TAG: settings_tag(view.params)}
+            tags = self._tags(key) | own
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {view.number}")
             self._client.log_inputs(str(run.info.run_id), [self._dataset])
             self._told[key] = "running"
@@ -227,11 +236,10 @@ class Tracker:
         now = int(time.time() * 1000)
         best = best_row(rows, self.definition)
         metrics = [
-            Metric(name.replace("valid/", "best/"), float(value), now, int(best["epoch"]))
+            Metric(f"best/{name.removeprefix('valid/')}", float(value), now, 0)
             for name, value in best.items()
             if name.startswith("valid/") or name == "epoch"
         ]
-        metrics = [Metric("best/epoch", m.value, now, m.step) if m.key == "epoch" else m for m in metrics]
         seconds = rows[-1]["seconds"] if rows else 0.0
         tags = [
             RunTag("state", state),
@@ -254,13 +262,17 @@ class Tracker:
             self._client.log_artifacts(run_id, str(weights), "best")
         samples = folder / "samples.json"
         if samples.is_file():
-            # As `log_table` stores a table, but the same however often it is logged.
-            table = json.loads(samples.read_text("utf-8"))
-            rows_of_table = [list(row) for row in zip(*table.values(), strict=True)]
-            self._client.log_dict(run_id, {"columns": list(table), "data": rows_of_table}, "samples.json")
-            self._client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "samples.json", "type": "table"}]')
+            self._log_table(run_id, "samples.json", json.loads(samples.read_text("utf-8")))
 
-    def _end_parent(self, state: str, summary: dict[str, float], description: str, files: list[Path]) -> None:
+    def _log_table(self, run_id: str, name: str, table: dict[str, list[Any]]) -> None:
+        """Log a table by its columns as `log_table` stores it, but the same however often it is logged."""
+        rows = [list(row) for row in zip(*table.values(), strict=True)]
+        self._client.log_dict(run_id, {"columns": list(table), "data": rows}, name)
+        self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
+
+    def _end_parent(
+        self, state: str, summary: dict[str, float], description: str, files: list[Path], seeds: pl.DataFrame | None
+    ) -> None:
         from mlflow.entities import Metric, RunTag
 
         now = int(time.time() * 1000)
@@ -269,6 +281,8 @@ class Tracker:
         self._client.log_batch(self._parent_id, metrics=metrics, tags=tags)
         for path in files:
             self._client.log_artifact(self._parent_id, str(path))
+        if seeds is not None:
+            self._log_table(self._parent_id, "seeds.json", seeds.to_dict(as_series=False))
         self._client.set_terminated(self._parent_id, STATUS[state])
 
     def _explain(self, error: Exception) -> StudyError:

@@ -1,0 +1,89 @@
+"""How MLflow's page of a study opens: the charts and columns that tell its story, grouped over seeds.
+
+The state of the page is stored as a tag of the experiment, as MLflow's own button "share" stores it, and named in
+the page's address. It is the UI's own business and may change with MLflow: without it, the page opens as any other.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from study.definition import Definition
+from study.space import CONDITIONS
+
+SHARE_KEY = "study"
+"""What the page's address names as `viewStateShareKey`."""
+
+TAG = f"mlflow.sharedViewState.{SHARE_KEY}"
+SETTINGS_TAG = "settings"
+"""Tag of a trial's searched settings without its seed: trials that share it differ by seed only."""
+
+MOST_DRAWN = 100
+"""Trials of a longer study are listed, and the best twenty drawn."""
+
+SECTIONS = {"study": "Likelihood and use of z", "valid": "valid", "best": "best", "train": "train", "system": "system"}
+"""Sections of charts by id: the study's own, then, closed, one for each group of metrics by MLflow's custom."""
+
+TAG_CHARACTERS = 5000
+COLUMNS = ("nll", "kl", "mi", "au", "ppl", "dispersion")
+
+
+def settings_tag(params: dict[str, Any]) -> str:
+    """Return a trial's searched settings, all but its seed, in one line."""
+    return ", ".join(
+        f"{name.rsplit('.', 1)[-1]}={value:.4g}" if isinstance(value, float) else f"{name.rsplit('.', 1)[-1]}={value}"
+        for name, value in params.items()
+        if name != "seed"
+    )
+
+
+def overview(definition: Definition) -> str | None:
+    """Return the value of `TAG` for a study; None if it searches so much that MLflow would not store it."""
+    # A line is drawn of trials that have all of them.
+    searched = [name for name in definition.space.ranges if name != "seed" and name not in CONDITIONS]
+    charts = [
+        scatter("best/mi", "best/nll"),
+        scatter("best/kl", "best/nll"),
+        *[line(name) for name in ("valid/nll", "valid/kl", "valid/mi", "train/kl_weight")],
+        chart("settings", "PARALLEL", selectedParams=searched, selectedMetrics=["best/nll"], showAllRuns=True),
+    ]
+    columns = [f"tags.`{name}`" for name in ("state",)]
+    columns += [f"metrics.`best/{name}`" for name in COLUMNS]
+    columns += [f"params.`{name}`" for name in definition.space.ranges]
+    grouping = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": SETTINGS_TAG}]}
+    state = {
+        "orderByKey": "metrics.`best/nll`",
+        "orderByAsc": True,
+        "selectedColumns": columns,
+        "runsHiddenMode": "SHOW_ALL" if definition.num_trials <= MOST_DRAWN else "FIRST_20_RUNS",
+        "groupBy": grouping if "seed" in definition.space.ranges else None,
+        "compareRunCharts": charts,
+        "compareRunSections": [
+            {"uuid": uuid, "name": name, "display": uuid == "study", "isReordered": True, "columns": 2}
+            for uuid, name in SECTIONS.items()
+        ],
+        "isAccordionReordered": True,
+    }
+    text = json.dumps(state, separators=(",", ":"))
+    return text if len(text) <= TAG_CHARACTERS else None
+
+
+def chart(name: str, kind: str, **fields: Any) -> dict[str, Any]:
+    """Return a chart of MLflow's page, by a name that is nowhere shown."""
+    return {"uuid": name, "type": kind, "metricSectionId": "study", "deleted": False, "isGenerated": False} | fields
+
+
+def scatter(over: str, value: str) -> dict[str, Any]:
+    """Return a chart of two metrics, a point a run."""
+    axes = {axis: {"key": key, "type": "METRIC"} for axis, key in (("xaxis", over), ("yaxis", value))}
+    return chart(over, "SCATTER", runsCountToCompare=MOST_DRAWN, **axes)
+
+
+def line(metric: str) -> dict[str, Any]:
+    """Return a chart of a metric by epoch, a line a run."""
+    return chart(
+        metric, "LINE", metricKey=metric, selectedMetricKeys=[metric], lineSmoothness=0, scaleType="linear",
+        xAxisKey="step", xAxisScaleType="linear", range={}, yAxisKey="metric", yAxisExpressions=[],
+        useGlobalXaxisKey=True, useGlobalLineSmoothing=True, ignoreOutliers=False, selectedXAxisMetricKey="",
+    )  # fmt: skip
