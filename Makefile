@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: study test lint types slow browser cluster audit bench-training constraints clean
+.PHONY: study test lint types slow browser cluster audit api bench-training constraints clean
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -26,6 +26,9 @@ browser: $(VENV)/installed  ## the tests in Chromium (Debian's chromium and chro
 
 cluster: $(VENV)/installed  ## the tests on several hosts; needs root and openssh-server, iproute2, rsync
 	$(RUN)/python -m pytest -q -m cluster
+
+api: $(VENV)/installed  ## a page for each module, in docs/api; needs no network
+	$(RUN)/pdoc --output-directory docs/api data model study
 
 audit: $(VENV)/installed  ## known weaknesses of the pinned packages; needs the network
 	$(RUN)/pip-audit --requirement constraints.txt --no-deps --disable-pip

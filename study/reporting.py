@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.table import Table
 
-from study.errors import StudyError
 from study.journal import without_nan
 from study.ledger import Ledger
 from study.noise import noise_sentence, seed_noise
@@ -43,29 +41,12 @@ def report_study(
                 click.echo(f"wrote {path}", err=True)
     if figure:
         from study.figures import save
+        from study.results import Study
 
-        save(draw(ledger, which), figure)
+        save(Study(ledger.folder.name, ledger.folder.parent).figure(which), figure)
         click.echo(f"wrote {figure}", err=True)
     if not (html or markdown or figure):
         make_console().print(study_report(ledger.definition, trials, noise_sentence(ledger, trials)))
-
-
-def draw(ledger: Ledger, which: str) -> Any:
-    """Return a figure by name, of the study or of its best model; raise StudyError if there is none of that name."""
-    from study.figures import FIGURES
-    from study.page import portrait_of
-    from study.portrait import PORTRAITS
-
-    trials = ledger.trials()
-    if which in FIGURES:
-        return FIGURES[which](ledger.definition, trials)
-    if which not in PORTRAITS:
-        raise StudyError(f"no figure {which!r}; expected one of {', '.join([*FIGURES, *PORTRAITS])}")
-    best = best_trial(trials)
-    portrait = portrait_of(ledger, best) if best is not None else None
-    if portrait is None:
-        raise StudyError(f"{ledger.definition.name} has no best model to look at, or its corpus is gone")
-    return PORTRAITS[which](portrait)
 
 
 def compare_studies(ledgers: list[Ledger]) -> None:

@@ -1,5 +1,4 @@
 """MLflow, and nothing outside this package speaks to it."""
 
-from study.tracking.tracker import Tracker, View
-
-__all__ = ["Tracker", "View"]
+from study.tracking.tracker import Tracker as Tracker
+from study.tracking.tracker import View as View

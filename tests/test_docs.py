@@ -1,0 +1,52 @@
+"""The notebook runs, and the API pages are made without network."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOUR = ROOT / "docs/tour.ipynb"
+
+
+def test_the_notebook_was_run_from_top_to_bottom():
+    import nbformat
+
+    cells = [cell for cell in nbformat.read(TOUR, 4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert sum("image/svg+xml" in output.get("data", {}) for output in outputs) >= 4
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_on_another_study(finished_study):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(TOUR, 4)
+    place = 'Study("quick", "../runs")'
+    assert sum(place in cell.source for cell in notebook.cells) == 1
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(place, f"Study('done', {str(finished_study)!r})")
+    resources = {"metadata": {"path": str(ROOT / "docs")}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    texts = [output["data"]["text/plain"] for cell in notebook.cells for output in cell.get("outputs", [])
+             if "data" in output]  # fmt: skip
+    assert texts[0].startswith("'Best: trial")
+    assert "collapsed" in texts[-1]
+
+
+@pytest.mark.slow
+def test_every_module_has_an_api_page_that_needs_no_network(tmp_path):
+    command = [sys.executable, "-m", "pdoc", "--output-directory", str(tmp_path), "data", "model", "study"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for package in ("data", "model", "study"):
+        for path in (ROOT / package).rglob("*.py"):
+            name = path.relative_to(ROOT).with_suffix("")
+            page = tmp_path / (name.parent if name.name == "__init__" else name).with_suffix(".html")
+            text = page.read_text("utf-8")
+            assert not re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']https?:""", text), page
+    assert "[N, H]" in (tmp_path / "study/diagnosis.html").read_text("utf-8")
