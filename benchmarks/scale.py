@@ -109,12 +109,11 @@ def main(trials: int, reports: int, concurrent: int, sampler: str, out: Path) ->
     with mlflow_server(out / "mlflow") as address:
         config = out / "scale.toml"
         config.write_text(f"[study]\ngrace_epochs = {reports}\n[training]\nepochs = {reports}\n")
-        arguments = ["run", "chitchat", "--config", str(config), "--trials", str(trials), "--name", "scale",
-                     "--sampler", sampler, "--concurrent", str(concurrent), "--cpus-per-trial", str(round(2 / concurrent, 3)),
-                     "--tracking-uri", address, "--storage", str(out)]  # fmt: skip
+        arguments = f"""run chitchat --config {config} --trials {trials} --name scale --sampler {sampler}
+            --concurrent {concurrent} --cpus-per-trial {2 / concurrent:.3f} --tracking-uri {address} --storage {out}"""
         with (out / "log").open("w") as log:
             sys.stdout = sys.stderr = log
-            code = run(arguments)
+            code = run(arguments.split())
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         ended = time.monotonic() - watch.started
         ledger = Ledger.open(out / "scale")
@@ -124,11 +123,10 @@ def main(trials: int, reports: int, concurrent: int, sampler: str, out: Path) ->
     memory = watch.megabytes
     print(f"exit code {code}; {len(records)} trials, {results} results, on record")
     print(f"results a second      {results / watch.tuned:.1f} ({watch.tuned:.0f} s)")
-    print(f"told MLflow           {told} metric values by {ended - watch.tuned:.0f} s after the last trial")
+    print(f"MLflow                {told} values of nll, the last {ended - watch.tuned:.0f} s after the last trial")
     third = len(memory) // 3
-    print(
-        f"driver's memory, MiB  {max(memory[:third]):.0f}, {max(memory[third:-third]):.0f}, {max(memory[-third:]):.0f} by thirds"
-    )
+    thirds = ", ".join(f"{max(part):.0f}" for part in (memory[:third], memory[third:-third], memory[-third:]))
+    print(f"driver's memory, MiB  {thirds}, the most in each third of the time")
     started = time.monotonic()
     write_html(ledger, out / "report.html", None)
     size = (out / "report.html").stat().st_size / 2**20

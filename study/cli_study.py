@@ -151,7 +151,7 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     study report quick --html quick.html
     study report quick --json | jq .valid.nll
     study report quick --figure curves.png --which learning-curves
-    study report quick quick-2
+    study report quick quick-2 --figure both.html
     """
     from study.errors import StudyError
     from study.ledger import Ledger
@@ -159,9 +159,9 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
 
     ledgers = [Ledger.open(storage / name) for name in names]
     if len(ledgers) > 1:
-        if any(given[name] for name in ("as_json", "html", "markdown", "figure")):
-            raise StudyError("--json, --html, --markdown and --figure are of one study; give one NAME")
-        compare_studies(ledgers)
+        if any(given[name] for name in ("as_json", "html", "markdown")):
+            raise StudyError("--json, --html and --markdown are of one study; of several there is --figure")
+        compare_studies(ledgers, given["figure"])
     else:
         report_study(ledgers[0], **given)
 

@@ -221,6 +221,33 @@ def dispersion_by_pooling(definition: Definition, trials: list[TrialRecord]) -> 
     return chart
 
 
+def studies_trade_off(studies: list[tuple[Definition, list[TrialRecord]]]) -> Chart:
+    """Draw nll over mutual information of several studies, the study as colour; raise StudyError if one is empty."""
+    frames = [
+        plain(trials_frame(drawable(definition, trials)), definition)
+        .select("trial", "state", "pooling", "epochs", "nll", "mi", "kl", "au")
+        .with_columns(pl.lit(definition.name).alias("study"))
+        for definition, trials in studies
+    ]
+    frame = pl.concat(frames, how="vertical_relaxed")
+    names = [definition.name for definition, _ in studies]
+    # Black is a line's colour; of more studies than colours, some share one.
+    scale = alt.Scale(domain=names, range=[COLOURS[2:][place % len(COLOURS[2:])] for place in range(len(names))])
+    points = alt.Chart(frame).mark_point(size=110, filled=True, opacity=0.85).encode(
+        x=alt.X("mi:Q", title=AXES["mi"], scale=alt.Scale(domainMin=0, clamp=True)),
+        y=alt.Y("nll:Q", title=AXES["nll"], scale=alt.Scale(zero=False)),
+        color=alt.Color("study:N", title="study", scale=scale),
+        shape=by_state(frame)[0],
+        tooltip=frame.columns,
+    )  # fmt: skip
+    title = heading(
+        f"Validation likelihood against {TITLES['mi']}, {len(names)} studies",
+        "lower and further right is better; only studies on one corpus and evaluated alike can be compared",
+    )
+    chart: Chart = points.properties(title=title, width=WIDTH, height=340)
+    return chart
+
+
 FIGURES: dict[str, Callable[[Definition, list[TrialRecord]], Chart]] = {
     "trade-off": trade_off,
     "trade-off-rate": lambda definition, trials: trade_off(definition, trials, "kl"),

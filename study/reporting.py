@@ -49,8 +49,13 @@ def report_study(
         make_console().print(study_report(ledger.definition, trials, noise_sentence(ledger, trials)))
 
 
-def compare_studies(ledgers: list[Ledger]) -> None:
-    """Print studies beside each other: what each searched, found and cost."""
+def compare_studies(ledgers: list[Ledger], figure: Path | None) -> None:
+    """Print studies beside each other: what each searched, found and cost; draw their trade-offs where asked."""
+    if figure is not None:
+        from study.figures import save, studies_trade_off
+
+        save(studies_trade_off([(ledger.definition, ledger.trials()) for ledger in ledgers]), figure)
+        click.echo(f"wrote {figure}", err=True)
     table = Table(title="Studies, best trial on validation", title_justify="left", box=None, pad_edge=False)
     for name in ("study", "corpus", "trials", *COMPARED, "seed s.d.", "hours", "best settings"):
         table.add_column(

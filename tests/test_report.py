@@ -93,10 +93,14 @@ def test_markdown_has_its_figures_beside_it(finished_study, tmp_path, call):
     assert all((tmp_path / name).is_file() for name in linked)
 
 
-def test_several_studies_stand_beside_each_other(finished_study, call):
-    code, out, _ = call("report", "done", "done", "--storage", finished_study)
+def test_several_studies_stand_beside_each_other(finished_study, tmp_path, call):
+    picture = tmp_path / "both.svg"
+    code, out, _ = call("report", "done", "done", "--figure", picture, "--storage", finished_study)
     assert code == 0
     assert out.count("done ") == 2
+    num = len(Ledger.open(finished_study / "done").trials())
+    assert picture.read_text().count('aria-roledescription="point"') == 2 * num
+    assert call("report", "done", "done", "--html", tmp_path / "x.html", "--storage", finished_study)[0] == 1
 
 
 def test_a_wrong_figure_or_place_is_refused(finished_study, tmp_path, call):
