@@ -210,7 +210,7 @@ def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         )
     if model.get("init", "uniform") == "uniform":
         found.append(
-            "start from PyTorch's initialisation (model.init=default): on synthetic-topics with a KL weight of 1, pooled"
+            "start from PyTorch's initialisation (model.init=default): on synthetic-topics at a KL weight of 1, pooled"
             " encoders collapsed with 3 of 3 seeds from U(-0.01, 0.01), with none from PyTorch's"
         )
     by_pooling = metrics.get("cosine_by_pooling", {})
@@ -229,12 +229,12 @@ def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         )
     if model.get("posterior", "gaussian") != "batch-norm":
         found.append(
-            "bound the KL from below (method=bn-vae): it kept 2.4 to 3.1 nats on four corpora, at the plain VAE's cost and"
-            " at a likelihood as good as the language model's or a nat better"
+            "bound the KL from below (method=bn-vae): it kept 2.4 to 3.1 nats on four corpora, at the plain VAE's cost"
+            " and at a likelihood as good as the language model's or a nat better"
         )
     if objective.get("free_bits", "none") == "none" or not training.get("pretraining_epochs"):
         found.append(
-            "pretrain as an autoencoder, reset the decoder, then train with per-dimension free bits (method=autoencoder):"
+            "pretrain as an autoencoder, reset the decoder, train with per-dimension free bits (method=autoencoder):"
             " 7 nats of KL on four corpora, a third more training; compare its likelihood by `study evaluate --widen`"
         )
     found.append(

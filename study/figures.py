@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ ENDINGS = (".png", ".svg", ".html")
 WIDTH = 560
 MOST_LINES = 100
 """Trials whose curves are drawn together at most."""
+
+MOST_PATHS = 300
+"""Trials whose settings are drawn together at most."""
+
+# Reports hold their data, of thousands of trials too.
+alt.data_transformers.disable_max_rows()
 
 Chart = alt.LayerChart | alt.Chart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart
 
@@ -169,7 +176,9 @@ def scaled(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
 
 def parallel_coordinates(definition: Definition, trials: list[TrialRecord]) -> Chart:
     """Draw each trial as a line over its settings, each scaled to its own range, nll as colour."""
-    data = scaled(trials_frame(drawable(definition, trials)), definition)
+    usable = sorted(drawable(definition, trials), key=lambda trial: trial.best["valid/nll"])
+    drawn = usable[:: math.ceil(len(usable) / MOST_PATHS)]
+    data = scaled(trials_frame(sorted(drawn, key=lambda trial: trial.number)), definition)
     if data.height == 0:
         raise StudyError(f"{definition.name} searches nothing, so that there are no settings to draw")
     order = data["setting"].unique(maintain_order=True).to_list()
@@ -184,7 +193,8 @@ def parallel_coordinates(definition: Definition, trials: list[TrialRecord]) -> C
     )  # fmt: skip
     labels = alt.Chart(data.filter("labelled").unique(["setting", "value"]))
     text = labels.mark_text(align="left", dx=5, fontSize=9, color="#333333").encode(x=x, y="place:Q", text="value:N")
-    title = heading("Settings of every trial, validation nll as colour", "dark is better; grey lines have collapsed")
+    whose = "every trial" if len(drawn) == len(usable) else f"{len(drawn)} of {len(usable)} trials, evenly by nll"
+    title = heading(f"Settings of {whose}, validation nll as colour", "dark is better; grey lines have collapsed")
     return alt.layer(lines, text).properties(title=title, width=WIDTH, height=300)
 
 
@@ -196,14 +206,14 @@ def endings(definition: Definition, trials: list[TrialRecord]) -> Chart:
     scale = alt.Scale(domain=present, range=[STATE_COLOURS[name] for name in present])
     bars = alt.Chart(frame).mark_bar().encode(
         x=alt.X("epochs:Q", title="epochs trained", axis=alt.Axis(tickMinStep=1)),
-        y=alt.Y("trial:O", title="trial, in the order of the search"),
+        y=alt.Y("trial:O", title="trial, in the order of the search", axis=alt.Axis(labelOverlap=True)),
         color=alt.Color("state:N", title="ended as", scale=scale),
         tooltip=["trial", "state", "epochs", "reason"],
     )  # fmt: skip
     rung = alt.Chart(pl.DataFrame({"x": [definition.grace_epochs]})).mark_rule(strokeDash=[4, 3]).encode(x="x:Q")
     title = heading("Epochs that each trial trained, and what ended it", "the dashed line is the schedule's first rung")
     parts = [bars, rung] if definition.scheduler != "none" else [bars]
-    return alt.layer(*parts).properties(title=title, width=WIDTH, height=alt.Step(max(4, min(16, 480 // frame.height))))
+    return alt.layer(*parts).properties(title=title, width=WIDTH, height=alt.Step(max(1, min(16, 480 // frame.height))))
 
 
 def dispersion_by_pooling(definition: Definition, trials: list[TrialRecord]) -> Chart:

@@ -85,6 +85,18 @@ def test_every_figure_can_be_drawn_for_print(name, finished_study, tmp_path, cal
     assert (tmp_path / "x.svg").read_text().startswith("<svg")
 
 
+def test_figures_of_a_thousand_trials_are_drawn_and_stay_readable(finished_study):
+    ledger = Ledger.open(finished_study / "done")
+    few = ledger.trials()
+    many = [replace(few[number % len(few)], number=number) for number in range(1000)]
+    for name in ("trade-off", "learning-curves", "parallel-coordinates", "endings", "dispersion"):
+        spec = FIGURES[name](ledger.definition, many).to_dict()
+        rows = [row for rows in spec["datasets"].values() for row in rows]
+        assert len({row["trial"] for row in rows if "trial" in row}) >= 100, name
+    drawn = FIGURES["parallel-coordinates"](ledger.definition, many).to_dict()["title"]["text"]
+    assert "250 of 1000 trials" in drawn
+
+
 def test_markdown_has_its_figures_beside_it(finished_study, tmp_path, call):
     assert call("report", "done", "--markdown", tmp_path / "r.md", "--storage", finished_study)[0] == 0
     text = (tmp_path / "r.md").read_text("utf-8")
