@@ -72,19 +72,9 @@ def serve(
 
 def mlflow_command(uri: str, port: int) -> list[str]:
     """Return the command that starts the MLflow UI."""
-    place = [
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--uvicorn-opts",
-        "--log-level warning",
-    ]
-    return [sys.executable, "-m", "mlflow", "ui", *place]
+    place = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    quiet = ["--uvicorn-opts", "--log-level warning"]
+    return [sys.executable, "-m", "mlflow", "ui", *place, *quiet]
 
 
 def optuna_command(ledger: Ledger, port: int) -> list[str]:
@@ -100,13 +90,15 @@ def experiment_page(uri: str, ledger: Ledger | None) -> str:
     """Return the part of the address that shows a study, or all of them."""
     if ledger is None:
         return ""
-    from study.tracking.overview import SHARE_KEY
-    from study.tracking.store import experiment_id
+    from study.tracking.overview import SHARE_KEY, TAG
+    from study.tracking.store import connect
 
-    found = experiment_id(uri, ledger.definition.name)
+    found = connect(uri).get_experiment_by_name(ledger.definition.name)
+    if found is None:
+        return ""
     # Otherwise MLflow opens on pages about prompts and traces, and on charts in the order of their names.
-    view = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={SHARE_KEY}"
-    return f"/#/experiments/{found}/runs?{view}" if found else ""
+    view = f"&compareRunsMode=CHART&viewStateShareKey={SHARE_KEY}" if TAG in found.tags else ""
+    return f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning{view}"
 
 
 def wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:

@@ -177,7 +177,7 @@ def test_mlflow_opens_on_the_charts_that_tell_the_studys_story(browser, ui, show
     until(lambda: f"{len(trials) + 1} matching runs" in text_of(browser), browser)
     wanted = ("Likelihood and use of z", "best/mi vs. best/nll", "valid/nll", "valid/kl")
     until(lambda: all(text in text_of(browser) for text in wanted), browser)
-    points = "return document.querySelector('.js-plotly-plot .scatterlayer').querySelectorAll('path.point').length"
+    points = "return document.querySelectorAll('.js-plotly-plot .scatterlayer path.point').length"
     until(lambda: browser.execute_script(points) >= len([trial for trial in trials if trial.best]), browser)
     keep(browser, "mlflow-charts")
 
@@ -232,6 +232,19 @@ def test_mlflow_shows_the_studys_story_and_the_best_trials_numbers(browser, ui, 
     until(lambda: "best/nll" in text_of(browser), browser)
     # In whatever number of digits the page shows it.
     until(lambda: any(abs(number - best.best["valid/nll"]) < 0.001 for number in numbers(text_of(browser))), browser)
+
+
+def test_mlflow_compares_two_trials_by_the_searched_settings(browser, ui, shown):
+    ledger = Ledger.open(shown)
+    ids = ledger.run_ids()
+    two = [trial for trial in ledger.trials() if trial.best][:2]
+    address, experiment = ui.partition("/#")[0], re.search(r"experiments/(\d+)", ui)[1]
+    runs = json.dumps([ids[str(trial.number)] for trial in two]).replace(" ", "")
+    open_page(browser, f'{address}/#/compare-runs?runs={runs}&experiments=["{experiment}"]', 1600)
+    until(lambda: "Comparing 2 Runs" in text_of(browser), browser)
+    shown_values = {str(value) for trial in two for value in trial.params.values()}
+    until(lambda: all(value in text_of(browser) for value in shown_values), browser)
+    keep(browser, "mlflow-compare")
 
 
 def test_mlflow_renders_the_report_and_figures_as_artifacts(browser, ui, shown):

@@ -48,7 +48,7 @@ def overview(definition: Definition) -> str | None:
         *[line(name) for name in ("valid/nll", "valid/kl", "valid/mi", "train/kl_weight")],
         chart("settings", "PARALLEL", selectedParams=searched, selectedMetrics=["best/nll"], showAllRuns=True),
     ]
-    columns = [f"tags.`{name}`" for name in ("state",)]
+    columns = ["tags.`state`"]
     columns += [f"metrics.`best/{name}`" for name in COLUMNS]
     columns += [f"params.`{name}`" for name in definition.space.ranges]
     grouping = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": SETTINGS_TAG}]}

@@ -63,12 +63,6 @@ def create_database(path: Path) -> None:
         aside.replace(path)
 
 
-def experiment_id(uri: str, name: str) -> str | None:
-    """Return the id of the experiment of a study, or None if MLflow has not heard of it."""
-    found = connect(uri).get_experiment_by_name(name)
-    return str(found.experiment_id) if found is not None else None
-
-
 def artifact_location(uri: str, experiment: str) -> str | None:
     """Return where a local database's artifacts go: beside it. A server decides for itself."""
     if not uri.startswith(LOCAL):
