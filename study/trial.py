@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from study.settings import EvaluationSettings
 
 FINAL, FINAL_SCORES = "final.json", "final.safetensors"
+GRACE_SECONDS = 60
+"""How long a process that was told to end waits for its trial's checkpoint; a spot instance has two minutes."""
 FAILURE = "failure"
 """The result key under which a trial reports why it cannot go on, instead of an epoch."""
 
@@ -41,7 +46,7 @@ def run_trial(config: dict[str, Any]) -> None:
     try:
         with alone_in(folder):
             reported = False
-            for row in train(settings, corpus, folder, rows_seen=config["rows_seen"]):
+            for row in until_told_to_end(partial(train, settings, corpus, folder, rows_seen=config["rows_seen"])):
                 if row["outcome"]:
                     write_samples(folder, corpus)
                     write_final(folder, corpus, config["final_num_samples"], settings.evaluation)
@@ -64,6 +69,30 @@ def alone_in(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def until_told_to_end(train: Callable[..., Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield what `train(should_stop=...)` yields; a process told to end (SIGTERM) waits until it has stopped.
+
+    Ray has the signal and Tune the main thread: what they leave to the trial's thread is the interpreter's exit.
+    """
+    ending, is_saved = threading.Event(), threading.Event()
+
+    def hold_exit() -> None:
+        ending.set()
+        is_saved.wait(GRACE_SECONDS)
+
+    atexit.register(hold_exit)
+    try:
+        rows = train(should_stop=ending.is_set)
+        while (row := next(rows, None)) is not None:
+            # Training saves an epoch before it yields it, and nobody may be left to take it.
+            is_saved.set()
+            yield row
+            is_saved.clear()
+    finally:
+        is_saved.set()
+        atexit.unregister(hold_exit)
 
 
 def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:

@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 
 from study.definition import Definition
 from study.errors import StudyError, tells_of_full_disk
+from study.failures import why_it_failed
 from study.ledger import ENDS, Ledger
 from study.trial import FAILURE
 
@@ -108,6 +109,8 @@ class LedgerCallback(Callback):
         elif METRIC in result:
             row = {name: result[name] for name in result if is_recorded(name)}
             if self.ledger.add_row(number, row):
+                # Retries count from the last epoch: a trial that goes on may lose its machine any number of times.
+                trial.run_metadata.num_failures = 0
                 self._note(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -129,7 +132,7 @@ class LedgerCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial whose retries are spent; raise OSError if it was the disk that failed."""
-        reason = last_line(trial)
+        reason = why_it_failed(trial)
         if tells_of_full_disk(reason):
             # Not the trial's fault: it waits to be gone on with.
             raise OSError(reason)
@@ -235,10 +238,3 @@ def is_recorded(name: str) -> bool:
     """Say whether a key of a Tune result is one of ours."""
     own = ("epoch", "step", "seconds", "outcome", "phase", "node")
     return name in own or name.startswith(("train/", "valid/", "system/"))
-
-
-def last_line(trial: Any) -> str:
-    """Return the last line of a Tune trial's error: the exception itself."""
-    error = trial.get_error()
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:500] if lines else type(error).__name__
