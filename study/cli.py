@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from typing import Any
@@ -18,8 +19,14 @@ COMMANDS = {
     "encode": "study.cli_model",
     "corpus": "study.cli_corpus",
     "submit": "study.cli_cluster", "jobs": "study.cli_cluster", "stop": "study.cli_cluster",
-    "doctor": "study.cli_cluster", "gc": "study.cli_cluster",
+    "spot": "study.cli_cluster", "doctor": "study.cli_cluster", "gc": "study.cli_cluster",
 }  # fmt: skip
+
+
+OF_THE_SYSTEM = (
+    errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+)  # fmt: skip
+"""What a system says of a path that is no fault of this program: too long, not allowed, no room, no folder."""
 
 
 class LazyGroup(click.Group):
@@ -70,6 +77,11 @@ def run(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in OF_THE_SYSTEM or error.filename is None:
+            raise
+        click.echo(f"study: {str(error.filename)[:200]} cannot be used: {error.strerror}", err=True)
+        return 1
     except Exception as error:
         if not isinstance(error, user_errors()):
             raise

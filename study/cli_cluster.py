@@ -1,4 +1,4 @@
-"""Commands about a cluster: submit, jobs and stop; doctor and gc."""
+"""Commands about a cluster: submit, jobs and stop; spot; doctor and gc."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from study.cli_study import storage_option
+from study.spot import METADATA
 
 address_option = click.option(
     "--address", default="http://127.0.0.1:8265", show_default=True, envvar="RAY_API_SERVER_ADDRESS",
@@ -71,6 +72,23 @@ def stop_command(name: str, address: str) -> None:
 
     stopped = stop(connect(address), name)
     click.echo(f"{name}: {'ending' if stopped else 'has ended already'}", err=True)
+
+
+@click.command("spot")
+@click.option("--metadata", default=METADATA, show_default=True, help="Where this instance asks about itself.")
+@click.option("--every", default=5.0, show_default=True, type=click.FloatRange(0.1), help="Seconds between questions.")
+def spot_command(metadata: str, every: float) -> None:
+    """Wait beside Ray on a spot instance until its end is announced; then its trials save their state and go elsewhere.
+
+    cluster.yaml starts it on its workers; AWS announces an end two minutes before.
+
+    \b
+    study spot
+    """
+    from study.spot import leave, wait_for_notice
+
+    click.echo(f"announced: {wait_for_notice(metadata, every)}", err=True)
+    click.echo(f"{leave()} trials save their state and go on elsewhere", err=True)
 
 
 @click.command("doctor")

@@ -55,7 +55,7 @@ def compare_command(
     from study.published import published_table
     from study.report import make_console
 
-    if given["resume"]:
+    if given["resume"] is not None:
         ledger = resume_study(given)
     else:
         planned = points(methods.split(","), poolings.split(","), seeds)
@@ -63,7 +63,7 @@ def compare_command(
         if published:
             published_table(definition)
         ledger = create(given["storage"], definition, planned)
-    code = start(ledger, is_new=not given["resume"], address=given["address"], show_report=False)
+    code = start(ledger, is_new=given["resume"] is None, address=given["address"], show_report=False)
     frame = compare.results(ledger)
     if frame.height == 0:
         click.echo("no trial has been evaluated yet", err=True)

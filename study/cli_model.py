@@ -81,7 +81,7 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
     from study.settings import merge, nest, parse_assignment, read_preset, read_toml, validate
     from study.training import Diverged, best_folder, train
 
-    layers = [read_preset(preset)] if preset else []
+    layers = [read_preset(preset)] if preset is not None else []
     if config:
         layers.append(read_toml(config))
     options = RunOptions.resolve(*(layer.pop("study", {}) for layer in layers))

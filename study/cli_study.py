@@ -59,7 +59,7 @@ def run_command(**given: Any) -> int:
     max_gpu_hours = given["max_gpu_hours"]
     if max_gpu_hours is not None and not max_gpu_hours > 0:
         raise click.BadParameter("must be above 0", param_hint="--max-gpu-hours")
-    if given["resume"]:
+    if given["resume"] is not None:
         ledger = resume_study(given)
     else:
         definition = new_study(given, shlex.join(["study", *sys.argv[1:]]))
@@ -68,7 +68,7 @@ def run_command(**given: Any) -> int:
             return 0
         ledger = create(given["storage"], definition, [])
     return start(
-        ledger, is_new=not given["resume"], address=given["address"], time_budget_minutes=time_budget,
+        ledger, is_new=given["resume"] is None, address=given["address"], time_budget_minutes=time_budget,
         max_gpu_hours=max_gpu_hours,
     )  # fmt: skip
 
@@ -235,7 +235,7 @@ def settings_command(presets: bool, methods: bool, preset: str | None) -> None:
         for name, bundle in METHODS.items():
             click.echo(f"{name:16} {SOURCES[name]}")
             click.echo(f"{'':16} {', '.join(f'{key}={value}' for key, value in bundle.items()) or 'the plain VAE'}")
-    elif preset:
+    elif preset is not None:
         read_preset(preset)
         click.echo((PRESETS / f"{preset}.toml").read_text("utf-8"), nl=False)
     elif presets:

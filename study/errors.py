@@ -11,5 +11,5 @@ def first_line(error: BaseException) -> str:
 
 
 def tells_of_full_disk(text: str) -> bool:
-    """Say whether what an error says is that the disk, or one's share of it, is full: the system's words, or SQLite's."""
+    """Say whether an error says that the disk, or one's share of it, is full: in the system's words, or SQLite's."""
     return any(words in text for words in ("No space left on device", "Disk quota exceeded", "disk is full"))

@@ -36,7 +36,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     check_ray_address(given["address"])
     check_tracking_uri(tracking_uri)
     check_database(given["optuna_url"])
-    layers = [read_preset(given["preset"])] if given["preset"] else []
+    layers = [read_preset(given["preset"])] if given["preset"] is not None else []
     if given["config"]:
         layers.append(read_toml(given["config"]))
     run_tables = [layer.pop("study", {}) for layer in layers]
@@ -50,7 +50,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     )
     check_choices(options)
     goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_kl_nats)
-    name = check_study_name(given["name"]) if given["name"] else None
+    name = check_study_name(given["name"]) if given["name"] is not None else None
     with tempfile.TemporaryDirectory() as scratch:
         # A dry run leaves nothing behind, a corpus that it had to prepare included.
         corpora = Path(scratch) if given["dry_run"] else CORPORA
@@ -121,7 +121,7 @@ def resume_study(given: dict[str, Any]) -> Ledger:
     if ignored:
         names = ", ".join(OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in ignored)
         raise StudyError(f"--resume goes on with a study as it was defined; leave out {names}")
-    ledger = Ledger.open(given["storage"] / given["resume"])
+    ledger = Ledger.open(given["storage"] / check_study_name(given["resume"], "--resume"))
     definition = ledger.definition
     check_ray_address(given["address"])
     check_tracking_uri(definition.tracking_uri)
@@ -186,11 +186,11 @@ def start(
     return 0
 
 
-def check_study_name(name: str) -> str:
+def check_study_name(name: str, option: str = "--name") -> str:
     """Return a study's name; raise StudyError unless it can stand in paths and queries."""
     if not NAME.fullmatch(name):
         raise StudyError(
-            f"--name {name!r}: expected at most 64 letters, digits, dots, dashes and underscores,"
+            f"{option} {name!r}: expected at most 64 letters, digits, dots, dashes and underscores,"
             " beginning with a letter or digit"
         )
     return name

@@ -62,6 +62,27 @@ def no_tracking_server_but_the_tests_own(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def fault_on_record(request, record_property):
+    """What a test marked `fault(what, times)` did to a study, for the table at the end."""
+    for mark in request.node.iter_markers("fault"):
+        record_property("fault", list(mark.args))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the table of faults that studies lived through."""
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    faults = [
+        (*value, value[1] if report.passed else 0)
+        for report in reports if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties if name == "fault"
+    ]  # fmt: skip
+    if faults:
+        terminalreporter.section("faults, each in a running study")
+        for what, tried, survived in [*faults, ("all", sum(row[1] for row in faults), sum(row[2] for row in faults))]:
+            terminalreporter.line(f"{what:64} tried {tried:3}  survived {survived:3}  lost {tried - survived:3}")
+
+
 @pytest.fixture
 def call(capfd):
     """Call the command line in this process; returns exit code, stdout and stderr."""

@@ -252,6 +252,33 @@ def test_bad_input(case, place, call):
     assert snapshot(place) == before
 
 
+NAMES = (
+    "../x", "/nothing/here", "x; touch hacked", "$(touch hacked)", "`touch hacked`", "x' OR '1'='1", 'x"; DROP TABLE runs; --',
+    "a\nb", "{{7*7}}", "<script>alert(1)</script>", "!!python/object/apply:os.system [touch hacked]", "[red]x[/red]",
+    "%s%n", "a:../../b", "x" * 300, "..", "", " ", "\u00e9", "*",
+)  # fmt: skip
+"""What stands for a path, a shell's, SQL's, YAML's, HTML's or a template's own words, or nothing at all."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["report", "export NAME --to x.parquet", "confirm", "diagnose", "gc NAME --delete", "ui", "sample", "evaluate",
+     "run --resume", "run prepared --name", "run NAME", "run prepared --preset", "run prepared --set", "corpus show",
+     "corpus prepare NAME --out made", "compare --resume", "train NAME --out run"],
+)  # fmt: skip
+def test_names_that_mean_something_elsewhere_are_only_names(command, place, call):
+    before = snapshot(place)
+    for name in NAMES:
+        words = command.split()
+        arguments = [name if word == "NAME" else word for word in words] + ([] if "NAME" in words else [name])
+        code, out, err = call(*arguments)
+        assert code in (1, 2), arguments
+        assert out == ""
+        assert err
+        assert "Traceback" not in err
+        assert snapshot(place) == before, arguments
+
+
 def test_there_are_enough_cases():
     assert len(CASES) >= 60
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import json_lines
-from hosts import Hosts, missing, wait_until
+from hosts import SUBNET, Hosts, missing, wait_until
+from metadata import Metadata
 from test_study import check_records_agree
 
-pytestmark = pytest.mark.cluster
+# One bridge on this machine: the hosts' tests cannot run beside each other.
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("hosts")]
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -23,7 +25,7 @@ AUTH = "export RAY_AUTH_MODE=token"
 def hosts(tmp_path_factory):
     if what := missing():
         pytest.skip(f"needs {what}")
-    with Hosts(2, tmp_path_factory.mktemp("hosts")) as hosts:
+    with Hosts(3, tmp_path_factory.mktemp("hosts")) as hosts:
         yield hosts
 
 
@@ -55,6 +57,19 @@ class Cluster:
             [BIN / "ray", *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=timeout
         )
 
+    def up(self):
+        done = self.ray("up", self.path, "--yes", "--no-config-cache")
+        assert done.returncode == 0, done.stdout + done.stderr
+        # Workers join when the head has set them up.
+        wait_until(lambda: self.num_nodes() == len(self.hosts.hosts), 180, interval=3)
+
+    def down(self):
+        done = self.ray("down", self.path, "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        for host in [host for host in self.hosts.hosts if host.process.poll() is None]:
+            # A worker that lost its head ends by itself within a minute.
+            wait_until(lambda host=host: not self.hosts.ssh(host, "pgrep -x raylet").stdout, 120, interval=3)
+
     def num_nodes(self):
         code = "import ray; ray.init(address='auto', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
         done = self.hosts.ssh(self.head, f'{AUTH}; {BIN}/python -c "{code}"')
@@ -68,36 +83,28 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(hosts, shared, tmp_path_factory):
     cluster = Cluster(hosts, tmp_path_factory.mktemp("laptop"), shared)
-    up = cluster.ray("up", cluster.path, "--yes", "--no-config-cache")
-    assert up.returncode == 0, up.stdout + up.stderr
-    # Workers join when the head has set them up.
-    wait_until(lambda: cluster.num_nodes() == 2, 120, interval=3)
-    yield cluster
-    down = cluster.ray("down", cluster.path, "--yes")
-    assert down.returncode == 0, down.stdout + down.stderr
-    for host in [host for host in hosts.hosts if host.process.poll() is None]:
-        # A worker that lost its head ends by itself within a minute.
-        wait_until(lambda host=host: not hosts.ssh(host, "pgrep -x raylet").stdout, 120, interval=3)
+    cluster.up()
+    return cluster
 
 
 def options(corpus, tiny_toml, name, trials=8, epochs=4):
     return (
         f"run {corpus.folder} --config {tiny_toml} --set training.epochs={epochs} --sampler random --scheduler none"
-        f" --trials {trials} --concurrent 4 --name {name} --address auto"
+        f" --trials {trials} --concurrent 6 --name {name} --address auto"
     )
 
 
-def test_ray_up_and_a_study_across_both_hosts(cluster, shared, corpus, tiny_toml, call):
-    done = cluster.study(options(corpus, tiny_toml, "both", trials=12, epochs=8))
+def test_ray_up_and_a_study_across_all_hosts(cluster, shared, corpus, tiny_toml, call):
+    done = cluster.study(options(corpus, tiny_toml, "across", trials=12, epochs=8))
     assert done.returncode == 0, done.stdout + done.stderr
-    report = json_lines(call("report", "both", "--json", "--storage", shared / "runs")[1])
+    report = json_lines(call("report", "across", "--json", "--storage", shared / "runs")[1])
     assert [line["state"] for line in report] == ["complete"] * 12
-    check_records_agree(shared / "runs", "both", report)
-    code, out, err = call("export", "both", "--to", shared / "both.parquet", "--storage", shared / "runs")
+    check_records_agree(shared / "runs", "across", report)
+    code, out, err = call("export", "across", "--to", shared / "across.parquet", "--storage", shared / "runs")
     assert code == 0, out + err
     import polars as pl
 
-    nodes = set(pl.read_parquet(shared / "both.parquet")["node"])
+    nodes = set(pl.read_parquet(shared / "across.parquet")["node"])
     assert nodes == {host.name for host in cluster.hosts.hosts}
 
 
@@ -115,6 +122,11 @@ def has_trained_on(cluster, name, host):
     """Say whether a trial of a study has an epoch from a host."""
     journals = (cluster.shared / "runs" / name).glob("trials/*/*.jsonl")
     return any(host.name in journal.read_text() for journal in journals)
+
+
+def num_epochs_on(cluster, name, host):
+    journals = (cluster.shared / "runs" / name).glob("trials/*/*.jsonl")
+    return sum(host.name in line for journal in journals for line in journal.read_text().splitlines())
 
 
 def check_whole(cluster, name, trials, call):
@@ -162,10 +174,11 @@ def test_a_host_that_does_not_see_the_storage_is_named_before_anything_starts(cl
     assert not list(storage.glob("*/study.json"))
 
 
+@pytest.mark.fault("worker node cut off from the network for a minute", 1)
 def test_a_host_cut_off_for_a_minute_and_back(cluster, corpus, tiny_toml, call):
     running = start_study(cluster, options(corpus, tiny_toml, "cut", trials=8, epochs=150))
     worker = cluster.workers[0]
-    wait_until(lambda: has_trained_on(cluster, "cut", worker), 180, interval=1)
+    wait_until(lambda: has_trained_on(cluster, "cut", worker), 240, interval=1)
     worker.unplug()
     time.sleep(60)
     assert running.poll() is None
@@ -175,11 +188,53 @@ def test_a_host_cut_off_for_a_minute_and_back(cluster, corpus, tiny_toml, call):
     check_whole(cluster, "cut", 8, call)
 
 
+@pytest.mark.fault("worker node announced to be taken away (spot), its trials moved", 1)
+def test_a_host_whose_end_is_announced_gives_its_trials_away(cluster, corpus, tiny_toml, call):
+    worker = cluster.workers[1]
+    with Metadata(f"{SUBNET}.1") as metadata:
+        watch = (
+            f"{AUTH}; nohup {BIN}/study spot --metadata {metadata.url} --every 0.5 > {worker.folder}/spot.log 2>&1 &"
+        )
+        assert cluster.hosts.ssh(worker, watch).returncode == 0
+        running = start_study(cluster, options(corpus, tiny_toml, "spot", trials=8, epochs=150))
+        wait_until(lambda: has_trained_on(cluster, "spot", worker), 240, interval=1)
+        metadata.ends = True
+        # Well before the two minutes are over nothing trains there, and nothing is placed there again.
+        wait_until(lambda: "go on elsewhere" in (worker.folder / "spot.log").read_text(), 60)
+        wait_until(lambda: not cluster.hosts.ssh(worker, "pgrep -f ^ray::ImplicitFunc").stdout, 60)
+        # What it reported last is on record by then.
+        time.sleep(3)
+        before = num_epochs_on(cluster, "spot", worker)
+        out, _ = running.communicate(timeout=600)
+    assert running.returncode == 0, out
+    check_whole(cluster, "spot", 8, call)
+    assert num_epochs_on(cluster, "spot", worker) == before
+
+
+def test_ray_down_ends_every_ray_and_ray_up_brings_it_back(cluster):
+    cluster.down()
+    cluster.up()
+
+
+@pytest.mark.fault("worker node lost for good", 1)
 def test_a_host_lost_for_good(cluster, corpus, tiny_toml, call):
-    wait_until(lambda: cluster.num_nodes() == 2, 180, interval=3)
     running = start_study(cluster, options(corpus, tiny_toml, "lost", trials=8, epochs=100))
-    wait_until(lambda: has_trained_on(cluster, "lost", cluster.workers[0]), 180, interval=1)
-    cluster.workers[0].power_off()
+    lost = cluster.workers[1]
+    wait_until(lambda: has_trained_on(cluster, "lost", lost), 240, interval=1)
+    lost.power_off()
     out, _ = running.communicate(timeout=600)
     assert running.returncode == 0, out
     check_whole(cluster, "lost", 8, call)
+
+
+@pytest.mark.fault("head lost with its driver, while a worker still trains", 1)
+def test_a_head_lost_and_the_study_gone_on_with_on_another_host(cluster, corpus, tiny_toml, call):
+    running = start_study(cluster, options(corpus, tiny_toml, "headless", trials=8, epochs=150))
+    worker = cluster.workers[0]
+    wait_until(lambda: has_trained_on(cluster, "headless", worker), 240, interval=1)
+    cluster.head.power_off()
+    running.kill()
+    # At once: trials of the lost cluster may go on for a while where it is gone on with.
+    done = cluster.hosts.ssh(worker, f"{AUTH}; cd {cluster.shared} && {BIN}/study run --resume headless")
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_whole(cluster, "headless", 8, call)

@@ -10,9 +10,9 @@ import pytest
 from conftest import json_lines
 from test_study import check_records_agree
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
-NUM_TRIALS = 12
+NUM_TRIALS, NUM_KILLS = 24, 20
 
 
 def start(log, *arguments):
@@ -33,14 +33,15 @@ def sizes(report):
     return [(line["trial"], line["state"], line["epochs"], line["params"]) for line in report]
 
 
-def test_a_driver_killed_at_five_moments(corpus, tiny_toml, tmp_path, call):
-    settings = (corpus.folder, "--config", tiny_toml, "--set", "training.epochs=12", "--scheduler", "none",
+@pytest.mark.fault("driver killed (SIGKILL) at a random moment", NUM_KILLS)
+def test_a_driver_killed_at_twenty_moments(corpus, tiny_toml, tmp_path, call):
+    settings = (corpus.folder, "--config", tiny_toml, "--set", "training.epochs=100", "--scheduler", "none",
                 "--sampler", "random", "--trials", NUM_TRIALS, "--name", "x")  # fmt: skip
     draw, log = random.Random(7), tmp_path / "stderr"
     process = start(log, "run", *settings, "--storage", tmp_path)
     wait_for_study(tmp_path, process)
-    for _ in range(5):
-        time.sleep(draw.uniform(4, 14))
+    for _ in range(NUM_KILLS):
+        time.sleep(draw.uniform(1, 10))
         finished_before = process.poll() is not None
         process.kill()
         process.wait()
@@ -48,18 +49,19 @@ def test_a_driver_killed_at_five_moments(corpus, tiny_toml, tmp_path, call):
         states = [line["state"] for line in json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])]
         assert len(states) <= NUM_TRIALS
         process = start(log, "run", "--resume", "x", "--storage", tmp_path)
-    assert process.wait(timeout=300) == 0, log.read_text()
+    assert process.wait(timeout=600) == 0, log.read_text()
     report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
     assert [line["trial"] for line in report] == list(range(NUM_TRIALS))
     assert {line["state"] for line in report} == {"complete"}
     check_records_agree(tmp_path, "x", report)
     undisturbed = start(log, "run", *settings, "--storage", tmp_path / "undisturbed")
-    assert undisturbed.wait(timeout=300) == 0, log.read_text()
+    assert undisturbed.wait(timeout=600) == 0, log.read_text()
     other = json_lines(call("report", "x", "--json", "--storage", tmp_path / "undisturbed")[1])
     assert sizes(other) == sizes(report)
     assert [line["valid"] for line in other] == [line["valid"] for line in report]
 
 
+@pytest.mark.fault("a process killed while it makes MLflow's database", 4)
 def test_a_process_killed_while_it_makes_the_mlflow_database_leaves_none_that_is_half_made(tmp_path):
     database = tmp_path / "mlflow.db"
     code = f"from study.tracking.store import connect; connect('sqlite:///{database}').search_experiments()"

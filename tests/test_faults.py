@@ -1,6 +1,7 @@
-"""Things that break while a study runs: its MLflow server, a trial's process, the disk."""
+"""Things that break while a study runs: its MLflow server, its driver, a trial's process, memory, the disk."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tomli_w
 from conftest import json_lines
 from hosts import wait_until
 from test_crash import start
@@ -22,19 +24,72 @@ pytestmark = pytest.mark.cluster
 
 NUM_TRIALS = 8
 OUTAGE_SECONDS = 120
+SLOW_EPOCHS = ("--set", "model.hidden_size=300", "--set", "training.batch_size=1")
+"""Epochs of a second or more, so that what happens to a trial mostly happens within one."""
 
 
-def options(corpus, tiny_toml, storage, *more, epochs=40):
+def options(corpus, tiny_toml, storage, *more, epochs=30):
     return ("run", corpus.folder, "--config", tiny_toml, "--set", f"training.epochs={epochs}", "--scheduler", "none",
             "--sampler", "random", "--trials", NUM_TRIALS, "--name", "x", "--storage", storage, *more)  # fmt: skip
 
 
-def check_whole(storage, call):
-    report = json_lines(call("report", "x", "--json", "--storage", storage)[1])
-    assert [line["trial"] for line in report] == list(range(NUM_TRIALS))
-    assert {line["state"] for line in report} == {"complete"}
+def report_of(storage, call):
+    return json_lines(call("report", "x", "--json", "--storage", storage)[1])
+
+
+def check_whole(storage, call, undisturbed):
+    """Compare a study with the same one to which nothing was done; every record must agree."""
+    report = report_of(storage, call)
+    assert {(line["trial"], line["state"], line["reason"]) for line in report} == {
+        (trial, "complete", "") for trial in range(NUM_TRIALS)
+    }
+    assert [line["valid"] for line in report] == [line["valid"] for line in undisturbed]
     check_records_agree(storage, "x", report)
-    return report
+
+
+@pytest.fixture(scope="session")
+def run_undisturbed(corpus, tiny_toml, tmp_path_factory):
+    """Run the study of `options` with nothing done to it, and return its report."""
+
+    def run(*more, **settings):
+        storage = tmp_path_factory.mktemp("undisturbed")
+        study = start(storage / "stderr", *options(corpus, tiny_toml, storage, *more, **settings))
+        assert study.wait(timeout=300) == 0, (storage / "stderr").read_text()
+        command = [
+            sys.executable,
+            "-c",
+            "from study.cli import entry; entry()",
+            "report",
+            "x",
+            "--json",
+            "--storage",
+            storage,
+        ]
+        return json_lines(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(run_undisturbed):
+    return run_undisturbed()
+
+
+def trial_processes(study):
+    """Map the processes in which trials run to the folders that they hold."""
+    found = {}
+    for process in psutil.Process(study.pid).children(recursive=True):
+        # One that was just killed may still be listed.
+        with contextlib.suppress(psutil.Error):
+            if any("ImplicitFunc" in part for part in process.cmdline()):
+                found[process] = {
+                    Path(file.path).parent for file in process.open_files() if file.path.endswith("/.lock")
+                }
+    return found
+
+
+def wait_for_epochs(storage, least):
+    wait_until(lambda: (storage / "x/trials").exists() and num_epochs(storage) >= least, 240)
 
 
 def num_epochs(storage):
@@ -67,6 +122,7 @@ def end(process):
     process.wait()
 
 
+@pytest.mark.fault("MLflow's server down for two minutes", 1)
 def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, tmp_path, call):
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path)
@@ -75,7 +131,7 @@ def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, 
         corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}",
         "--trials", 10_000, "--time-budget", (OUTAGE_SECONDS + 90) / 60, epochs=200,
     ))  # fmt: skip
-    wait_until(lambda: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > 20, 60)
+    wait_for_epochs(tmp_path, 20)
     end(server)
     before = num_epochs(tmp_path)
     time.sleep(OUTAGE_SECONDS)
@@ -85,18 +141,21 @@ def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, 
     server = mlflow_server(port, tmp_path)
     assert study.wait(timeout=300) == 0, log.read_text()
     assert "MLflow has not heard everything" not in log.read_text()
-    report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    report = report_of(tmp_path, call)
     assert {line["state"] for line in report} <= {"complete", "waiting"}
     assert sum(line["state"] == "complete" for line in report) >= 2
     check_records_agree(tmp_path, "x", report)
     end(server)
 
 
-def test_an_mlflow_server_that_is_down_when_the_study_ends_is_told_the_rest_later(corpus, tiny_toml, tmp_path, call):
+@pytest.mark.fault("MLflow's server down when the study ends", 1)
+def test_an_mlflow_server_that_is_down_when_the_study_ends_is_told_the_rest_later(
+    corpus, tiny_toml, tmp_path, call, undisturbed
+):
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path)
     study = start(log, *options(corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}"))
-    wait_until(lambda: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > 20, 120)
+    wait_for_epochs(tmp_path, 20)
     end(server)
     assert study.wait(timeout=300) == 0, log.read_text()
     assert "sends the rest" in log.read_text()
@@ -104,26 +163,134 @@ def test_an_mlflow_server_that_is_down_when_the_study_ends_is_told_the_rest_late
     server = mlflow_server(port, tmp_path)
     study = start(log, "run", "--resume", "x", "--storage", tmp_path)
     assert study.wait(timeout=300) == 0, log.read_text()
-    check_whole(tmp_path, call)
+    check_whole(tmp_path, call, undisturbed)
     end(server)
 
 
-def test_trials_whose_processes_are_killed_are_tried_again(corpus, tiny_toml, tmp_path, call):
-    log = tmp_path / "stderr"
-    study = start(log, *options(corpus, tiny_toml, tmp_path, epochs=60))
-    for least in (5, 60):
-        wait_until(lambda least=least: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > least, 120)
-        trial = next(
-            process for process in psutil.Process(study.pid).children(recursive=True)
-            if any("run_trial" in part or "ImplicitFunc" in part for part in process.cmdline())
-        )  # fmt: skip
-        trial.kill()
-    assert study.wait(timeout=300) == 0, log.read_text()
-    report = check_whole(tmp_path, call)
-    undisturbed = start(log, *options(corpus, tiny_toml, tmp_path / "undisturbed", epochs=60))
-    assert undisturbed.wait(timeout=300) == 0, log.read_text()
-    other = json_lines(call("report", "x", "--json", "--storage", tmp_path / "undisturbed")[1])
-    assert [line["valid"] for line in other] == [line["valid"] for line in report]
+@pytest.mark.fault("trial's process killed (SIGKILL)", 4)
+def test_trials_whose_processes_are_killed_are_tried_again(corpus, tiny_toml, tmp_path, call, undisturbed):
+    study, killed = start(tmp_path / "stderr", *options(corpus, tiny_toml, tmp_path)), set()
+
+    def next_one():
+        """A trial's process that has trained, and none that was killed: retries are counted from the last epoch."""
+        for process, folders in trial_processes(study).items():
+            if any((folder / "epochs.jsonl").exists() for folder in folders - killed):
+                return process, folders
+        return None
+
+    while len(killed) < 4:
+        wait_until(next_one, 240)
+        if found := next_one():
+            found[0].kill()
+            killed |= found[1]
+    assert study.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
+    check_whole(tmp_path, call, undisturbed)
+
+
+@pytest.mark.fault("trial's process told to end (SIGTERM), as before a spot instance goes", 3)
+def test_a_trial_that_is_told_to_end_saves_its_state_within_its_grace(
+    corpus, tiny_toml, tmp_path, call, run_undisturbed
+):
+    study = start(tmp_path / "stderr", *options(corpus, tiny_toml, tmp_path, *SLOW_EPOCHS, epochs=2))
+    within_epoch = 0
+    for least in (1, 4, 7):
+        wait_for_epochs(tmp_path, least)
+        wait_until(lambda: trial_processes(study), 60)
+        time.sleep(0.5)
+        trial = next(iter(trial_processes(study)))
+        sent = time.time()
+        trial.terminate()
+        trial.wait(30)
+        saved = [
+            path for path in tmp_path.glob("x/trials/*/checkpoints/step-*/progress.json") if path.stat().st_mtime > sent
+        ]
+        # Nothing else is saved within an epoch before ten minutes are over.
+        within_epoch += any(json.loads(path.read_text())["progress"]["batch"] > 0 for path in saved)
+    assert study.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
+    assert within_epoch >= 2
+    check_whole(tmp_path, call, run_undisturbed(*SLOW_EPOCHS, epochs=2))
+
+
+@pytest.mark.fault("a trial's newest checkpoint damaged while the study is down", 2)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(corpus, tiny_toml, tmp_path, call, undisturbed):
+    study = start(tmp_path / "stderr", *options(corpus, tiny_toml, tmp_path))
+    wait_until(lambda: len(list(tmp_path.glob("x/trials/0000[01]/checkpoints/step-*"))) == 4, 240)
+    trials = list(trial_processes(study))
+    study.kill()
+    study.wait()
+    psutil.wait_procs(trials, 60)
+    cut, flipped = (
+        max(tmp_path.glob(f"x/trials/0000{trial}/checkpoints/step-*")) / "state.safetensors" for trial in (0, 1)
+    )
+    os.truncate(cut, cut.stat().st_size // 2)
+    content = bytearray(flipped.read_bytes())
+    content[-5] ^= 1
+    flipped.write_bytes(content)
+    study = start(tmp_path / "stderr", "run", "--resume", "x", "--storage", tmp_path)
+    assert study.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
+    check_whole(tmp_path, call, undisturbed)
+
+
+@pytest.fixture
+def one_huge_trial(tiny_toml, tmp_path):
+    """Settings of a study of three trials; one wants 4 GiB and more for a weight matrix."""
+    searched = {"model.hidden_size": [12, 16384, 16], "model.pooling": False, "model.latent_size": False}
+    searched |= {f"objective.{name}": False for name in ("annealing", "kl_weight", "annealing_fraction", "num_cycles")}
+    path = tmp_path / "huge.toml"
+    path.write_text(tiny_toml.read_text() + tomli_w.dumps({"search": {**searched, "training.learning_rate": False}}))
+    return path
+
+
+def check_huge_trial_failed(storage, call):
+    report = report_of(storage, call)
+    assert {line["params"]["model.hidden_size"]: line["state"] for line in report} == {
+        12: "complete", 16384: "failed", 16: "complete"
+    }  # fmt: skip
+    assert any("out of memory; lower" in line["reason"] for line in report)
+    check_records_agree(storage, "x", report)
+
+
+@pytest.mark.fault("out of memory: a trial's allocation is refused", 1)
+def test_a_trial_that_is_refused_its_memory_is_failed_with_its_reason(corpus, one_huge_trial, tmp_path, call):
+    study = start(tmp_path / "stderr", *options(
+        corpus, one_huge_trial, tmp_path, "--sampler", "grid", "--trials", 3, "--concurrent", 1, epochs=100,
+    ))  # fmt: skip
+    wait_for_epochs(tmp_path, 1)
+    for process in psutil.Process(study.pid).children(recursive=True):
+        # Of addresses; trials that are small need half of it.
+        process.rlimit(psutil.RLIMIT_AS, (7 * 10**9, 7 * 10**9))
+    assert study.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
+    check_huge_trial_failed(tmp_path, call)
+
+
+@pytest.mark.fault("out of memory: Ray kills the trial that takes too much of its node's", 1)
+def test_a_trial_that_takes_its_nodes_memory_is_failed_with_its_reason(
+    corpus, one_huge_trial, tmp_path, call, monkeypatch
+):
+    memory = psutil.virtual_memory()
+    monkeypatch.setenv("RAY_memory_usage_threshold", str(1 - (memory.available - 3.5e9) / memory.total))
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    study = start(tmp_path / "stderr", *options(
+        corpus, one_huge_trial, tmp_path, "--sampler", "grid", "--trials", 3, epochs=100,
+    ))  # fmt: skip
+    assert study.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
+    check_huge_trial_failed(tmp_path, call)
+    assert "running low on memory" in str([line["reason"] for line in report_of(tmp_path, call)])
+
+
+@pytest.mark.fault("a second study started under the same name", 2)
+def test_a_second_study_of_the_same_name_is_refused_and_the_first_goes_on(
+    corpus, tiny_toml, tmp_path, call, undisturbed
+):
+    study = start(tmp_path / "stderr", *options(corpus, tiny_toml, tmp_path))
+    wait_for_epochs(tmp_path, 5)
+    second = start(tmp_path / "second", *options(corpus, tiny_toml, tmp_path))
+    third = start(tmp_path / "third", "run", "--resume", "x", "--storage", tmp_path)
+    assert second.wait(timeout=120) == third.wait(timeout=120) == 1
+    assert "being run by another process" in (tmp_path / "second").read_text()
+    assert "being run by another process" in (tmp_path / "third").read_text()
+    assert study.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
+    check_whole(tmp_path, call, undisturbed)
 
 
 class Postgres:
@@ -162,19 +329,20 @@ def postgres():
         server.pg_ctl("stop")
 
 
-def test_optuna_and_mlflow_on_a_postgres_that_is_restarted(corpus, tiny_toml, tmp_path, postgres, call):
+@pytest.mark.fault("PostgreSQL, under Optuna and MLflow, restarted", 1)
+def test_optuna_and_mlflow_on_a_postgres_that_is_restarted(corpus, tiny_toml, tmp_path, postgres, call, undisturbed):
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path, postgres.url("mlflow"))
     study = start(log, *options(
         corpus, tiny_toml, tmp_path, "--optuna-url", postgres.url("optuna"),
-        "--tracking-uri", f"http://127.0.0.1:{port}", epochs=60,
+        "--tracking-uri", f"http://127.0.0.1:{port}",
     ))  # fmt: skip
-    wait_until(lambda: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > 20, 180)
+    wait_for_epochs(tmp_path, 20)
     postgres.pg_ctl("stop")
     time.sleep(10)
     postgres.pg_ctl("start")
     assert study.wait(timeout=300) == 0, log.read_text()
-    check_whole(tmp_path, call)
+    check_whole(tmp_path, call, undisturbed)
     assert not (tmp_path / "x/optuna.db").exists()
     end(server)
 
@@ -190,10 +358,13 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_full_disk_is_named_and_the_study_goes_on_once_there_is_room(corpus, tiny_toml, tmp_path, small_disk, call):
+@pytest.mark.fault("disk full", 1)
+def test_a_full_disk_is_named_and_the_study_goes_on_once_there_is_room(
+    corpus, tiny_toml, tmp_path, small_disk, call, undisturbed
+):
     log, storage = tmp_path / "stderr", small_disk / "runs"
-    study = start(log, *options(corpus, tiny_toml, storage, epochs=60))
-    wait_until(lambda: (storage / "x/trials").exists() and num_epochs(storage) > 20, 120)
+    study = start(log, *options(corpus, tiny_toml, storage))
+    wait_for_epochs(storage, 20)
     with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as stream:
         while True:
             stream.write(b"\0" * 4096)
@@ -204,4 +375,4 @@ def test_a_full_disk_is_named_and_the_study_goes_on_once_there_is_room(corpus, t
     (small_disk / "ballast").unlink()
     study = start(log, "run", "--resume", "x", "--storage", storage)
     assert study.wait(timeout=300) == 0, log.read_text()
-    check_whole(storage, call)
+    check_whole(storage, call, undisturbed)

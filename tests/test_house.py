@@ -38,7 +38,10 @@ def names(paths):
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("ray", {"study.trial", "study.tuning", "study.launch", "study.nodes", "study.submission"}),
+        (
+            "ray",
+            {f"study.{name}" for name in ("trial", "tuning", "launch", "failures", "nodes", "submission")},
+        ),
         (
             "mlflow",
             {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")},

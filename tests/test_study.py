@@ -100,6 +100,7 @@ def test_a_finished_study_can_be_looked_at_exported_and_used(finished_study, cal
     ]
 
 
+@pytest.mark.fault("NaN in a trial", 1)
 def test_a_trial_that_diverges_is_failed_with_its_reason_and_the_study_goes_on(
     ray_session, corpus, tiny_toml, tmp_path, call
 ):

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import json_lines
+from metadata import NOTICE, Metadata
 
 from study.ledger import Ledger
 from study.nodes import describe_node, problems
+from study.spot import read_notice, wait_for_notice
 
 ROOT = Path(__file__).parent.parent
 
@@ -195,3 +197,14 @@ def test_no_job_server(call, arguments):
 def test_the_driver_needs_no_cluster_extra():
     code = "import sys; sys.modules['aiohttp'] = None; import study.launch, study.nodes, study.plan, study.doctor"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_end_of_a_spot_instance_is_heard_of(call):
+    with Metadata() as metadata:
+        assert read_notice(metadata.url) == ""
+        metadata.ends = True
+        assert wait_for_notice(metadata.url, 0.1) == NOTICE
+    code, out, err = call("spot", "--metadata", metadata.url)
+    assert (code, out) == (1, "")
+    assert f"nobody answers at {metadata.url}" in err
+    assert "Traceback" not in err
