@@ -25,7 +25,7 @@ browser: $(VENV)/installed  ## the tests in Chromium (Debian's chromium and chro
 	$(RUN)/python -m pytest -q -m browser
 
 faults: $(VENV)/installed  ## a cluster of hosts, and all that can happen to a study; the hosts need root, openssh-server, iproute2, rsync
-	$(RUN)/python -m pytest -q -rs -m 'cluster or fault' -n 3 --dist loadgroup
+	$(RUN)/python -m pytest -q -rs -m 'cluster or fault' -n 3 --dist loadfile
 
 api: $(VENV)/installed  ## a page for each module, in docs/api; needs no network
 	$(RUN)/pdoc --output-directory docs/api data model study

@@ -29,7 +29,7 @@ while True:
 def config():
     node = {"node_config": {}, "min_workers": 0}
     return {
-        "cluster_name": "fake", "max_workers": 2, "idle_timeout_minutes": 0.1, "upscaling_speed": 100.0,
+        "cluster_name": "fake", "max_workers": 2, "idle_timeout_minutes": 0.5, "upscaling_speed": 100.0,
         "provider": {
             "type": "external",
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
