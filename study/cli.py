@@ -52,7 +52,7 @@ def main() -> None:
     \b
     study run --preset quick          a whole study on the default corpus, on a laptop
     study report quick                what it found
-    study ui                          its runs in the MLflow UI
+    study ui quick                    its runs in the MLflow UI
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def diagnose(subject: str, corpus: str | None, storage: Path) -> Any:
 
     trained = TrainedModel.open(model_folder(subject, storage))
     prepared = model_corpus(trained, subject, corpus, storage)
-    history = run_history(trained.folder)
+    # Up to the epoch of these weights.
+    history = [row for row in run_history(trained.folder) if row["epoch"] <= trained.about.get("epoch", math.inf)]
     return diagnose_model(trained.network, prepared.split("valid"), trained.about.get("settings", {}), history)
 
 

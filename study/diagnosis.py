@@ -7,6 +7,7 @@ makes of z.
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,18 @@ def diagnose_features(
     if shapes do not fit or numbers are not finite.
     """
     arrays = {"features": features, "mean": mean, "log_variance": log_variance}
-    tensors = {name: torch.as_tensor(np.asarray(array, np.float64)) for name, array in arrays.items()}
-    check_shapes(tensors, lengths)
+    tensors = {name: as_numbers(name, array).double() for name, array in arrays.items()}
+    places = as_numbers("lengths", lengths) if lengths is not None else None
+    check_shapes(tensors, places)
     steps = tensors["features"] if tensors["features"].ndim == 3 else None
-    places = torch.as_tensor(np.asarray(lengths, np.int64)) if lengths is not None else None
-    if steps is not None and places is None:
-        places = torch.full((len(steps),), steps.shape[1])
+    if steps is not None:
+        places = torch.full((len(steps),), steps.shape[1]) if places is None else places.long()
+        # What lies behind a sequence's end is nobody's.
+        steps = steps.masked_fill(torch.arange(steps.shape[1])[None, :, None] >= places[:, None, None], 0.0)
+        tensors["features"] = steps
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise StudyError(f"{name} holds numbers that are not finite")
     cosines: dict[str, float] = {}
     if steps is not None and places is not None:
         cosines = {name: diagnostics.dispersion(pooling.POOLINGS[name](steps, places)) for name in COMPARED}
@@ -76,27 +83,38 @@ def diagnose_features(
     return conclude(metrics, {})
 
 
-def check_shapes(tensors: dict[str, Tensor], lengths: ArrayLike | None) -> None:
-    """Raise StudyError unless arrays fit each other and are finite."""
+def as_numbers(name: str, array: ArrayLike) -> Tensor:
+    """Return an array or a tensor, of any device and precision, as a tensor; raise StudyError without numbers."""
+    if isinstance(array, Tensor):
+        return array.detach().cpu()
+    found = np.asarray(array)
+    if found.dtype.kind not in "biuf":
+        raise StudyError(f"{name} holds {found.dtype} values, expected an array of real numbers")
+    return torch.as_tensor(found)
+
+
+def check_shapes(tensors: dict[str, Tensor], lengths: Tensor | None) -> None:
+    """Raise StudyError unless arrays fit each other."""
     features, mean, log_variance = tensors["features"], tensors["mean"], tensors["log_variance"]
     shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
     if mean.ndim != 2 or mean.shape != log_variance.shape or features.ndim not in (2, 3) or len(features) != len(mean):
         raise StudyError(f"expected features [N, H] or [N, T, H], mean [N, L] and log_variance [N, L], got {shapes}")
-    if len(mean) < 2:
-        raise StudyError(f"at least 2 inputs are needed to compare, got {shapes}")
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise StudyError(f"{name} holds numbers that are not finite")
-    if lengths is not None:
-        counts = np.asarray(lengths)
-        most = features.shape[1] if features.ndim == 3 else None
-        if features.ndim != 3 or counts.shape != (len(mean),) or counts.min() < 1 or counts.max() > (most or 0):
-            raise StudyError(f"expected lengths [N] from 1 to T for features [N, T, H], got {shapes}")
+    if len(mean) < 2 or not all(tensor.numel() for tensor in tensors.values()):
+        raise StudyError(f"expected at least 2 inputs, and sizes of at least 1, got {shapes}")
+    if lengths is None:
+        return
+    steps = features.shape[1] if features.ndim == 3 else 0
+    if lengths.shape != (len(mean),) or not bool(((lengths >= 1) & (lengths <= steps)).all()):
+        raise StudyError(f"expected lengths [N] from 1 to T for features [N, T, H], got {shapes}")
 
 
 def posterior_metrics(posterior: Posterior) -> dict[str, Any]:
-    """Return KL, MI, active dimensions and dispersion of a posterior."""
+    """Return KL, MI, active dimensions and dispersion of a posterior; raise StudyError if its KL is not finite."""
     by_dimension = posterior.kl().double().mean(0)
+    if not bool(torch.isfinite(by_dimension).all()):
+        raise StudyError(
+            "the KL of these posteriors is not finite; log_variance is the natural logarithm of a variance"
+        )
     variance = posterior.mean.double().var(0)
     generator = torch.Generator().manual_seed(NOISE_SEED)
     noise = torch.randn(posterior.mean.shape, generator=generator)
@@ -124,7 +142,7 @@ def diagnose_model(
     metrics["active_dimensions"] = diagnostics.active_dimensions(dimensions["variance"])
     metrics["num_inputs"] = len(found.reconstruction)
     metrics |= latent_use(network, split, num)
-    metrics["collapsed_since"] = collapsed_since(history)
+    metrics["collapsed_since"] = collapsed_since(history) if is_collapsed_now(metrics) else None
     return conclude(metrics, settings)
 
 
@@ -151,6 +169,11 @@ def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]
     return {"nll_own_z": float(means[0]), "nll_shuffled_z": float(means[1]), "nll_prior_z": float(means[2])}
 
 
+def is_collapsed_now(metrics: dict[str, Any]) -> bool:
+    """Say whether metrics are those of a collapsed posterior."""
+    return diagnostics.is_collapsed(metrics["kl"], int(metrics["au"]), COLLAPSED_KL_NATS)
+
+
 def collapsed_since(history: list[dict[str, Any]]) -> int | None:
     """Return the first epoch of the collapse that a run ended in, or None if it did not end in one."""
     since = None
@@ -163,7 +186,7 @@ def collapsed_since(history: list[dict[str, Any]]) -> int | None:
 
 def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
     """Return the diagnosis that metrics give; `settings` is the model's, empty for a stranger's."""
-    collapsed = diagnostics.is_collapsed(metrics["kl"], metrics["au"], COLLAPSED_KL_NATS)
+    collapsed = is_collapsed_now(metrics)
     size = len(metrics["kl_by_dimension"])
     findings = [
         f"KL {metrics['kl']:.2f} nats, MI {metrics['mi']:.2f} nats, {metrics['au']} of {size} latent dimensions active"
@@ -188,8 +211,12 @@ def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
         findings.append(f"mean cosine similarity of the same states by pooling: {shown}")
     if collapsed:
         verdict = "collapsed: the posterior is the prior for every input"
-    elif metrics["au"] == 0 or (used < USED_NATS):
-        verdict = "nearly collapsed: the posterior moves, but little of it reaches the decoder"
+    elif metrics["au"] == 0:
+        verdict = "collapsed in effect: the posterior is not the prior, but hardly differs between inputs"
+    elif used < USED_NATS:
+        verdict = "nearly collapsed: the posterior moves, but the decoder makes little of it"
+    elif metrics["mi"] < USED_NATS:
+        verdict = "nearly collapsed: the posterior moves so little that it carries next to no information"
     else:
         verdict = "not collapsed"
     healthy = verdict == "not collapsed"
@@ -258,7 +285,7 @@ def read_dump(path: Path) -> dict[str, Any]:
         else:
             frame = pl.read_parquet(path)
             arrays = {name: np.array(frame[name].to_list()) for name in frame.columns}
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
         raise StudyError(f"{path} cannot be read: {first_line(error)}") from None
     wanted = {"features", "mean", "log_variance"}
     if missing := wanted - set(arrays):

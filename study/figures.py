@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from study.definition import Definition
 from study.errors import StudyError
 from study.importance import importances
 from study.ledger import TrialRecord
-from study.report import epochs_frame, pareto_trials, trials_frame
+from study.report import epochs_frame, has_collapsed, pareto_trials, trials_frame
 
 ENDINGS = (".png", ".svg", ".html")
 WIDTH = 560
@@ -32,10 +33,12 @@ Chart = alt.LayerChart | alt.Chart | alt.VConcatChart | alt.HConcatChart | alt.F
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart; a shape as well, for print.
 COLOURS = ["#000000", "#999999", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9"]
-STATE_SHAPES = {"complete": "circle", "pruned": "triangle-up", "collapsed": "cross", "waiting": "diamond"}
+STATE_SHAPES = {"complete": "circle", "pruned": "triangle-up", "collapsed": "cross", "waiting": "diamond",
+                "running": "square"}  # fmt: skip
 STATE_COLOURS = {"complete": "#0072B2", "pruned": "#999999", "collapsed": "#D55E00", "failed": "#000000",
                  "waiting": "#CC79A7", "running": "#009E73"}  # fmt: skip
-STATE_DASHES = {"complete": [1, 0], "pruned": [6, 3], "collapsed": [2, 2], "waiting": [8, 2, 2, 2]}
+STATE_DASHES = {"complete": [1, 0], "pruned": [6, 3], "collapsed": [2, 2], "waiting": [8, 2, 2, 2],
+                "running": [1, 0]}  # fmt: skip
 AXES = {
     "nll": "negative log-likelihood (nats a sequence)",
     "mi": "mutual information of input and latent variable (nats)",
@@ -58,10 +61,21 @@ def plain(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
 
 
 def drawable(definition: Definition, trials: list[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that have something to draw; raise StudyError if none has."""
-    usable = [trial for trial in trials if trial.best and trial.state in STATE_SHAPES]
+    """Return the trials that have something to draw, collapsed ones as such whatever ended them.
+
+    Raises StudyError if there is none.
+    """
+    usable = [
+        replace(trial, state="collapsed") if has_collapsed(definition, trial) else trial
+        for trial in trials
+        if trial.best and trial.state in STATE_SHAPES
+    ]
     if not usable:
-        raise StudyError(f"{definition.name} has no trial to draw yet; wait for its first epochs")
+        failed = sum(trial.state == "failed" for trial in trials)
+        raise StudyError(
+            f"{definition.name} has no trial to draw: {failed} of {len(trials)} failed, and `study report"
+            f" {definition.name}` says why; wait for the first epochs of others"
+        )
     return usable
 
 
@@ -101,7 +115,8 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
     points = points.encode(x=x, y=y, color=by_pooling(frame), shape=by_state(frame)[0], tooltip=tooltip)
     title = heading(
         f"Validation likelihood against {TITLES[over]}: {definition.corpus_name}, {len(usable)} trials",
-        "lower and further right is better; the dashed line joins trials that no other beats in both nll and MI",
+        "lower is better, and at equal height further right; at each trial's best epoch, collapsed ones end early;"
+        " dashed: not beaten in both nll and MI",
     )
     return alt.layer(line, points).properties(title=title, width=WIDTH, height=340)
 
@@ -211,8 +226,14 @@ def endings(definition: Definition, trials: list[TrialRecord]) -> Chart:
         tooltip=["trial", "state", "epochs", "reason"],
     )  # fmt: skip
     rung = alt.Chart(pl.DataFrame({"x": [definition.grace_epochs]})).mark_rule(strokeDash=[4, 3]).encode(x="x:Q")
-    title = heading("Epochs that each trial trained, and what ended it", "the dashed line is the schedule's first rung")
-    parts = [bars, rung] if definition.scheduler != "none" else [bars]
+    scheduled = definition.scheduler != "none"
+    title = heading(
+        "Epochs that each trial trained, and what ended it",
+        "the dashed line is the schedule's first rung"
+        if scheduled
+        else "no schedule: only a collapse ends a trial early",
+    )
+    parts = [bars, rung] if scheduled else [bars]
     return alt.layer(*parts).properties(title=title, width=WIDTH, height=alt.Step(max(1, min(16, 480 // frame.height))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -9,55 +10,83 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from model.diagnostics import is_collapsed
 from study.definition import Definition
-from study.ledger import TrialRecord
-from study.report import best_trial, pareto_trials, show_params, show_value
+from study.ledger import TrialRecord, best_row
+from study.report import best_trial, has_collapsed, pareto_trials, show_params, show_value
+from study.standings import key, without_seed
 
 INFORMATIVE_NATS = 1.0
 """A latent variable that carries less says little about its input, collapsed or not."""
 
 
-def answer(definition: Definition, trials: list[TrialRecord], noise: str) -> list[str]:
-    """Return a study's answer in three sentences: the best settings, what using z costs, how sure that is."""
+def answer(definition: Definition, trials: list[TrialRecord], noise: str, noise_nats: float = math.nan) -> list[str]:
+    """Return a study's answer in three sentences: the best settings, what using z costs, how sure that is.
+
+    `noise_nats` is the standard deviation of the nll over seeds alone, nan where it was not measured.
+    """
     best = best_trial(trials)
     measured = [trial for trial in trials if trial.best]
     collapsed = [trial for trial in measured if has_collapsed(definition, trial)]
     if best is None:
+        usable = f"On {definition.corpus_name}, none of {counted(len(trials))} has usable settings"
+        if not collapsed:
+            return [f"{usable}: each failed, missed a floor or has not ended an epoch; none collapsed.", noise]
         return [
-            f"On {definition.corpus_name}, none of {len(trials)} trials has usable settings: each collapsed, failed or"
-            " missed a floor.",
-            f"{len(collapsed)} collapsed; the section below says what they share, and `study diagnose` what to try.",
+            f"{usable}: each collapsed, failed or missed a floor.",
+            f"{len(collapsed)} collapsed; the section on collapse says what they share, `study diagnose` what to try.",
             noise,
         ]
     row = best.best
+    searched = without_seed(best.params)
+    settings = f"settings are {show_params(searched).replace('  ', ', ')}" if searched else "run has the fixed settings"
     first = (
-        f"On {definition.corpus_name}, the best settings that keep the latent variable in use are"
-        f" {show_params(best.params).replace('  ', ', ')} (trial {best.number}): validation nll {row['valid/nll']:.2f}"
+        f"On {definition.corpus_name}, of the trials that have not collapsed, the best {settings}"
+        f" (trial {best.number}): validation nll {row['valid/nll']:.2f}"
         f" nats a sequence, KL {row['valid/kl']:.2f}, mutual information {row['valid/mi']:.2f} nats,"
         f" {row['valid/au']} active units."
     )
-    first += informative_alternative(best, pareto_trials(trials))
+    first += over_other_seeds(definition, best, measured) + informative_alternative(best, pareto_trials(trials))
     if not collapsed:
-        return [first, f"None of {len(trials)} trials collapsed.", noise]
-    lowest = min(collapsed, key=lambda trial: trial.best["valid/nll"])
-    difference = lowest.best["valid/nll"] - row["valid/nll"]
-    how = (
-        f"the best of them is {difference:.2f} nats worse than that"
-        if difference > 0
-        else f"the best of them has a likelihood {-difference:.2f} nats better: here, using z costs likelihood"
-    )
-    return [first, f"{len(collapsed)} of {len(trials)} trials collapsed; {how}.", noise]
+        return [first, f"None of {counted(len(trials))} collapsed.", noise]
+    second = f"{len(collapsed)} of {counted(len(trials))} collapsed"
+    return [first, f"{second}{price_of_use(definition, best, collapsed, noise_nats)}.", noise]
 
 
-def has_collapsed(definition: Definition, trial: TrialRecord) -> bool:
-    """Say whether a trial was ended as collapsed, or ended collapsed where that ends none; a language model cannot."""
-    if trial.state == "collapsed":
-        return True
-    last = trial.rows[-1] if trial.rows and "valid/kl" in trial.rows[-1] else trial.best
-    if not last or trial.params.get("method", definition.space.fixed.method) == "language-model":
-        return False
-    return is_collapsed(last["valid/kl"], int(last["valid/au"]), definition.goal.collapse_kl_nats)
+def counted(number: int) -> str:
+    """Return a number of trials in words."""
+    return f"{number} trial{'' if number == 1 else 's'}"
+
+
+def over_other_seeds(definition: Definition, best: TrialRecord, measured: list[TrialRecord]) -> str:
+    """Return how often the winner's settings collapsed with other seeds; nothing if they never did."""
+    settings = key(without_seed(best.params))
+    others = [t for t in measured if t.number != best.number and key(without_seed(t.params)) == settings]
+    collapsed = sum(has_collapsed(definition, trial) for trial in [best, *others])
+    return f" With {collapsed} of {len(others) + 1} seeds these settings collapsed." if collapsed and others else ""
+
+
+def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[TrialRecord], noise_nats: float) -> str:
+    """Return how the collapsed trials' likelihood compares with the winner's, after equally many epochs.
+
+    Collapsed trials are ended early: their last numbers and the winner's are not of equal training. A difference counts
+    if it is beyond twice what seeds make of the difference of two runs.
+    """
+    gaps = []
+    for trial in collapsed:
+        epochs = trial.rows[-1]["epoch"]
+        earlier = best_row([row for row in best.rows if row["epoch"] <= epochs], definition)
+        if trial.number != best.number and earlier:
+            gaps.append((trial.best["valid/nll"] - earlier["valid/nll"], trial.number, epochs))
+    if not gaps:
+        return ""
+    gap, number, epochs = min(gaps)
+    how = f"; the best of them (trial {number}) was {abs(gap):.2f} nats {'better' if gap < 0 else 'worse'} than trial"
+    how += f" {best.number} after the same {epochs} epochs"
+    if math.isnan(noise_nats):
+        return f"{how}, of one seed each"
+    if abs(gap) < 2 * math.sqrt(2) * noise_nats:
+        return f"{how}, which is within what seeds alone do"
+    return f"{how}: here, using z {'costs likelihood' if gap < 0 else 'pays'}"
 
 
 def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:

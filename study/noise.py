@@ -30,14 +30,19 @@ def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
     return math.sqrt(sum(np.var(found) * len(found) for found in repeated) / freedom), len(repeated)
 
 
+def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, int, str]:
+    """Return `seed_noise` of the study, else of its confirmation, and which of them it is from."""
+    noise, settings = seed_noise(trials)
+    place = ledger.folder.with_name(f"{ledger.definition.name}-confirm")
+    if not settings and (place / DEFINITION).is_file():
+        return (*seed_noise(Ledger.open(place).trials()), place.name)
+    return noise, settings, "its own seeds"
+
+
 def noise_sentence(ledger: Ledger, trials: list[TrialRecord]) -> str:
     """Return what is known of seed noise: from the study's own seeds, else from its confirmation."""
-    name, place = ledger.definition.name, ledger.folder.with_name(f"{ledger.definition.name}-confirm")
-    noise, settings = seed_noise(trials)
-    source = "its own seeds"
-    if not settings and (place / DEFINITION).is_file():
-        noise, settings = seed_noise(Ledger.open(place).trials())
-        source = place.name
+    name = ledger.definition.name
+    noise, settings, source = known_noise(ledger, trials)
     if not settings:
         return f"Seed noise: not measured, so that small differences may be luck; `study confirm {name}` measures it."
     sentence = (

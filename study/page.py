@@ -17,13 +17,13 @@ from data.errors import CorpusError
 from model.errors import ModelError
 from study.errors import StudyError
 from study.figures import FIGURES, Chart, save
-from study.findings import answer, collapse_pattern, costs, has_collapsed
+from study.findings import answer, collapse_pattern, costs, counted
 from study.journal import without_nan, write_text
 from study.ledger import Ledger, TrialRecord
 from study.models import TrainedModel
-from study.noise import noise_sentence
+from study.noise import known_noise, noise_sentence
 from study.portrait import PORTRAITS, Portrait, portray
-from study.report import best_trial, counts, pareto_trials, seed_rows, show_params, show_value
+from study.report import best_trial, counts, has_collapsed, pareto_trials, seed_rows, show_params, show_value
 from study.tracking.store import package_versions
 from study.training import best_folder
 
@@ -31,6 +31,14 @@ TABLE_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "dispersion")
 EMBED = """
 for (const holder of document.querySelectorAll("figure[data-figure]")) {
   const spec = JSON.parse(holder.querySelector("script").textContent);
+  // On a phone: as wide as the screen, legends below.
+  const width = holder.clientWidth - 110;
+  if (width < 560) {
+    for (const part of [spec, ...(spec.vconcat || [])]) if (typeof part.width === "number") part.width = width;
+    const config = spec.config || {};
+    const title = {...config.title, limit: width + 90, fontSize: 11, subtitleFontSize: 9};
+    spec.config = {...config, title, legend: {...config.legend, orient: "bottom", columns: 3}};
+  }
   vegaEmbed(holder.querySelector("div"), spec, {actions: false, renderer: "svg"}).catch(console.error);
 }
 """
@@ -55,8 +63,9 @@ def write_artifacts(ledger: Ledger, folder: Path) -> list[Path]:
 def render(content: dict[str, Any]) -> str:
     """Return what `gather` found as an HTML page."""
     specs = {name: specification(chart) for name, chart in content["charts"].items()}
+    titles = {name: chart.to_dict()["title"]["text"] for name, chart in content["charts"].items()}
     script = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
-    return environment().get_template("report.html.j2").render(**content, specs=specs, script=script)
+    return environment().get_template("report.html.j2").render(**content, specs=specs, titles=titles, script=script)
 
 
 def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
@@ -91,7 +100,7 @@ def environment() -> Environment:
 
 def specification(chart: Chart) -> str:
     """Return a chart as JSON that can stand inside a script element."""
-    return json.dumps(without_nan(chart.to_dict()), default=str, allow_nan=False).replace("</", "<\\/")
+    return json.dumps(without_nan(chart.to_dict()), default=str, allow_nan=False).replace("<", "\\u003c")
 
 
 def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
@@ -108,11 +117,14 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
     portrait = portrait_of(ledger, best) if best is not None else None
     if portrait is not None:
         charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
-    noise = noise_sentence(ledger, trials)
+    noise_nats, _, _ = known_noise(ledger, trials)
     ranges = definition.space.ranges
     return {
         "definition": definition,
-        "answer": answer(definition, trials, noise),
+        "answer": answer(definition, trials, noise_sentence(ledger, trials), noise_nats),
+        "how_many": counted(len(trials))
+        + ("" if len(trials) >= definition.num_trials else f" of {definition.num_trials} so far"),
+        "failures": [(trial.number, trial.reason) for trial in trials if trial.state == "failed"],
         "states": counts(trials),
         "best": best,
         "best_settings": {} if best is None else best.params,

@@ -180,9 +180,9 @@ def start(
         progress.print(f"ended early: {outcome.reason}; go on with `study run --resume {name}{option}`", markup=False)
         return 1 if "failed" in outcome.reason else 130 if outcome.reason == "interrupted" else 0
     if not any(trial.state != "failed" for trial in ledger.trials()):
-        progress.print("every trial failed; their reasons are above", markup=False)
+        progress.print("every trial failed; `study report` says why", markup=False)
         return 1
-    progress.print(f"look again: study report {name}{option}; browse its runs: study ui{option}", markup=False)
+    progress.print(f"look again: study report {name}{option}; browse its runs: study ui {name}{option}", markup=False)
     return 0
 
 

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from model.diagnostics import is_collapsed
 from study.definition import Definition
 from study.ledger import TrialRecord
 from study.objectives import pareto_front
@@ -60,6 +61,16 @@ def epochs_frame(trials: list[TrialRecord]) -> pl.DataFrame:
     ]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
+
+
+def has_collapsed(definition: Definition, trial: TrialRecord) -> bool:
+    """Say whether a trial was ended as collapsed, or ended collapsed where that ends none; a language model cannot."""
+    if trial.state == "collapsed":
+        return True
+    last = trial.rows[-1] if trial.rows and "valid/kl" in trial.rows[-1] else trial.best
+    if not last or trial.params.get("method", definition.space.fixed.method) == "language-model":
+        return False
+    return is_collapsed(last["valid/kl"], int(last["valid/au"]), definition.goal.collapse_kl_nats)
 
 
 def best_trial(trials: list[TrialRecord]) -> TrialRecord | None:
@@ -262,6 +273,10 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
         if table is not None:
             parts += [Text(), table]
     parts += [Text(), trial_table("All trials", trials)]
+    failed = [trial for trial in trials if trial.state == "failed"]
+    if failed:
+        parts += [Text(), Text("Failed")]
+        parts += [Text(f"trial {trial.number}: {trial.reason}") for trial in failed]
     parts.append(Text(
         "\nNLL, KL, MI in nats a sequence on the validation split at KL weight 1; AU: active units;"
         " cosine: features' mean cosine similarity."

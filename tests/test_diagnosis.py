@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from conftest import json_lines, tiny_settings
 
 from study.diagnosis import collapsed_since, diagnose_features
@@ -62,11 +63,36 @@ def test_states_over_time_say_what_pooling_would_do():
         (lambda f, m, v: (f[:1], m[:1], v[:1]), "at least 2"),
         (lambda f, m, v: (f, m * np.nan, v), "finite"),
         (lambda f, m, v: (f, m, v, np.ones(len(m))), "lengths"),
+        (lambda f, m, v: (f[:, :0], m, v), "at least 1"),
+        (lambda f, m, v: (f[:, None].repeat(3, 1), m, v, np.full(len(m), np.nan)), "lengths"),
+        (lambda f, m, v: (f.astype(str), m, v), "real numbers"),
+        (lambda f, m, v: (f, m + 1j, v), "real numbers"),
+        (lambda f, m, v: (f, m, v + 2000), "not finite"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(change, words):
     with pytest.raises(StudyError, match=words):
         diagnose_features(*change(*dump()))
+
+
+def test_a_posterior_that_is_the_same_for_all_is_collapsed_whatever_its_kl():
+    features, mean, log_variance = dump()
+    found = diagnose_features(features, np.full_like(mean, 3.0), np.full_like(log_variance, -3.0))
+    assert found.metrics["kl"] > 10
+    assert found.verdict.startswith("collapsed in effect")
+    faint = diagnose_features(features, 0.11 * np.sign(mean), np.full_like(log_variance, -0.01))
+    assert faint.metrics["au"] > 0
+    assert faint.verdict.startswith("nearly collapsed")
+
+
+def test_what_lies_behind_a_sequence_does_not_matter_and_tensors_are_taken_as_they_are():
+    _, mean, log_variance = dump()
+    steps = np.random.default_rng(1).normal(size=(400, 5, 6))
+    lengths = np.full(400, 3)
+    whole = diagnose_features(steps, mean, log_variance, lengths)
+    steps[:, 3:] = np.nan
+    tensors = [torch.tensor(array, requires_grad=True) for array in (steps, mean, log_variance)]
+    assert diagnose_features(*tensors, lengths).metrics == whole.metrics
 
 
 def test_the_epoch_since_which_a_run_is_collapsed():
@@ -100,12 +126,13 @@ def test_the_command_reads_models_and_dumps(corpus, tmp_path, call):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [({"a": [1]}, "has no features"), (None, "cannot be read")],
-)
+    [({"a": [1]}, "has no features"), (b"not a zip", "cannot be read"), (b"PK\x03\x04 cut", "cannot be read"),
+     (b"", "cannot be read"), (b"\x93NUMPY", "cannot be read")],
+)  # fmt: skip
 def test_foreign_dumps_are_refused(tmp_path, call, content, words):
     path = tmp_path / "x.npz"
-    if content is None:
-        path.write_bytes(b"not a zip")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
     else:
         np.savez(path, **content)
     code, out, err = call("diagnose", path)

@@ -1,6 +1,7 @@
 """Reports and figures: the same numbers as the record, self-contained, safe, and true to what happened."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import json_lines
 
 from study import findings
-from study.figures import FIGURES
+from study.figures import FIGURES, drawable
 from study.importance import importances
 from study.ledger import Ledger, TrialRecord
 from study.portrait import PORTRAITS
@@ -20,7 +21,7 @@ from study.tracking.overview import overview, settings_tag
 
 def trial(number, state, params, nll, *, mi=0.0, epochs=3, feasible=None):
     best = {"valid/nll": nll, "valid/mi": mi, "valid/kl": mi, "valid/au": int(mi > 0), "valid/ppl": 9.0, "epoch": 1}
-    rows = [{"epoch": epoch + 1} for epoch in range(epochs)]
+    rows = [{"epoch": epoch + 1, "seconds": 1.0, "valid/nll": nll} for epoch in range(epochs)]
     usable = state != "collapsed" if feasible is None else feasible
     return TrialRecord(number, state, "", params, rows, 10.0, usable, best, None, True)
 
@@ -124,15 +125,51 @@ def test_a_wrong_figure_or_place_is_refused(finished_study, tmp_path, call):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_collapsed_trials_are_compared_after_equally_many_epochs(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+
+    def by_epoch(number, state, nll, mi):
+        rows = [{"epoch": place + 1, "seconds": 1.0, "valid/nll": value, "valid/kl": mi, "valid/au": int(mi > 0)}
+                for place, value in enumerate(nll)]  # fmt: skip
+        best = min(rows, key=lambda row: row["valid/nll"]) | {"valid/mi": mi}
+        return TrialRecord(number, state, "", {"a": number}, rows, 1.0, state != "collapsed", best, None, True)
+
+    # Worse at its end, and better after as many epochs.
+    trials = [by_epoch(0, "complete", [60.0, 55.0, 50.0], 2.0), by_epoch(1, "collapsed", [58.0, 54.0], 0.0)]
+    assert (
+        "(trial 1) was 1.00 nats better than trial 0 after the same 2 epochs"
+        in findings.answer(definition, trials, "")[1]
+    )
+
+
+def test_settings_that_collapse_with_other_seeds_are_said_to(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+    trials = [trial(0, "complete", {"a": 1, "seed": 0}, 50.0, mi=2.0),
+              *[trial(seed, "collapsed", {"a": 1, "seed": seed}, 51.0) for seed in (1, 2)]]  # fmt: skip
+    first = findings.answer(definition, trials, "")[0]
+    assert "With 2 of 3 seeds these settings collapsed." in first
+    assert "seed=" not in first
+
+
+def test_figures_mark_what_has_collapsed_whatever_ended_it(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+    row = {"epoch": 1, "valid/nll": 50.0, "valid/mi": 0.0, "valid/kl": 0.0, "valid/au": 0}
+    ended = TrialRecord(0, "complete", "", {"a": 1}, [row], 1.0, False, row, None, True)
+    threshold = replace(definition, goal=replace(definition.goal, collapse_kl_nats=0.1))
+    assert [each.state for each in drawable(threshold, [ended])] == ["collapsed"]
+
+
 def test_the_answer_says_what_using_z_costs(finished_study):
     definition = Ledger.open(finished_study / "done").definition
     trials = [trial(0, "complete", {"a": 1}, 50.0, mi=2.0), trial(1, "collapsed", {"a": 2}, 49.0)]
-    sentences = findings.answer(definition, trials, "noise")
-    assert "trial 0" in sentences[0]
-    assert "1.00 nats better: here, using z costs likelihood" in sentences[1]
+    unsure, sure, lucky = (findings.answer(definition, trials, "noise", nats) for nats in (math.nan, 0.1, 5.0))
+    assert "trial 0" in sure[0]
+    assert sure[1].endswith("1.00 nats better than trial 0 after the same 3 epochs: here, using z costs likelihood.")
+    assert unsure[1].endswith("of one seed each.")
+    assert lucky[1].endswith("which is within what seeds alone do.")
     faint = [trial(0, "complete", {"a": 1}, 50.0, mi=0.1), trial(1, "complete", {"a": 2}, 51.0, mi=2.0)]
     assert "the best is trial 1" in findings.answer(definition, faint, "")[0]
-    assert "none of 1 trials" in findings.answer(definition, trials[1:], "")[0]
+    assert "none of 1 trial has" in findings.answer(definition, trials[1:], "")[0]
 
 
 def test_what_collapsed_trials_share_is_found(finished_study):

@@ -12,6 +12,9 @@ from typing import Any
 from study.definition import Definition
 from study.space import CONDITIONS
 
+FEASIBLE_NLL = "best/feasible_nll"
+"""The best nll of a trial that may win; others have none, and come last."""
+
 SHARE_KEY = "study"
 """What the page's address names as `viewStateShareKey`."""
 
@@ -53,7 +56,7 @@ def overview(definition: Definition) -> str | None:
     columns += [f"params.`{name}`" for name in definition.space.ranges]
     grouping = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": SETTINGS_TAG}]}
     state = {
-        "orderByKey": "metrics.`best/nll`",
+        "orderByKey": f"metrics.`{FEASIBLE_NLL}`",
         "orderByAsc": True,
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL" if definition.num_trials <= MOST_DRAWN else "FIRST_20_RUNS",
