@@ -126,10 +126,9 @@ def end(process):
 def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, tmp_path, call):
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path)
-    # As many trials as there is time for, so that the study outlasts the outage however fast the machine is.
+    # More trials than there is time for, so that the study outlasts the outage however fast the machine is.
     study = start(log, *options(
-        corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}",
-        "--trials", 10_000, "--time-budget", (OUTAGE_SECONDS + 90) / 60, epochs=200,
+        corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}", "--trials", 10_000, epochs=200,
     ))  # fmt: skip
     wait_for_epochs(tmp_path, 20)
     end(server)
@@ -139,11 +138,13 @@ def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, 
     assert num_epochs(tmp_path) > before
     assert study.poll() is None
     server = mlflow_server(port, tmp_path)
-    assert study.wait(timeout=300) == 0, log.read_text()
+    wait_for_epochs(tmp_path, num_epochs(tmp_path) + 20)
+    study.send_signal(signal.SIGINT)
+    assert study.wait(timeout=300) == 130, log.read_text()
     assert "MLflow has not heard everything" not in log.read_text()
     report = report_of(tmp_path, call)
     assert {line["state"] for line in report} <= {"complete", "waiting"}
-    assert sum(line["state"] == "complete" for line in report) >= 2
+    assert sum(line["state"] == "complete" for line in report) >= 1
     check_records_agree(tmp_path, "x", report)
     end(server)
 
