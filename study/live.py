@@ -21,8 +21,9 @@ SHOWN_FINISHED, BAR_WIDTH = 8, 24
 class LiveView:
     """Progress, time left, the best so far and each running trial's KL, AU and NLL."""
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definition: Definition, max_gpu_hours: float | None = None) -> None:
         self.definition = definition
+        self.max_gpu_hours = max_gpu_hours
         self.console = make_console(stderr=True)
         self.started = time.monotonic()
         self.shown: dict[int, tuple[dict[str, Any], list[dict[str, Any]], str, str]] = {}
@@ -95,7 +96,11 @@ class LiveView:
 
     def _eta(self) -> str:
         seconds = self.seconds_left()
-        return f" (about {seconds / 60:.1f} min left)" if seconds else ""
+        if not seconds:
+            return ""
+        return (
+            f" (about {seconds / 60:.1f} min left)" if seconds < 2 * 3600 else f" (about {seconds / 3600:.1f} h left)"
+        )
 
     def _draw(self) -> Group:
         over, total = self.num_over(), self.definition.num_trials
@@ -104,7 +109,8 @@ class LiveView:
         bar = "━" * filled + "─" * (BAR_WIDTH - filled)
         head = f"{self.definition.name} {bar} {over}/{total} trials, {seconds / 60:.1f} min"
         if self.definition.gpus_per_trial:
-            head += f", {self.gpu_hours():.2f} GPU h"
+            budget = f" of {self.max_gpu_hours:g}" if self.max_gpu_hours is not None else ""
+            head += f", {self.gpu_hours():.2f}{budget} GPU h"
         table = Table(box=None, pad_edge=False, expand=True)
         for name in ("trial", "state", "epoch", *METRIC_COLUMNS[:4]):
             table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)

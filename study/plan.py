@@ -158,7 +158,7 @@ def start(
         math.inf if max_gpu_hours is None else max_gpu_hours,
     )
     try:
-        view = LiveView(definition)
+        view = LiveView(definition, max_gpu_hours)
         outcome = run_study(ledger, view, address=address, budget=budget, with_report=show_report)
     except StudyError:
         if is_new and not any(trial.started for trial in ledger.trials()):

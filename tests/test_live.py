@@ -48,6 +48,8 @@ def test_the_time_left_comes_from_the_trials_of_this_run():
     view.update(0, PARAMS, [row(1)], "complete", "")
     view.started -= 30.0
     assert 85 < view.seconds_left() < 95
+    view.started -= 3600.0
+    assert " h left" in drawn(view, 80)
 
 
 def test_gpu_hours_are_those_of_every_trial_so_far():
@@ -61,4 +63,6 @@ def test_gpu_hours_are_those_of_every_trial_so_far():
     assert view.gpu_hours() == seconds * 0.5 / 3600
     text = drawn(view, 80)
     assert "GPU h" in text
+    view.max_gpu_hours = 2.0
+    assert f"{view.gpu_hours():.2f} of 2 GPU h" in drawn(view, 80)
     assert "last: trial 1 collapsed after 1 epochs" in text

@@ -263,3 +263,14 @@ def test_the_json_report_still_has_its_keys(finished_study, call):
     line = json_lines(call("report", "done", "--json", "--storage", finished_study)[1])[0]
     wanted = {"trial", "state", "reason", "params", "epochs", "seconds", "valid", "run_id"}
     assert wanted <= set(line)
+
+
+def test_data_cannot_end_or_open_an_element_of_the_page():
+    import altair as alt
+
+    from study.page import specification
+
+    hostile = "</script><!--<script>"
+    text = specification(alt.Chart(pl.DataFrame({"x": [hostile]})).mark_point().encode(x="x:N"))
+    assert "<" not in text
+    assert hostile in json.dumps(json.loads(text)).replace("\\u003c", "<")
