@@ -71,15 +71,15 @@ def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[Tria
     Collapsed trials are ended early: their last numbers and the winner's are not of equal training. A difference counts
     if it is beyond twice what seeds make of the difference of two runs.
     """
-    gaps = []
-    for trial in collapsed:
-        epochs = trial.rows[-1]["epoch"]
-        earlier = best_row([row for row in best.rows if row["epoch"] <= epochs], definition)
-        if trial.number != best.number and earlier:
-            gaps.append((trial.best["valid/nll"] - earlier["valid/nll"], trial.number, epochs))
-    if not gaps:
+    others = [trial for trial in collapsed if trial.number != best.number]
+    if not others:
         return ""
-    gap, number, epochs = min(gaps)
+    lowest = min(others, key=lambda trial: trial.best["valid/nll"])
+    number, epochs = lowest.number, lowest.rows[-1]["epoch"]
+    earlier = best_row([row for row in best.rows if row["epoch"] <= epochs], definition)
+    if not earlier:
+        return ""
+    gap = lowest.best["valid/nll"] - earlier["valid/nll"]
     how = f"; the best of them (trial {number}) was {abs(gap):.2f} nats {'better' if gap < 0 else 'worse'} than trial"
     how += f" {best.number} after the same {epochs} epochs"
     if math.isnan(noise_nats):
