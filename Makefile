@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: study test lint types slow browser faults audit api bench-training constraints clean
+.PHONY: study test lint types slow browser cluster faults audit api bench-training constraints clean
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -24,8 +24,11 @@ slow: $(VENV)/installed  ## the tests that take minutes
 browser: $(VENV)/installed  ## the tests in Chromium (Debian's chromium and chromium-driver)
 	$(RUN)/python -m pytest -q -m browser
 
-faults: $(VENV)/installed  ## a cluster of hosts, and all that can happen to a study; the hosts need root, openssh-server, iproute2, rsync
-	$(RUN)/python -m pytest -q -rs -m 'cluster or fault' -n 3 --dist loadfile
+cluster: $(VENV)/installed  ## on several hosts, and faults, but for those that take minutes; needs root, openssh-server, iproute2, rsync
+	$(RUN)/python -m pytest -q -rs -m 'cluster and not long'
+
+faults: $(VENV)/installed  ## all of that, and the table of what studies lived through; three quarters of an hour
+	$(RUN)/python -m pytest -q -rs -m 'cluster or fault'
 
 api: $(VENV)/installed  ## a page for each module, in docs/api; needs no network
 	$(RUN)/pdoc --output-directory docs/api data model study

@@ -78,6 +78,7 @@ def growing(tmp_path):
                 each.kill()
 
 
+@pytest.mark.long
 def test_a_study_grows_its_cluster_at_once_and_leaves_it_as_it_was(growing, corpus, tiny_toml, tmp_path, call):
     counts = tmp_path / "counts"
     with counts.open("w") as stream:

@@ -34,6 +34,7 @@ def sizes(report):
 
 
 @pytest.mark.fault("driver killed (SIGKILL) at a random moment", NUM_KILLS)
+@pytest.mark.long
 def test_a_driver_killed_at_twenty_moments(corpus, tiny_toml, tmp_path, call):
     settings = (corpus.folder, "--config", tiny_toml, "--set", "training.epochs=100", "--scheduler", "none",
                 "--sampler", "random", "--trials", NUM_TRIALS, "--name", "x")  # fmt: skip

@@ -123,6 +123,7 @@ def end(process):
 
 
 @pytest.mark.fault("MLflow's server down for two minutes", 1)
+@pytest.mark.long
 def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, tmp_path, call):
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path)
@@ -150,6 +151,7 @@ def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, 
 
 
 @pytest.mark.fault("MLflow's server down when the study ends", 1)
+@pytest.mark.long
 def test_an_mlflow_server_that_is_down_when_the_study_ends_is_told_the_rest_later(
     corpus, tiny_toml, tmp_path, call, undisturbed
 ):
@@ -213,6 +215,7 @@ def test_a_trial_that_is_told_to_end_saves_its_state_within_its_grace(
 
 
 @pytest.mark.fault("a trial's newest checkpoint damaged while the study is down", 2)
+@pytest.mark.long
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(corpus, tiny_toml, tmp_path, call, undisturbed):
     study = start(tmp_path / "stderr", *options(corpus, tiny_toml, tmp_path))
     wait_until(lambda: len(list(tmp_path.glob("x/trials/0000[01]/checkpoints/step-*"))) == 4, 240)
@@ -252,6 +255,7 @@ def check_huge_trial_failed(storage, call):
 
 
 @pytest.mark.fault("out of memory: a trial's allocation is refused", 1)
+@pytest.mark.long
 def test_a_trial_that_is_refused_its_memory_is_failed_with_its_reason(corpus, one_huge_trial, tmp_path, call):
     study = start(tmp_path / "stderr", *options(
         corpus, one_huge_trial, tmp_path, "--sampler", "grid", "--trials", 3, "--concurrent", 1, epochs=100,
@@ -265,6 +269,7 @@ def test_a_trial_that_is_refused_its_memory_is_failed_with_its_reason(corpus, on
 
 
 @pytest.mark.fault("out of memory: Ray kills the trial that takes too much of its node's", 1)
+@pytest.mark.long
 def test_a_trial_that_takes_its_nodes_memory_is_failed_with_its_reason(
     corpus, one_huge_trial, tmp_path, call, monkeypatch
 ):
@@ -280,6 +285,7 @@ def test_a_trial_that_takes_its_nodes_memory_is_failed_with_its_reason(
 
 
 @pytest.mark.fault("a second study started under the same name", 2)
+@pytest.mark.long
 def test_a_second_study_of_the_same_name_is_refused_and_the_first_goes_on(
     corpus, tiny_toml, tmp_path, call, undisturbed
 ):
