@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ def why_it_failed(trial: Any) -> str:
     return lines[-1] if lines else "its process ended without a word"
 
 
-def outlive_killed_trials() -> None:
+@contextmanager
+def outliving_killed_trials() -> Iterator[None]:
     """Have Tune take a worker that Ray kills for want of memory as one that died, and try the trial again.
 
     Ray 2.60 raises OutOfMemoryError for it, which is none of the errors that Tune knows: the whole study would end.
@@ -31,8 +34,6 @@ def outlive_killed_trials() -> None:
     from ray.exceptions import RayActorError, RayError, RayTaskError
 
     known = RayActorManager._actor_task_failed
-    if known.__name__ == "actor_task_failed":
-        return
 
     def actor_task_failed(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
@@ -40,3 +41,7 @@ def outlive_killed_trials() -> None:
         known(manager, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = actor_task_failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = known

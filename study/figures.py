@@ -229,9 +229,7 @@ def endings(definition: Definition, trials: list[TrialRecord]) -> Chart:
     scheduled = definition.scheduler != "none"
     title = heading(
         "Epochs that each trial trained, and what ended it",
-        "the dashed line is the schedule's first rung"
-        if scheduled
-        else "no schedule: only a collapse ends a trial early",
+        "the dashed line is the schedule's first rung" if scheduled else "no schedule ended any of them",
     )
     parts = [bars, rung] if scheduled else [bars]
     return alt.layer(*parts).properties(title=title, width=WIDTH, height=alt.Step(max(1, min(16, 480 // frame.height))))

@@ -12,6 +12,7 @@ from scipy import stats
 
 from study.definition import Definition
 from study.ledger import TrialRecord, best_row
+from study.noise import BEYOND_LUCK
 from study.report import best_trial, has_collapsed, pareto_trials, show_params, show_value
 from study.standings import key, without_seed
 
@@ -84,7 +85,7 @@ def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[Tria
     how += f" {best.number} after the same {epochs} epochs"
     if math.isnan(noise_nats):
         return f"{how}, of one seed each"
-    if abs(gap) < 2 * math.sqrt(2) * noise_nats:
+    if abs(gap) < BEYOND_LUCK * noise_nats:
         return f"{how}, which is within what seeds alone do"
     return f"{how}: here, using z {'costs likelihood' if gap < 0 else 'pays'}"
 

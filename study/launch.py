@@ -148,7 +148,7 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
     """Run Ray Tune until the study's trials are over; return why it ended early, if it did."""
     from ray import tune
 
-    from study.failures import outlive_killed_trials
+    from study.failures import outliving_killed_trials
     from study.trial import run_trial
     from study.tuning import EndOfStudy, LedgerCallback, LedgerSearcher, make_scheduler
 
@@ -163,9 +163,8 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
     if searcher.left == 0:
         return ""
     callback.scheduler = make_scheduler(definition, ledger)
-    outlive_killed_trials()
     stopper = EndOfStudy(callback, budget.seconds, lambda: view.gpu_hours() >= budget.gpu_hours)
-    with view, stop_on_signals(stopper):
+    with view, stop_on_signals(stopper), outliving_killed_trials():
         # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
         tune.run(
             run_trial,

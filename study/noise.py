@@ -11,6 +11,9 @@ from study.ledger import DEFINITION, Ledger, TrialRecord
 from study.report import best_trial
 from study.standings import key, without_seed
 
+BEYOND_LUCK = 2 * math.sqrt(2)
+"""A difference of two single runs counts above so many s.d. of one: it varies by the square root of 2 more."""
+
 
 def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
     """Return the pooled standard deviation in nats of the validation nll over seeds, and how many settings it rests on.
@@ -30,31 +33,34 @@ def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
     return math.sqrt(sum(np.var(found) * len(found) for found in repeated) / freedom), len(repeated)
 
 
-def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, int, str]:
-    """Return `seed_noise` of the study, else of its confirmation, and which of them it is from."""
+def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
+    """Return the seed noise in nats, and what to say of it: from the study's own seeds, else from its confirmation.
+
+    nan where neither has tried a setting with two seeds.
+    """
+    name, place = ledger.definition.name, ledger.folder.with_name(f"{ledger.definition.name}-confirm")
     noise, settings = seed_noise(trials)
-    place = ledger.folder.with_name(f"{ledger.definition.name}-confirm")
+    source = "its own seeds"
     if not settings and (place / DEFINITION).is_file():
-        return (*seed_noise(Ledger.open(place).trials()), place.name)
-    return noise, settings, "its own seeds"
-
-
-def noise_sentence(ledger: Ledger, trials: list[TrialRecord]) -> str:
-    """Return what is known of seed noise: from the study's own seeds, else from its confirmation."""
-    name = ledger.definition.name
-    noise, settings, source = known_noise(ledger, trials)
+        noise, settings = seed_noise(Ledger.open(place).trials())
+        source = place.name
     if not settings:
-        return f"Seed noise: not measured, so that small differences may be luck; `study confirm {name}` measures it."
+        return (
+            math.nan,
+            f"Seed noise: not measured, so that small differences may be luck; `study confirm {name}` measures it.",
+        )
     sentence = (
         f"Seed noise: nll varies by {noise:.2f} nats (s.d.) over seeds alone, from {settings} settings of {source}"
     )
     best = best_trial(trials)
     if best is None:
-        return f"{sentence}."
-    # The difference of two single runs varies by the square root of 2 more.
+        return noise, f"{sentence}."
     near = sum(
-        trial.feasible and trial.best["valid/nll"] - best.best["valid/nll"] < 2 * math.sqrt(2) * noise
+        trial.feasible and trial.best["valid/nll"] - best.best["valid/nll"] < BEYOND_LUCK * noise
         for trial in trials
         if trial.best and trial.state == "complete"
     )
-    return f"{sentence}; {near} feasible trials, the best among them, lie within twice what that makes of a difference."
+    return (
+        noise,
+        f"{sentence}; {near} feasible trials, the best among them, lie within twice what that makes of a difference.",
+    )

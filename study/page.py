@@ -21,7 +21,7 @@ from study.findings import answer, collapse_pattern, costs, counted
 from study.journal import without_nan, write_text
 from study.ledger import Ledger, TrialRecord
 from study.models import TrainedModel
-from study.noise import known_noise, noise_sentence
+from study.noise import known_noise
 from study.portrait import PORTRAITS, Portrait, portray
 from study.report import best_trial, counts, has_collapsed, pareto_trials, seed_rows, show_params, show_value
 from study.tracking.store import package_versions
@@ -62,8 +62,9 @@ def write_artifacts(ledger: Ledger, folder: Path) -> list[Path]:
 
 def render(content: dict[str, Any]) -> str:
     """Return what `gather` found as an HTML page."""
-    specs = {name: specification(chart) for name, chart in content["charts"].items()}
-    titles = {name: chart.to_dict()["title"]["text"] for name, chart in content["charts"].items()}
+    charts = {name: chart.to_dict() for name, chart in content["charts"].items()}
+    specs = {name: specification(chart) for name, chart in charts.items()}
+    titles = {name: chart["title"]["text"] for name, chart in charts.items()}
     script = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
     return environment().get_template("report.html.j2").render(**content, specs=specs, titles=titles, script=script)
 
@@ -98,9 +99,9 @@ def environment() -> Environment:
     return made
 
 
-def specification(chart: Chart) -> str:
-    """Return a chart as JSON that can stand inside a script element."""
-    return json.dumps(without_nan(chart.to_dict()), default=str, allow_nan=False).replace("<", "\\u003c")
+def specification(chart: dict[str, Any]) -> str:
+    """Return a chart's specification as JSON that can stand inside a script element."""
+    return json.dumps(without_nan(chart), default=str, allow_nan=False).replace("<", "\\u003c")
 
 
 def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
@@ -117,11 +118,11 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
     portrait = portrait_of(ledger, best) if best is not None else None
     if portrait is not None:
         charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
-    noise_nats, _, _ = known_noise(ledger, trials)
+    noise_nats, noise = known_noise(ledger, trials)
     ranges = definition.space.ranges
     return {
         "definition": definition,
-        "answer": answer(definition, trials, noise_sentence(ledger, trials), noise_nats),
+        "answer": answer(definition, trials, noise, noise_nats),
         "how_many": counted(len(trials))
         + ("" if len(trials) >= definition.num_trials else f" of {definition.num_trials} so far"),
         "failures": [(trial.number, trial.reason) for trial in trials if trial.state == "failed"],

@@ -143,7 +143,7 @@ def start(
     """Run a study to its end or interruption, and say what came out; return the exit code."""
     from study.launch import Budget, run_study
     from study.live import LiveView
-    from study.noise import noise_sentence
+    from study.noise import known_noise
     from study.report import make_console, study_report
 
     definition, name = ledger.definition, ledger.definition.name
@@ -169,7 +169,7 @@ def start(
         ledger.close()
     if show_report:
         trials = ledger.trials()
-        make_console().print(study_report(definition, trials, noise_sentence(ledger, trials)))
+        make_console().print(study_report(definition, trials, known_noise(ledger, trials)[1]))
     storage = ledger.folder.parent
     option = "" if storage == Path("runs") else f" --storage {storage}"
     if not outcome.recorded:

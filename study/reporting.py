@@ -10,7 +10,7 @@ from rich.table import Table
 
 from study.journal import without_nan
 from study.ledger import Ledger
-from study.noise import noise_sentence, seed_noise
+from study.noise import known_noise, seed_noise
 from study.report import best_trial, counts, json_line, make_console, show_params, study_report
 
 COMPARED = ("nll", "kl", "mi", "au", "ppl")
@@ -46,7 +46,7 @@ def report_study(
         save(Study(ledger.folder.name, ledger.folder.parent).figure(which), figure)
         click.echo(f"wrote {figure}", err=True)
     if not (html or markdown or figure):
-        make_console().print(study_report(ledger.definition, trials, noise_sentence(ledger, trials)))
+        make_console().print(study_report(ledger.definition, trials, known_noise(ledger, trials)[1]))
 
 
 def compare_studies(ledgers: list[Ledger], figure: Path | None) -> None:

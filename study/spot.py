@@ -76,7 +76,7 @@ def trial_processes() -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             # The name that Ray gives to a worker that holds one of Tune's trials.
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ImplicitFunc"):
+            if next(iter(process.cmdline()), "").startswith("ray::ImplicitFunc"):
                 yield process
 
 

@@ -62,7 +62,7 @@ def test_a_language_models_missing_numbers_do_not_blank_the_page(finished_study)
     ledger = Ledger.open(finished_study / "done")
     trials = ledger.trials()
     trials[0].best["valid/dispersion"] = float("nan")
-    json.loads(specification(trade_off(ledger.definition, trials)), parse_constant=pytest.fail)
+    json.loads(specification(trade_off(ledger.definition, trials).to_dict()), parse_constant=pytest.fail)
 
 
 def test_texts_of_a_corpus_are_escaped(finished_study, tmp_path, monkeypatch):
@@ -271,6 +271,6 @@ def test_data_cannot_end_or_open_an_element_of_the_page():
     from study.page import specification
 
     hostile = "</script><!--<script>"
-    text = specification(alt.Chart(pl.DataFrame({"x": [hostile]})).mark_point().encode(x="x:N"))
+    text = specification(alt.Chart(pl.DataFrame({"x": [hostile]})).mark_point().encode(x="x:N").to_dict())
     assert "<" not in text
     assert hostile in json.dumps(json.loads(text)).replace("\\u003c", "<")

@@ -21,6 +21,7 @@ from study.definition import Definition
 from study.errors import StudyError, first_line
 from study.journal import write_json
 from study.ledger import RUN_IDS, Ledger, best_row
+from study.report import USABLE
 from study.tracking.overview import FEASIBLE_NLL, SETTINGS_TAG, TAG, overview, settings_tag
 from study.tracking.store import artifact_location, connect, describe_corpus, provenance
 
@@ -240,8 +241,8 @@ class Tracker:
             for name, value in best.items()
             if name.startswith("valid/") or name == "epoch"
         ]
-        if state != "collapsed" and best and self.definition.goal.is_feasible(best):
-            # What the page is ordered by: a collapsed trial does not come first for its low nll.
+        if best and state in USABLE and self.definition.goal.is_feasible(best):
+            # What the page is ordered by: a trial that cannot win does not come first for its low nll.
             metrics.append(Metric(FEASIBLE_NLL, float(best["valid/nll"]), now, 0))
         seconds = rows[-1]["seconds"] if rows else 0.0
         tags = [
