@@ -29,15 +29,21 @@ from study.training import best_folder
 
 TABLE_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "dispersion")
 EMBED = """
+const wrap = (text, most) => text.split(" ").reduce((lines, word) => {
+  const line = lines.at(-1) ? lines.at(-1) + " " + word : word;
+  return line.length > most && lines.at(-1) ? [...lines, word] : [...lines.slice(0, -1), line];
+}, [""]);
 for (const holder of document.querySelectorAll("figure[data-figure]")) {
   const spec = JSON.parse(holder.querySelector("script").textContent);
-  // On a phone: as wide as the screen, legends below.
+  // On a phone: as wide as the screen, legends below, titles on several lines.
   const width = holder.clientWidth - 110;
   if (width < 560) {
     for (const part of [spec, ...(spec.vconcat || [])]) if (typeof part.width === "number") part.width = width;
+    const {text, subtitle} = spec.title;
+    spec.title = {...spec.title, text: wrap(text, width / 5.5), subtitle: wrap(subtitle, width / 4.5)};
     const config = spec.config || {};
-    const title = {...config.title, limit: width + 90, fontSize: 11, subtitleFontSize: 9};
-    spec.config = {...config, title, legend: {...config.legend, orient: "bottom", columns: 3}};
+    const below = {orient: "bottom", columns: 3, layout: {bottom: {direction: "vertical", anchor: "start"}}};
+    spec.config = {...config, title: {...config.title, fontSize: 11, subtitleFontSize: 9}, legend: below};
   }
   vegaEmbed(holder.querySelector("div"), spec, {actions: false, renderer: "svg"}).catch(console.error);
 }
