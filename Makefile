@@ -43,13 +43,13 @@ bench-training: $(VENV)/installed  ## a training step against its output product
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,cluster]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,cluster,remote]'
 	touch $@
 
 constraints:  ## refresh constraints.txt to the newest versions that pyproject.toml allows
 	rm -rf $(VENV)-constraints
 	$(PYTHON) -m venv $(VENV)-constraints
-	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard,cluster]'
+	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard,cluster,remote]'
 	$(VENV)-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-constraints
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from data.corpus import Corpus
 from model.weights import DESCRIPTION
 from study.errors import StudyError
-from study.ledger import Ledger
+from study.ledger import Ledger, TrialRecord
 from study.models import TrainedModel
 from study.report import best_trial
 from study.training import BEST, best_folder
@@ -27,19 +27,26 @@ def model_folder(name: str, storage: Path) -> Path:
     ledger = Ledger.open(storage / study)
     trials = ledger.trials()
     if number:
-        trial = next((trial for trial in trials if str(trial.number) == number), None)
-        if trial is None:
-            raise StudyError(f"{study} has no trial {number}; it has {len(trials)} trials")
+        trial = find_trial(study, trials, number)
     else:
-        trial = best_trial(trials)
-        if trial is None:
+        best = best_trial(trials)
+        if best is None:
             raise StudyError(f"no trial of {study} is feasible; name one by {study}:TRIAL")
+        trial = best
     folder = best_folder(ledger.trial_folder(trial.number), trial.best.get("epoch", 0))
     if not folder.is_dir():
         raise StudyError(
             f"trial {trial.number} of {study} has no weights: it is {trial.state} ({trial.reason or 'no epoch yet'})"
         )
     return folder
+
+
+def find_trial(study: str, trials: list[TrialRecord], number: str) -> TrialRecord:
+    """Return a study's trial of this number; raise StudyError if there is none."""
+    found = next((trial for trial in trials if str(trial.number) == number), None)
+    if found is None:
+        raise StudyError(f"{study} has no trial {number}; it has {len(trials)} trials")
+    return found
 
 
 def model_corpus(trained: TrainedModel, name: str, given: str | None, storage: Path) -> Corpus:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from study.cli_study import storage_option
+from study.completion import complete_study
 from study.spot import METADATA
 
 address_option = click.option(
@@ -118,7 +119,7 @@ def doctor_command(address: str | None, tracking_uri: str | None, storage: Path)
 
 
 @click.command("gc")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_study)
 @click.option("--keep", default=5, show_default=True, type=click.IntRange(1), help="Best trials whose weights stay.")
 @click.option("--delete", is_flag=True, help="Delete; without it only show what would go.")
 @storage_option

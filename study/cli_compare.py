@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from study.cli_study import storage_option
+from study.completion import complete_preset, complete_study
 
 
 @click.command("compare")
@@ -23,7 +24,9 @@ from study.cli_study import storage_option
 )
 @click.option("--poolings", default="last,max", show_default=True, help="Names, with commas between.")
 @click.option("--seeds", default=3, show_default=True, help="Runs of each method and pooling.")
-@click.option("--preset", help="Settings to start from; what a method decides is left to it.")
+@click.option(
+    "--preset", shell_complete=complete_preset, help="Settings to start from; what a method decides is left to it."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
 @click.option("--samples", default=500, show_default=True, help="Importance samples of the test likelihood.")
@@ -31,7 +34,12 @@ from study.cli_study import storage_option
 @click.option("--cpus-per-trial", type=float, help="CPUs of each trial.")
 @click.option("--gpus-per-trial", type=float, help="GPUs of each trial, may be a fraction.")
 @click.option("--name", help="Name of the study.  [default: compare-CORPUS]")
-@click.option("--resume", metavar="NAME", help="Continue a comparison that was interrupted, or show a finished one.")
+@click.option(
+    "--resume",
+    shell_complete=complete_study,
+    metavar="NAME",
+    help="Continue a comparison that was interrupted, or show a finished one.",
+)
 @click.option("--published", is_flag=True, help="Print what papers report on this corpus too (yahoo, yelp, ptb, snli).")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary and the verdicts as one JSON object.")
 @click.option("--address", help="A running Ray cluster, such as auto.")

@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 
 from study.cli_study import storage_option
+from study.completion import complete_study
 
 
 @click.command("confirm")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_study)
 @click.option("--top", default=4, show_default=True, help="How many of the best settings to train again.")
 @click.option(
     "--seeds", default=5, show_default=True, help="Seeds that the last ones get; fresh ones, the same for all."

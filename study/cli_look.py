@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from study.cli_study import storage_option
+from study.completion import complete_model
 
 
 @click.command("diagnose")
-@click.argument("subject")
+@click.argument("subject", shell_complete=complete_model)
 @click.option("--corpus", help="Prepared folder; the one it was trained on if not given and known.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, every number in it.")
 @storage_option

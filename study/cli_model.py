@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from study.cli_study import storage_option
+from study.completion import complete_model, complete_preset
 
 MODEL_HELP = "MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL."
 
@@ -66,7 +67,7 @@ def read_texts(stream: Any) -> list[str]:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the run; one that exists is gone on with.",
 )
-@click.option("--preset", help="Settings to start from.")
+@click.option("--preset", shell_complete=complete_preset, help="Settings to start from.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
 def train_command(corpus: str, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...]) -> int:
@@ -108,7 +109,7 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
 
 
 @click.command("evaluate")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--corpus", help="Prepared folder; the one it was trained on if not given and known.")
 @click.option(
     "--split",
@@ -205,7 +206,7 @@ def show_metrics(metrics: dict[str, Any]) -> None:
 
 
 @click.command("sample")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--num", default=10, show_default=True, help="How many texts.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
 @decoding_options
@@ -227,7 +228,7 @@ def sample_command(model: str, num: int, seed: int, storage: Path, **given: Any)
 
 
 @click.command("reconstruct")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
 @decoding_options
 @storage_option
@@ -244,7 +245,7 @@ def reconstruct_command(model: str, texts: Any, storage: Path, **given: Any) -> 
 
 
 @click.command("interpolate")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("start")
 @click.argument("end")
 @click.option("--num", default=7, show_default=True, help="Points on the line, both ends included.")
@@ -265,7 +266,7 @@ def interpolate_command(model: str, start: str, end: str, num: int, storage: Pat
 
 
 @click.command("traverse")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("text", required=False)
 @click.option("--dimensions", help="Numbers, with commas between.  [default: the four most active]")
 @click.option("--num", default=5, show_default=True, help="Points along each dimension.")
@@ -299,7 +300,7 @@ def traverse_command(
 
 
 @click.command("encode")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
 @click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
 @storage_option

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from study.completion import complete_preset, complete_study
+
 storage_option = click.option(
     "--storage", default="runs", show_default=True, type=click.Path(path_type=Path, file_okay=False),
     help="Folder of all studies; on a cluster, one that every node shares.",
@@ -17,7 +19,9 @@ storage_option = click.option(
 
 @click.command("run")
 @click.argument("corpus", required=False)
-@click.option("--preset", help="Settings to start from; `study settings --presets` lists them.")
+@click.option(
+    "--preset", shell_complete=complete_preset, help="Settings to start from; `study settings --presets` lists them."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Hold a setting fixed (repeatable).")
 @click.option("--search", "also", multiple=True, metavar="NAME", help="Search an optional setting too (repeatable).")
@@ -39,7 +43,7 @@ storage_option = click.option(
 @click.option("--tracking-uri", help="MLflow server or database; $MLFLOW_TRACKING_URI, or one beside the studies.")
 @click.option("--optuna-url", help="Optuna's database, such as postgresql://USER@HOST/optuna; a file if not given.")
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and write nothing.")
-@click.option("--resume", metavar="NAME", help="Continue a study that was interrupted.")
+@click.option("--resume", shell_complete=complete_study, metavar="NAME", help="Continue a study that was interrupted.")
 @storage_option
 def run_command(**given: Any) -> int:
     """Search the settings of a pooled VAE on CORPUS: a prepared folder, chitchat or synthetic-topics.
@@ -97,7 +101,7 @@ def show_plan(definition: Any) -> None:
 
 
 @click.command("status")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_study)
 @storage_option
 def status_command(name: str | None, storage: Path) -> None:
     """Show how far NAME is, or every study here; works from another terminal while it runs.
@@ -106,7 +110,8 @@ def status_command(name: str | None, storage: Path) -> None:
     study status
     study status quick
     """
-    from study.ledger import Ledger, study_names
+    from study.journal import study_names
+    from study.ledger import Ledger
     from study.report import counts, make_console, trial_table, verdict
 
     names = [name] if name else study_names(storage)
@@ -127,7 +132,7 @@ def status_command(name: str | None, storage: Path) -> None:
 
 
 @click.command("report")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_study)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a trial and line.")
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write all of it as one HTML file, with figures."
@@ -138,8 +143,8 @@ def status_command(name: str | None, storage: Path) -> None:
 @click.option(
     "--figure", type=click.Path(path_type=Path, dir_okay=False), help="Draw a figure into a .png, .svg or .html file."
 )
-@click.option("--which", default="trade-off", show_default=True, help="Which figure; a wrong name lists them.")
-@click.option("--price-per-gpu-hour", type=float, help="Add what the GPUs cost to the costs.")
+@click.option("--which", help="Which figure; a wrong name lists them.  [default: trade-off]")
+@click.option("--price-per-gpu-hour", type=click.FloatRange(min=0), help="Add what the GPUs cost to --html's costs.")
 @storage_option
 def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     """Show what a study found: best settings, the trade-off between likelihood and use of z, every trial.
@@ -157,17 +162,21 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     from study.ledger import Ledger
     from study.reporting import compare_studies, report_study
 
+    if given["which"] is not None and given["figure"] is None:
+        raise StudyError("--which says which figure --figure FILE draws; name the file")
+    if given["price_per_gpu_hour"] is not None and not (given["html"] or given["markdown"]):
+        raise StudyError("--price-per-gpu-hour is for the costs in --html or --markdown; name the file")
     ledgers = [Ledger.open(storage / name) for name in names]
     if len(ledgers) > 1:
-        if any(given[name] for name in ("as_json", "html", "markdown")):
-            raise StudyError("--json, --html and --markdown are of one study; of several there is --figure")
+        if any(given[name] for name in ("as_json", "html", "markdown", "which")):
+            raise StudyError("--json, --html, --markdown and --which are of one study; of several there is --figure")
         compare_studies(ledgers, given["figure"])
     else:
         report_study(ledgers[0], **given)
 
 
 @click.command("export")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_study)
 @click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
 @click.option(
     "--rows",
@@ -195,30 +204,31 @@ def export_command(name: str, path: Path, rows: str, storage: Path) -> None:
 
 
 @click.command("ui")
-@click.argument("name", required=False)
-@click.option("--port", type=int, help="Port on 127.0.0.1; a free one from 5000 on if not given.")
+@click.argument("name", required=False, shell_complete=complete_study)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port; a free one from 5000 on if not given.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all.")
+@click.option("--allow-remote", is_flag=True, help="Let other machines in at --host, by a password.")
 @click.option("--tracking-uri", help="Database to show; the one beside the studies if not given.")
 @click.option("--optuna", is_flag=True, help="Start optuna-dashboard on the study NAME as well.")
 @click.option("--browser/--no-browser", default=True, help="Open a browser, where there is a screen.  [default: do]")
 @storage_option
-def ui_command(
-    name: str | None, port: int | None, tracking_uri: str | None, optuna: bool, browser: bool, storage: Path
-) -> int:
-    """Open the MLflow UI on the studies here, at the page of NAME if given; on this machine only.
+def ui_command(name: str | None, storage: Path, **given: Any) -> int:
+    """Open the MLflow UI on the studies here, at the page of NAME if given; for this machine alone.
 
     \b
     study ui
     study ui quick --optuna
+    study ui --host 0.0.0.0 --allow-remote
     """
     from study.serving import serve
 
-    return serve(storage, name, tracking_uri=tracking_uri, port=port, optuna=optuna, browser=browser)
+    return serve(storage, name, **given)
 
 
 @click.command("settings")
 @click.option("--presets", is_flag=True, help="List the presets instead.")
 @click.option("--methods", is_flag=True, help="List the methods and what each sets instead.")
-@click.option("--preset", help="Show a preset's file.")
+@click.option("--preset", shell_complete=complete_preset, help="Show a preset's file.")
 def settings_command(presets: bool, methods: bool, preset: str | None) -> None:
     """List every setting with its default and whether `study run` searches it.
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from study.definition import Definition
 from study.errors import StudyError
-from study.journal import write_json
-from study.ledger import DEFINITION, Ledger, TrialRecord
+from study.journal import DEFINITION, write_json
+from study.ledger import Ledger, TrialRecord
 from study.plan import start
 from study.reach import check_ray_address, check_tracking_uri
 from study.standings import (

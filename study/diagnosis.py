@@ -34,6 +34,9 @@ USED_NATS = 0.1
 
 COMPARED = ("last", "mean", "max")
 
+MOST_INPUTS = 5000
+"""Inputs of a stranger's model looked at, drawn at random from more: the aggregate posterior takes their square."""
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -55,13 +58,18 @@ def diagnose_features(
     """Diagnose an encoder by its numbers for N inputs, of any kind and from any model with Gaussian posteriors.
 
     `features` is what enters the layer that gives the posterior, `[N, H]`, or the encoder's states over time
-    `[N, T, H]` with `lengths` `[N]`; `mean` and `log_variance` are the posterior's, `[N, L]`. Raises StudyError
-    if shapes do not fit or numbers are not finite.
+    `[N, T, H]` with `lengths` `[N]`; `mean` and `log_variance` are the posterior's, `[N, L]`. Of more than 5,000
+    inputs, a random 5,000 are looked at, the same each time. Raises StudyError if shapes do not fit or numbers are
+    not finite.
     """
     arrays = {"features": features, "mean": mean, "log_variance": log_variance}
-    tensors = {name: as_numbers(name, array).double() for name, array in arrays.items()}
+    tensors = {name: as_numbers(name, array) for name, array in arrays.items()}
     places = as_numbers("lengths", lengths) if lengths is not None else None
     check_shapes(tensors, places)
+    given = len(tensors["mean"])
+    chosen = torch.randperm(given, generator=torch.Generator().manual_seed(NOISE_SEED))[:MOST_INPUTS].sort().values
+    tensors = {name: tensor[chosen].double() for name, tensor in tensors.items()}
+    places = places[chosen] if places is not None else None
     steps = tensors["features"] if tensors["features"].ndim == 3 else None
     if steps is not None:
         places = torch.full((len(steps),), steps.shape[1]) if places is None else places.long()
@@ -80,6 +88,7 @@ def diagnose_features(
     posterior = Posterior(tensors["mean"], tensors["log_variance"], flat)
     metrics = posterior_metrics(posterior)
     metrics["cosine_by_pooling"] = cosines
+    metrics["num_given"] = given
     return conclude(metrics, {})
 
 
@@ -191,7 +200,8 @@ def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
     findings = [
         f"KL {metrics['kl']:.2f} nats, MI {metrics['mi']:.2f} nats, {metrics['au']} of {size} latent dimensions active"
         + (f" ({', '.join(map(str, metrics['active_dimensions'][:12]))})" if metrics["au"] else "")
-        + f"; over {metrics['num_inputs']} inputs",
+        + f"; over {metrics['num_inputs']:,} inputs"
+        + (f" of {metrics['num_given']:,}" if metrics.get("num_given", 0) > metrics["num_inputs"] else ""),
     ]
     if metrics.get("collapsed_since"):
         findings.append(f"collapsed since epoch {metrics['collapsed_since']}")

@@ -155,6 +155,10 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
     frame = importances(definition, trials)
     if frame.height == 0:
         raise StudyError(f"{definition.name} has too few trials to tell which setting matters")
+    # Those that only some trials have, or that all have alike.
+    left_out = ", ".join(
+        name.rsplit(".", 1)[-1] for name in definition.space.ranges if name not in [*frame["setting"], "seed"]
+    )
     frame = frame.with_columns(pl.col("setting").str.split(".").list.last())
     base = alt.Chart(frame).encode(y=alt.Y("setting:N", title=None, sort="-x"))
     bars = base.mark_bar(color="#56B4E9").encode(x=alt.X("importance:Q", title="share of importance (PED-ANOVA)"))
@@ -162,7 +166,7 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
     layer = alt.layer(bars, spans).properties(width=WIDTH / 2 - 30, height=alt.Step(24))
     title = heading(
         "What separates the best trials from all, by setting",
-        "lines: 90 % bootstrap interval over trials; wide is unsure",
+        "lines: 90 % bootstrap interval over trials; wide is unsure" + (f"; left out: {left_out}" if left_out else ""),
     )
     by_metric = alt.Column("metric:N", title="explained metric", sort=["nll", "mi"])
     chart: Chart = layer.facet(column=by_metric).properties(title=title)

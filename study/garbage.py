@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.errors import StudyError
-from study.ledger import ENDS, Ledger, study_names
+from study.journal import study_names
+from study.ledger import ENDS, Ledger
 from study.report import USABLE
 from study.training import BEST, CHECKPOINTS
 

@@ -9,6 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+DEFINITION = "study.json"
+"""The file that makes a folder a study's."""
+
+
+def study_names(storage: Path) -> list[str]:
+    """Return the names of the studies in a folder."""
+    return sorted(path.parent.name for path in storage.glob(f"*/{DEFINITION}"))
+
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
     """Return a trial's epochs; a last line that was cut short by a crash does not count."""

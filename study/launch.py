@@ -121,7 +121,8 @@ def settle(
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / "trials.parquet"]
         trials_frame(trials).write_parquet(files[0])
-        if state == "complete" and with_report:
+        # Not where someone waits for the end.
+        if with_report and reason != "interrupted":
             files += draw_report(ledger, Path(scratch), on_problem)
         description = describe_study(ledger.definition, trials, reason)
         seeds = seeds_frame(trials)

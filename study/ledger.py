@@ -22,11 +22,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.definition import Definition
 from study.errors import StudyError
-from study.journal import append_journal, read_journal, write_json
+from study.journal import DEFINITION, append_journal, read_journal, study_names, write_json
 from study.patience import PatientStorage
 from study.samplers import make_sampler
 
-DEFINITION, DATABASE, LOCK, TRIALS, RUN_IDS = "study.json", "optuna.db", ".lock", "trials", "mlflow.json"
+DATABASE, LOCK, TRIALS, RUN_IDS = "optuna.db", ".lock", "trials", "mlflow.json"
 ENDS = ("complete", "pruned", "collapsed", "failed")
 STATES = (*ENDS, "running", "waiting")
 """What can have become of a trial: trained to its end; ended by the schedule; ended because its posterior
@@ -243,11 +243,6 @@ class Ledger:
             run_id=run_ids.get(str(trial.number)),
             started=trial.datetime_start is not None,
         )
-
-
-def study_names(storage: Path) -> list[str]:
-    """Return the names of the studies in a folder."""
-    return sorted(path.parent.name for path in storage.glob(f"*/{DEFINITION}"))
 
 
 def lock_folder(folder: Path, name: str) -> IO[str]:

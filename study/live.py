@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from statistics import mean
 from types import TracebackType
 from typing import Any
 
@@ -30,14 +31,12 @@ class LiveView:
         self.message = ""
         self.last = ""
         self._live: Live | None = None
-        self._earlier = 0
 
     def load(self, trials: list[TrialRecord]) -> None:
         """Begin from what an earlier run of the study left."""
         for trial in trials:
             if trial.state not in ("running", "waiting"):
                 self.shown[trial.number] = (trial.params, trial.rows, trial.state, trial.reason)
-        self._earlier = len(self.shown)
 
     def __enter__(self) -> LiveView:
         """Start to draw, if there is a terminal."""
@@ -82,12 +81,26 @@ class LiveView:
         return sum(state != "running" for _, _, state, _ in self.shown.values())
 
     def seconds_left(self) -> float | None:
-        """Estimate the time left from the trials that ended in this run, or None before the first has."""
-        ended = self.num_over() - self._earlier
-        if ended < 1:
+        """Estimate the time left from how long trials trained, early ends included; None before the first has ended.
+
+        A trial to come takes the mean of those that ended, a running one the mean of those that lasted longer than it
+        has, or else what its epochs still to come take at its own pace.
+        """
+        ended = [rows[-1]["seconds"] for _, rows, state, _ in self.shown.values() if state != "running" and rows]
+        if not ended:
             return None
-        left = self.definition.num_trials - self.num_over()
-        return (time.monotonic() - self.started) / ended * left
+        most = self.definition.space.most_epochs() + self.definition.space.fixed.training.pretraining_epochs
+        running = []
+        for _, rows, state, _ in self.shown.values():
+            if state == "running":
+                spent = rows[-1]["seconds"] if rows else 0.0
+                longer = [seconds - spent for seconds in ended if seconds > spent]
+                at_most = spent / len(rows) * max(0, most - len(rows)) if rows else mean(ended)
+                running.append(min(at_most, mean(longer)) if longer else at_most)
+        waiting = self.definition.num_trials - len(self.shown)
+        work = sum(running) + max(0, waiting) * mean(ended)
+        left: float = max([work / min(self.definition.concurrent, max(1, len(running) + waiting)), *running])
+        return left
 
     def gpu_hours(self) -> float:
         """Return what all trials, those of earlier runs of the study included, have used of the GPUs so far."""

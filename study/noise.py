@@ -7,7 +7,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from study.ledger import DEFINITION, Ledger, TrialRecord
+from study.journal import DEFINITION
+from study.ledger import Ledger, TrialRecord
 from study.report import best_trial
 from study.standings import key, without_seed
 

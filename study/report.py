@@ -187,7 +187,12 @@ def by_pooling(trials: list[TrialRecord]) -> Table | None:
         (~pl.col("feasible")).sum().alias("collapsed or under a floor"),
         *[pl.col(f"valid/{name}").median().alias(name) for name in ("nll", "kl", "mi", "au", "dispersion")],
     )
-    table = Table(title="Median over trials by pooling", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title="Median over trials by pooling, each at its best epoch; those ended early had fewer",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     for name in grouped.columns:
         table.add_column(name.removeprefix("model."), justify="left" if name == "model.pooling" else "right")
     for row in grouped.sort("nll").iter_rows():

@@ -23,7 +23,7 @@ def report_study(
     html: Path | None,
     markdown: Path | None,
     figure: Path | None,
-    which: str,
+    which: str | None,
     price_per_gpu_hour: float | None,
 ) -> None:
     """Print a study's report, or write it where it was asked for; raise StudyError."""
@@ -31,7 +31,6 @@ def report_study(
     if as_json:
         for trial in trials:
             click.echo(json.dumps(without_nan(json_line(trial))))
-        return
     if html or markdown:
         from study.page import write_html, write_markdown
 
@@ -43,9 +42,9 @@ def report_study(
         from study.figures import save
         from study.results import Study
 
-        save(Study(ledger.folder.name, ledger.folder.parent).figure(which), figure)
+        save(Study(ledger.folder.name, ledger.folder.parent).figure(which or "trade-off"), figure)
         click.echo(f"wrote {figure}", err=True)
-    if not (html or markdown or figure):
+    if not (as_json or html or markdown or figure):
         make_console().print(study_report(ledger.definition, trials, known_noise(ledger, trials)[1]))
 
 

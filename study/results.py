@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from data.corpus import Corpus
-from study.choose import model_folder
+from study.choose import find_trial, model_folder
 from study.errors import StudyError
 from study.figures import FIGURES, Chart
 from study.ledger import Ledger
@@ -56,20 +56,21 @@ class Study:
         """The prepared corpus of the study; raises CorpusError if it is gone or damaged."""
         return Corpus.open(self._ledger.definition.corpus)
 
-    def figure(self, name: str = "trade-off") -> Chart:
-        """Return a figure by name, of the study or of its best model.
+    def figure(self, name: str = "trade-off", trial: int | None = None) -> Chart:
+        """Return a figure by name: of the study, or of one trial's model (the best trial's if none is named).
 
-        Raises StudyError if there is no such figure, or nothing to draw yet.
+        Raises StudyError if there is no such figure or trial, or nothing to draw yet.
         """
         trials = self._ledger.trials()
         if name in FIGURES:
             return FIGURES[name](self._ledger.definition, trials)
         if name not in PORTRAITS:
             raise StudyError(f"no figure {name!r}; expected one of {', '.join([*FIGURES, *PORTRAITS])}")
-        best = best_trial(trials)
-        portrait = portrait_of(self._ledger, best) if best is not None else None
+        shown = best_trial(trials) if trial is None else find_trial(self.name, trials, str(trial))
+        portrait = portrait_of(self._ledger, shown) if shown is not None and shown.best else None
         if portrait is None:
-            raise StudyError(f"{self.name} has no best model to look at, or its corpus is gone")
+            whose = "best trial" if trial is None else f"trial {trial}"
+            raise StudyError(f"{self.name}: the {whose} has no model to look at, or its corpus is gone")
         return PORTRAITS[name](portrait)
 
     def model(self, trial: int | None = None) -> TrainedModel:

@@ -31,6 +31,13 @@ def test_a_healthy_encoder_is_said_to_be_one_with_its_active_dimensions():
     assert "dispersed" in " ".join(found.findings)
 
 
+def test_of_a_large_dump_a_random_part_is_looked_at_and_said_to_be():
+    found = diagnose_features(*dump(20_000))
+    assert "over 5,000 inputs of 20,000" in found.findings[0]
+    assert found.metrics["kl"] == pytest.approx(diagnose_features(*dump(4000)).metrics["kl"], rel=0.05)
+    assert "over 400 inputs" in diagnose_features(*dump()).findings[0] + "|"
+
+
 def test_a_collapsed_encoder_gets_advice_in_order_and_features_that_are_alike():
     found = diagnose_features(*dump(collapsed=True))
     assert found.verdict.startswith("collapsed")

@@ -58,6 +58,7 @@ def names(paths):
                 "study.cli_confirm",
                 "study.cli_look",
                 "study.cli_cluster",
+                "study.completion",
                 "study.serving",
                 "study.reporting",
             },

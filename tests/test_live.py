@@ -5,6 +5,7 @@ from io import StringIO
 from rich.console import Console
 from test_ledger import definition, row
 
+from study.ledger import TrialRecord
 from study.live import LiveView
 
 PARAMS = {"model.pooling": "first+last", "objective.kl_weight": 0.9031, "objective.annealing": "cyclical-cosine",
@@ -42,14 +43,35 @@ def test_a_log_file_gets_a_line_a_trial(capsys):
     assert "KL below 0.1 nats" in lines[1]
 
 
-def test_the_time_left_comes_from_the_trials_of_this_run():
-    view = LiveView(definition())
+def lasting(*seconds):
+    return [row(epoch) | {"seconds": float(each)} for epoch, each in enumerate(seconds, 1)]
+
+
+def test_the_time_left_comes_from_how_long_trials_trained():
+    view = LiveView(definition(concurrent=2))  # of 4 trials
+    view.update(0, PARAMS, lasting(5, 10), "running", "")
     assert view.seconds_left() is None
-    view.update(0, PARAMS, [row(1)], "complete", "")
-    view.started -= 30.0
-    assert 85 < view.seconds_left() < 95
-    view.started -= 3600.0
+    view.update(0, PARAMS, lasting(10, 20, 30), "complete", "")
+    view.update(1, PARAMS, lasting(10), "collapsed", "")
+    # Two to come, of 20 s on average, at once.
+    assert view.seconds_left() == 20
+    view.update(2, PARAMS, lasting(12), "running", "")
+    # The one that outlived the collapsed one is thought to train as long as the other did: 18 more, beside 20.
+    assert view.seconds_left() == (18 + 20) / 2
+    view.update(3, PARAMS, lasting(4, 8), "running", "")
+    assert view.seconds_left() == 18
+    view.update(2, PARAMS, lasting(7200), "running", "")
+    # Longer than any: what is left of its epochs at its own pace.
+    epochs = view.definition.space.most_epochs()
+    assert view.seconds_left() == 7200 * (epochs - 1)
     assert " h left" in drawn(view, 80)
+
+
+def test_a_study_that_goes_on_knows_the_time_left_from_its_earlier_trials():
+    view = LiveView(definition(concurrent=2))
+    rows = lasting(10, 20)
+    view.load([TrialRecord(0, "complete", "", PARAMS, rows, 20.0, True, rows[0], None, True)])
+    assert view.seconds_left() == 3 * 20 / 2
 
 
 def test_gpu_hours_are_those_of_every_trial_so_far():

@@ -204,6 +204,21 @@ def test_importance_finds_the_setting_that_matters_and_says_how_sure_it_is(finis
     assert importances(definition, trials[:5]).height == 0
 
 
+def test_settings_whose_importance_cannot_be_told_are_named(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+    searched = definition.space.ranges | {"objective.num_cycles": Range(values=(1, 2))}
+    definition = replace(definition, space=SearchSpace(definition.space.fixed, searched))
+    trials = [
+        trial(number, "complete", {"objective.kl_weight": 0.1 + number / 25, "model.pooling": ["max", "mean"][number % 2]}
+              | ({"objective.num_cycles": 2} if number % 3 else {}), 50.0 + number)
+        for number in range(20)
+    ]  # fmt: skip
+    subtitle = FIGURES["importance"](definition, trials).to_dict()["title"]["subtitle"]
+    left_out = subtitle.partition("left out: ")[2].split(", ")
+    assert "num_cycles" in left_out
+    assert not {"kl_weight", "pooling"} & set(left_out)
+
+
 def test_costs_count_epochs_saved_and_money(finished_study):
     ledger = Ledger.open(finished_study / "done")
     found = dict(findings.costs(ledger.definition, ledger.trials(), 2.0))

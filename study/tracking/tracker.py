@@ -249,6 +249,7 @@ class Tracker:
             RunTag("state", state),
             RunTag("reason", view.reason[:5000]),
             RunTag("duration_seconds", f"{seconds:.1f}"),
+            RunTag("nodes", ", ".join(dict.fromkeys(row["node"] for row in rows if row.get("node")))),
         ]
         self._client.log_batch(run_id, metrics=metrics, tags=tags)
         if state not in ("waiting", "running"):
@@ -283,6 +284,8 @@ class Tracker:
         metrics = [Metric(name, value, now, 0) for name, value in summary.items()]
         tags = [RunTag("state", state), RunTag("mlflow.note.content", description)]
         self._client.log_batch(self._parent_id, metrics=metrics, tags=tags)
+        # The list of all studies shows it.
+        self._client.set_experiment_tag(self._experiment_id, "mlflow.note.content", description)
         for path in files:
             self._client.log_artifact(self._parent_id, str(path))
         if seeds is not None:
