@@ -27,7 +27,7 @@ from study import launch, trial
 from study.cli import run
 from study.ledger import Ledger
 from study.page import write_html
-from study.serving import mlflow_command, take_port, wait_until_up
+from study.serving import LOOPBACK, Door, mlflow_command, mlflow_environment, take_port, wait_until_up
 
 
 def report_only(config: dict[str, Any]) -> None:
@@ -56,14 +56,14 @@ def report_only(config: dict[str, Any]) -> None:
 def mlflow_server(folder: Path):
     """Run an MLflow server with its database in a folder."""
     folder.mkdir(parents=True)
-    port = take_port(None)
-    command = mlflow_command(f"sqlite:///{folder / 'mlflow.db'}", port)
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    door = Door(LOOPBACK, take_port(None))
+    command = mlflow_command(f"sqlite:///{folder / 'mlflow.db'}", door)
+    environment = os.environ | mlflow_environment(door, folder)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_until_up(f"http://127.0.0.1:{port}", process)
-            yield f"http://127.0.0.1:{port}"
+            wait_until_up(door.address, process)
+            yield door.address
         finally:
             os.killpg(process.pid, 15)
             process.wait()

@@ -109,8 +109,9 @@ class Scores:
         }
 
     def reliability(self) -> dict[str, float]:
-        """Return what the estimate of `nll` cost, and the share of sequences whose weights cannot be trusted.
+        """Return `nll` without its first-order bias, what it cost, and the share of sequences not to be trusted.
 
+        `nll_debiased` needs fewer samples, as many for each sequence; it is no upper bound.
         `untrusted` counts those whose Pareto k-hat is above what their number of samples allows; a sequence that
         needed fewer than 100 is not judged.
         """
@@ -121,6 +122,7 @@ class Scores:
             if count > 1
         ]
         return {
+            "nll_debiased": -float(likelihood.debiased_log_likelihood(self.log_weights).mean()),
             "proposal_width": self.width,
             "samples": float(drawn.mean()),
             "decoder_tokens": float((drawn * self.num_targets).sum()),

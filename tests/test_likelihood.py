@@ -140,6 +140,26 @@ def test_rounds_cover_every_sample_once_whatever_the_number():
     assert likelihood.rounds(500, 0.0) == [(0, 500)]
 
 
+def test_the_jackknife_is_what_its_definition_says_and_leaves_out_what_was_not_drawn():
+    weights = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 9))) - 700.0
+    fewer = [likelihood.log_likelihood(weights[:, [k for k in range(9) if k != left_out]]) for left_out in range(9)]
+    by_hand = 9 * likelihood.log_likelihood(weights) - 8 * torch.stack(fewer).mean(0)
+    assert torch.allclose(likelihood.debiased_log_likelihood(weights), by_hand)
+    padded = torch.cat([weights, torch.full((5, 4), math.nan, dtype=torch.float64)], dim=1)
+    assert torch.allclose(likelihood.debiased_log_likelihood(padded), by_hand)
+    single = weights[:, :1]
+    assert torch.equal(likelihood.debiased_log_likelihood(single), likelihood.log_likelihood(single))
+
+
+def test_the_jackknife_takes_most_of_the_bias_of_few_samples_away():
+    # Weights whose mean is 1, so that the log-likelihood is 0.
+    weights = torch.from_numpy(np.random.default_rng(1).normal(-0.32, 0.8, size=(40_000, 16)))
+    plain, debiased = likelihood.log_likelihood(weights), likelihood.debiased_log_likelihood(weights)
+    error = float(debiased.std()) / 200
+    assert float(plain.mean()) < -6 * error
+    assert abs(float(debiased.mean())) < max(3 * error, 0.15 * abs(float(plain.mean())))
+
+
 def test_adaptive_estimates_spend_samples_where_they_are_needed(corpus):
     network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("train")
     full = score(network, split, num_samples=500)

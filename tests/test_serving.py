@@ -78,6 +78,6 @@ def test_the_shell_completes_studies_and_presets(finished_study, tmp_path):
     (tmp_path / "runs").symlink_to(finished_study)
     for line in ("study report d", "study run --resume d", "study ui ", "study diagnose d"):
         assert "done" in completed(line, tmp_path), line
-    assert completed(f"study report --storage {finished_study} d", tmp_path.parent) == ["done"]
+    assert "done" in completed(f"study report --storage {finished_study} d", tmp_path.parent)
     assert completed("study report x", tmp_path) == []
     assert completed("study run --preset qui", tmp_path) == ["quick"]
