@@ -54,8 +54,8 @@ def main(
         timed(min(samples))
         runs = {num: timed(num) for num in (*samples, FIELD_SAMPLES)}
         whole, reference = runs[FIELD_SAMPLES][0], runs[FIELD_SAMPLES][1].metrics()["nll"]
-        table = Table("samples", "nll", "debiased", "difference from 500", "standard error", "seconds, of 500's", "tokens",
-                      box=None, title=f"{name}: KL {runs[FIELD_SAMPLES][1].metrics()['kl']:.2f}")  # fmt: skip
+        columns = ("samples", "nll", "debiased", "difference from 500", "standard error", "seconds, of 500's", "tokens")
+        table = Table(*columns, box=None, title=f"{name}: KL {runs[FIELD_SAMPLES][1].metrics()['kl']:.2f}")
         for num, (seconds, found) in runs.items():
             metrics, cost = found.metrics(), found.reliability()
             table.add_row(

@@ -188,6 +188,7 @@ def test_a_host_cut_off_for_a_minute_and_back(cluster, corpus, tiny_toml, call):
 
 
 @pytest.mark.fault("worker node announced to be taken away (spot), its trials moved", 1)
+@pytest.mark.long
 def test_a_host_whose_end_is_announced_gives_its_trials_away(cluster, corpus, tiny_toml, call):
     worker = cluster.workers[1]
     with Metadata(f"{SUBNET}.1") as metadata:
@@ -216,6 +217,7 @@ def test_ray_down_ends_every_ray_and_ray_up_brings_it_back(cluster):
 
 
 @pytest.mark.fault("worker node lost for good", 1)
+@pytest.mark.long
 def test_a_host_lost_for_good(cluster, corpus, tiny_toml, call):
     running = start_study(cluster, options(corpus, tiny_toml, "lost", trials=8, epochs=100))
     lost = cluster.workers[1]
@@ -227,6 +229,7 @@ def test_a_host_lost_for_good(cluster, corpus, tiny_toml, call):
 
 
 @pytest.mark.fault("head lost with its driver, while a worker still trains", 1)
+@pytest.mark.long
 def test_a_head_lost_and_the_study_gone_on_with_on_another_host(cluster, corpus, tiny_toml, call):
     running = start_study(cluster, options(corpus, tiny_toml, "headless", trials=8, epochs=150))
     worker = cluster.workers[0]
