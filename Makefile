@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: study test lint types slow browser cluster faults audit api bench-training constraints clean
+.PHONY: study test lint types slow browser cluster faults audit api constraints clean \
+	bench-training bench-likelihood bench-data bench-orchestration bench-search bench-scale bench-gpu
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -39,6 +40,25 @@ audit: $(VENV)/installed  ## known weaknesses of the pinned packages; needs the 
 bench-training: $(VENV)/installed  ## a training step against its output product and the plain way
 	$(RUN)/study corpus prepare chitchat --vocabulary-size 4000 --out corpora/chitchat-4000
 	$(RUN)/python benchmarks/training_step.py
+
+bench-likelihood: $(VENV)/installed  ## few samples without their bias against 500, on MODEL=...
+	$(RUN)/python benchmarks/likelihood.py $(MODEL)
+
+bench-data: $(VENV)/installed  ## preparing text against Hugging Face datasets
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmark]'
+	$(RUN)/python benchmarks/data.py
+
+bench-orchestration: $(VENV)/installed  ## a study against its trials trained bare
+	$(RUN)/python benchmarks/orchestration.py
+
+bench-search: $(VENV)/installed  ## searchers and schedules over recorded learning curves
+	$(RUN)/python benchmarks/search.py
+
+bench-scale: $(VENV)/installed  ## a thousand trials that only report
+	$(RUN)/python benchmarks/scale.py
+
+bench-gpu: $(VENV)/installed  ## the training step on a GPU
+	$(RUN)/python benchmarks/gpu.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
