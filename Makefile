@@ -46,7 +46,7 @@ bench-likelihood: $(VENV)/installed  ## few samples without their bias against 5
 
 bench-data: $(VENV)/installed  ## preparing text against Hugging Face datasets
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmark]'
-	$(RUN)/python benchmarks/data.py
+	$(RUN)/python benchmarks/preparing.py
 
 bench-orchestration: $(VENV)/installed  ## a study against its trials trained bare
 	$(RUN)/python benchmarks/orchestration.py

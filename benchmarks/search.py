@@ -2,12 +2,13 @@
 
     study run chitchat --preset quick --trials 64 --sampler random --scheduler none \\
         --set evaluation.collapse_epochs=1000000 --name curves
-    study export curves --to benchmarks/chitchat-curves.parquet
+    study export curves --to curves.parquet
+    python benchmarks/search.py --take curves.parquet
     python benchmarks/search.py
 
-A replay proposes settings, is given the nearest of the table that is still free, and trains it epoch by epoch, four at
+A replay proposes settings, is given the nearest of the table that is still free, and trains it epoch by epoch, some at
 once; samplers and schedules are those that a study uses. It has arrived when a trial that has not collapsed shows an
-nll within 0.5 % of the best such trial of the table. Prints medians and quartiles over repetitions.
+nll within 0.5 % (`--within`) of the best such trial of the table. Prints medians and quartiles over repetitions.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ from study.space import Range, build_space
 from study.tuning import EPOCH, METRIC, make_scheduler
 
 CURVES = Path(__file__).parent / "chitchat-curves.parquet"
-AT_ONCE, WITHIN = 4, 1.005
 ROWS = ("epoch", "valid/nll", "valid/kl", "valid/mi", "valid/au")
 
 
@@ -51,15 +51,16 @@ class Curves:
     definition: Definition
     params: list[dict[str, Any]]
     rows: list[list[dict[str, Any]]]
+    within: float
     goal_nll: float = field(init=False)
 
     def __post_init__(self) -> None:
         finals = [best_row(rows, self.definition) for rows in self.rows]
         best = min(row["valid/nll"] for row in finals if self.definition.goal.is_feasible(row))
-        self.goal_nll = best * WITHIN
+        self.goal_nll = best * (1 + self.within)
 
     @classmethod
-    def read(cls, path: Path) -> Curves:
+    def read(cls, path: Path, within: float) -> Curves:
         """Read what `study export` wrote of a study of the quick preset."""
         layer = read_preset("quick")
         layer.pop("study")
@@ -72,7 +73,7 @@ class Curves:
             {name: value for name, value in trial.select(names).row(0, named=True).items() if value is not None}
             for trial in trials
         ]
-        return cls(definition, params, [trial.select(ROWS).sort("epoch").to_dicts() for trial in trials])
+        return cls(definition, params, [trial.select(ROWS).sort("epoch").to_dicts() for trial in trials], within)
 
     @property
     def num_epochs(self) -> int:
@@ -183,12 +184,12 @@ class Proposals:
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
 
 
-def replay(curves: Curves, proposals: Proposals, schedule: TrialScheduler, *, ends_collapse: bool) -> int:
+def replay(curves: Curves, proposals: Proposals, schedule: TrialScheduler, at_once: int, *, ends_collapse: bool) -> int:
     """Return the epochs trained until the goal; those of the whole table if its trials were ended before it."""
     running: dict[int, Any] = {}
     spent = 0
     while True:
-        while len(running) < AT_ONCE and (number := proposals.ask()) is not None:
+        while len(running) < at_once and (number := proposals.ask()) is not None:
             running[number] = SimpleNamespace(trial_id=f"{number}", status="RUNNING", epochs=0)
             schedule.on_trial_add(None, running[number])
         if not running:
@@ -221,12 +222,12 @@ def one_epoch_then_best(curves: Curves, seed: int) -> int:
     return curves.num_epochs * len(order)
 
 
-def strategies(curves: Curves) -> dict[str, Callable[[int], int]]:
+def strategies(curves: Curves, at_once: int) -> dict[str, Callable[[int], int]]:
     """Return each way to search, as what gives its epochs for a seed."""
 
     def with_schedule(sampler: str | None, make: Callable[[], TrialScheduler], *, ours: bool) -> Callable[[int], int]:
         return lambda seed: replay(
-            curves, Proposals(curves, seed, sampler, knows_collapse=ours), make(), ends_collapse=ours
+            curves, Proposals(curves, seed, sampler, knows_collapse=ours), make(), at_once, ends_collapse=ours
         )
 
     def as_shipped() -> TrialScheduler:
@@ -234,6 +235,11 @@ def strategies(curves: Curves) -> dict[str, Callable[[int], int]]:
 
     def as_studies_have_it() -> TrialScheduler:
         return make_scheduler(curves.definition, SimpleNamespace(trials=list))  # type: ignore[arg-type]
+
+    def knowing_no_collapse() -> TrialScheduler:
+        grace = curves.definition.grace_epochs
+        return ASHAScheduler(time_attr=EPOCH, metric=METRIC, mode="min", max_t=curves.num_epochs + 1,
+                             grace_period=grace, reduction_factor=3)  # fmt: skip
 
     return {
         "random, full budget": with_schedule(None, FIFOScheduler, ours=False),
@@ -243,7 +249,7 @@ def strategies(curves: Curves) -> dict[str, Callable[[int], int]]:
         "ours: TPE, ASHA, collapse": with_schedule("ours", as_studies_have_it, ours=True),
         "ours without TPE": with_schedule(None, as_studies_have_it, ours=True),
         "ours without ASHA": with_schedule("ours", FIFOScheduler, ours=True),
-        "ours without knowledge of collapse": with_schedule("ours", as_studies_have_it, ours=False),
+        "ours without knowledge of collapse": with_schedule("ours", knowing_no_collapse, ours=False),
     }
 
 
@@ -257,26 +263,38 @@ def rank_correlations(curves: Curves) -> Iterator[tuple[int, float, float]]:
         yield epoch, *(float(stats.spearmanr(at[chosen], best[chosen]).statistic) for chosen in (slice(None), usable))
 
 
+def take(path: Path) -> None:
+    """Keep what replays need of an export: not the time it took nor the machines' names."""
+    frame = pl.read_parquet(path)
+    frame.select("trial", *[name for name in frame.columns if "." in name], *ROWS).write_parquet(CURVES)
+
+
 @click.command()
 @click.option("--repetitions", default=100)
+@click.option("--within", default=0.5, help="How near to the best of the table, per cent.")
+@click.option("--at-once", default=4, help="Trials trained at once.")
+@click.option("--take", "exported", type=click.Path(path_type=Path), help="Make the table from an export, and end.")
 @click.option("--curves", "path", default=CURVES, type=click.Path(path_type=Path))
-def main(repetitions: int, path: Path) -> None:
+def main(repetitions: int, within: float, at_once: int, exported: Path | None, path: Path) -> None:
     """Print the tables."""
+    if exported is not None:
+        take(exported)
+        return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    curves = Curves.read(path)
+    curves = Curves.read(path, within / 100)
     finals = [best_row(rows, curves.definition) for rows in curves.rows]
     feasible = [row["valid/nll"] for row in finals if curves.definition.goal.is_feasible(row)]
     near = sum(nll <= curves.goal_nll for nll in feasible)
     console = Console(width=120)
     console.print(
         f"{len(finals)} trials of {curves.num_epochs} epochs, {len(finals) - len(feasible)} collapsed; best nll of the"
-        f" others {min(feasible):.2f}, {near} within 0.5 %; {repetitions} repetitions, {AT_ONCE} at once"
+        f" others {min(feasible):.2f}, {near} within {within:g} %; {repetitions} repetitions, {at_once} at once"
     )
     table = Table("search", "median epochs", "quartiles", "mean", "of random's median", "never", box=None)
     whole = curves.num_epochs * len(finals)
     reference = math.nan
-    for name, search in strategies(curves).items():
+    for name, search in strategies(curves, at_once).items():
         spent = np.array([search(seed) for seed in range(repetitions)])
         low, median, high = np.quantile(spent, (0.25, 0.5, 0.75))
         reference = median if math.isnan(reference) else reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from model.diagnostics import is_collapsed
 from study.definition import Definition
 from study.errors import StudyError, tells_of_full_disk
 from study.failures import why_it_failed
@@ -20,17 +21,39 @@ from study.ledger import ENDS, Ledger
 from study.trial import FAILURE
 
 METRIC, EPOCH = "valid/nll", "epoch"
+BEHIND_NATS = 1e6
 SCHEDULER_NAMES = ("asha", "median", "none")
 ALL_FAILED = 5
 """The study is given up when its first so many trials have all failed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EarlierTrial:
     """What a schedule asks of a trial that is over."""
 
     trial_id: str
+    config: dict[str, Any] = field(default_factory=dict)
     status: str = "TERMINATED"
+
+
+class CollapseLast(ASHAScheduler):
+    """ASHA on nll that ranks collapsed trials behind all others.
+
+    A collapsed one is a language model, and often a good one: it would end trials at its rungs that can win, which it
+    cannot itself.
+    """
+
+    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
+        super().__init__(metric=METRIC, mode="min", **options)
+        self.collapse_kl_nats = collapse_kl_nats
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return what to do with a trial after an epoch."""
+        model = getattr(trial, "config", {}).get("settings", {}).get("model", {})
+        if METRIC in result and model.get("posterior") != "none":
+            collapsed = is_collapsed(result["valid/kl"], int(result["valid/au"]), self.collapse_kl_nats)
+            result = result | {METRIC: result[METRIC] + (BEHIND_NATS if collapsed else 0.0)}
+        return str(super().on_trial_result(tune_controller, trial, result))
 
 
 class LedgerSearcher(Searcher):
@@ -191,15 +214,16 @@ def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
     """Return the schedule of a definition, knowing what earlier runs of the study have seen.
 
     Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll`, which is
-    at KL weight 1 whatever a trial trains with. Raises StudyError if the name is unknown.
+    at KL weight 1 whatever a trial trains with, ASHA's with collapsed trials last. Raises StudyError if the name is
+    unknown.
     """
     epochs = definition.space.most_epochs() + definition.space.fixed.training.pretraining_epochs
     match definition.scheduler:
         case "none":
             return FIFOScheduler()
         case "asha":
-            scheduler: TrialScheduler = ASHAScheduler(
-                time_attr=EPOCH, metric=METRIC, mode="min", max_t=epochs + 1,
+            scheduler: TrialScheduler = CollapseLast(
+                definition.goal.collapse_kl_nats, time_attr=EPOCH, max_t=epochs + 1,
                 grace_period=min(definition.grace_epochs, epochs), reduction_factor=3,
             )  # fmt: skip
         case "median":
@@ -211,13 +235,13 @@ def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
             raise StudyError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULER_NAMES)}")
     for trial in ledger.trials():
         if trial.state not in ("waiting", "failed"):
-            replay(scheduler, trial.number, trial.rows)
+            settings = definition.space.settings(trial.params).model_dump()
+            replay(scheduler, EarlierTrial(f"earlier-{trial.number}", {"settings": settings}), trial.rows)
     return scheduler
 
 
-def replay(scheduler: TrialScheduler, number: int, rows: list[dict[str, Any]]) -> None:
+def replay(scheduler: TrialScheduler, trial: EarlierTrial, rows: list[dict[str, Any]]) -> None:
     """Show a schedule the epochs of a trial of an earlier run, so that its rungs stand as they stood."""
-    trial = EarlierTrial(f"earlier-{number}")
     scheduler.on_trial_add(None, trial)
     show(scheduler, trial, rows)
     if rows:

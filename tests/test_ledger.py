@@ -169,6 +169,22 @@ def test_a_schedule_is_rebuilt_from_the_record(tmp_path, scheduler):
     assert decision == ("CONTINUE" if scheduler == "none" else "STOP")
 
 
+def test_collapsed_trials_set_no_bar_at_a_rung_unless_they_are_language_models(tmp_path):
+    made = definition(scheduler="asha", grace_epochs=1, num_trials=9)
+    schedule = make_scheduler(made, Ledger.create(tmp_path / "one", made))
+
+    def decision(name, nll, posterior="gaussian", **more):
+        trial = EarlierTrial(name, {"settings": {"model": {"posterior": posterior}}})
+        schedule.on_trial_add(None, trial)
+        return schedule.on_trial_result(None, trial, row(1, nll, **more) | {"training_iteration": 1})
+
+    for number in range(6):
+        decision(f"collapsed {number}", 1.0 + number / 10, kl=0.0, au=0)
+    assert decision("worse, but in use", 5.0) == "CONTINUE"
+    assert decision("collapsed too", 2.0, kl=0.0, au=0) == "STOP"
+    assert decision("language model", 4.0, "none", kl=0.0, au=0) == "CONTINUE"
+
+
 def test_a_resumed_trial_keeps_the_rungs_that_it_passed(tmp_path):
     made = definition(scheduler="asha", grace_epochs=1, num_trials=9)
     ledger = Ledger.create(tmp_path / "one", made)

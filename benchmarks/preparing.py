@@ -1,7 +1,7 @@
 """Preparing text, against Hugging Face `datasets` doing the same tokenisation, vocabulary and encoding.
 
     pip install 'pooled-vae-study[benchmark]'
-    python benchmarks/data.py --megabytes 1000 --flat 100,1000,3000
+    python benchmarks/preparing.py --megabytes 1000 --flat 100,1000,3000
 
 Both run in a process of their own on one core, on the same made-up text (words by Zipf's law, 8 to 40 a line).
 Prints seconds and peak memory of each, then, of what was prepared, the seconds to open it in a new process and what
