@@ -69,7 +69,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 constraints:  ## refresh constraints.txt to the newest versions that pyproject.toml allows
 	rm -rf $(VENV)-constraints
 	$(PYTHON) -m venv $(VENV)-constraints
-	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard,cluster,remote]'
+	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard,cluster,remote,benchmark]'
 	$(VENV)-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-constraints
 

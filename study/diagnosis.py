@@ -32,6 +32,9 @@ ALIKE = 0.9
 USED_NATS = 0.1
 """A decoder uses z if another sequence's z costs it at least this much."""
 
+INFORMATIVE_NATS = 1.0
+"""A latent variable that carries less says little about its input, collapsed or not."""
+
 COMPARED = ("last", "mean", "max")
 
 MOST_INPUTS = 5000
@@ -227,14 +230,15 @@ def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
         verdict = "nearly collapsed: the posterior moves, but the decoder makes little of it"
     elif metrics["mi"] < USED_NATS:
         verdict = "nearly collapsed: the posterior moves so little that it carries next to no information"
+    elif metrics["mi"] < INFORMATIVE_NATS:
+        verdict = f"not collapsed, but z carries little: less than {INFORMATIVE_NATS:g} nat about its input"
     else:
-        verdict = "not collapsed"
-    healthy = verdict == "not collapsed"
-    return Diagnosis(verdict, findings, [] if healthy else advice(metrics, settings), metrics)
+        return Diagnosis("not collapsed", findings, [], metrics)
+    return Diagnosis(verdict, findings, advice(metrics, settings), metrics)
 
 
 def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """Return what to try against a collapse, in order: the cheap and effective first, each with what was measured.
+    """Return what to try for more use of z, in order: the cheap and effective first, each with what was measured.
 
     The evidence is that of README and docs/results.md. Where the settings are unknown, nothing is left out.
     """
@@ -252,12 +256,13 @@ def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         )
     by_pooling = metrics.get("cosine_by_pooling", {})
     best = min(by_pooling, key=lambda name: by_pooling[name], default="mean")
-    if model.get("pooling", "last") in ("last", "first+last"):
+    # Where the states are known and the last are the least alike, pooling promises nothing.
+    if model.get("pooling", "last") in ("last", "first+last") and not (by_pooling and best == "last"):
         choice, reason = (
             "mean",
             "at a KL weight of 0.4, pooled encoders carried 2 to 3 times the information on chat messages",
         )
-        if by_pooling and best != "last":
+        if by_pooling:
             choice = best
             reason = f"it lowers the cosine similarity here from {by_pooling['last']:.2f} to {by_pooling[best]:.2f}"
         found.append(
@@ -296,7 +301,9 @@ def read_dump(path: Path) -> dict[str, Any]:
             frame = pl.read_parquet(path)
             arrays = {name: np.array(frame[name].to_list()) for name in frame.columns}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
-        raise StudyError(f"{path} cannot be read: {first_line(error)}") from None
+        # NumPy's advice is to unpickle whatever it does not know.
+        said = "it is no .npz file of plain numbers" if "pickle" in str(error) else first_line(error)
+        raise StudyError(f"{path} cannot be read: {said}") from None
     wanted = {"features", "mean", "log_variance"}
     if missing := wanted - set(arrays):
         raise StudyError(

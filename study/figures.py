@@ -72,10 +72,12 @@ def drawable(definition: Definition, trials: list[TrialRecord]) -> list[TrialRec
     ]
     if not usable:
         failed = sum(trial.state == "failed" for trial in trials)
-        raise StudyError(
-            f"{definition.name} has no trial to draw: {failed} of {len(trials)} failed, and `study report"
-            f" {definition.name}` says why; wait for the first epochs of others"
+        why = (
+            f"{failed} of {len(trials)} failed, and `study report {definition.name}` says why"
+            if failed
+            else ("none has ended an epoch yet")
         )
+        raise StudyError(f"{definition.name} has no trial to draw: {why}; wait for the first epochs of others")
     return usable
 
 

@@ -11,13 +11,11 @@ import polars as pl
 from scipy import stats
 
 from study.definition import Definition
+from study.diagnosis import INFORMATIVE_NATS
 from study.ledger import TrialRecord, best_row
 from study.noise import BEYOND_LUCK
 from study.report import best_trial, has_collapsed, pareto_trials, show_params, show_value
 from study.standings import key, without_seed
-
-INFORMATIVE_NATS = 1.0
-"""A latent variable that carries less says little about its input, collapsed or not."""
 
 
 def answer(definition: Definition, trials: list[TrialRecord], noise: str, noise_nats: float = math.nan) -> list[str]:

@@ -79,11 +79,12 @@ def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None)
     """Write a study's report as Markdown, its figures as SVG files beside it; raise StudyError."""
     check_target(path, ".md")
     content = gather(ledger, price_per_gpu_hour)
-    figures = {}
+    figures, titles = {}, {}
     for name, chart in content.pop("charts").items():
+        titles[name] = chart.to_dict()["title"]["text"]
         figures[name] = f"{path.stem}-{name}.svg"
         save(chart, path.with_name(figures[name]))
-    text = environment().get_template("report.md.j2").render(**content, figures=figures)
+    text = environment().get_template("report.md.j2").render(**content, figures=figures, titles=titles)
     write_text(path, text)
 
 

@@ -124,9 +124,12 @@ def started(command: list[str], environment: dict[str, str]) -> Iterator[subproc
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+                break
 
 
 def check_host(host: str, *, allow_remote: bool, optuna: bool) -> bool:

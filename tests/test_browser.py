@@ -208,7 +208,7 @@ def test_mlflow_lists_the_best_trial_first_with_the_searched_settings(browser, u
 
 def test_mlflow_groups_trials_that_differ_by_seed_only(browser, finished_study, ui, shown, corpus, tiny_toml):
     from study.cli import run
-    from study.serving import experiment_page
+    from study.serving import experiment_pages
 
     if shown.parent != finished_study:
         pytest.skip("the study that is shown is not the tests' own")
@@ -220,7 +220,8 @@ def test_mlflow_groups_trials_that_differ_by_seed_only(browser, finished_study, 
                 "--storage", str(finished_study), "--sampler", "grid", "--scheduler", "none"])  # fmt: skip
     assert code == 0
     ledger = Ledger.open(finished_study / "seeds")
-    address = ui.partition("/#")[0] + experiment_page(ledger.definition.tracking_uri, ledger)
+    page = experiment_pages(ledger.definition.tracking_uri, ledger)[0][1]
+    address = f"{ui.partition('/#')[0]}/#/experiments{page}"
     open_page(browser, address)
     until(lambda: text_of(browser).count("Group: pooling=") == 2, browser)
     keep(browser, "mlflow-seeds")
