@@ -92,7 +92,8 @@ def serve(
     if optuna and ledger is not None:
         other = take_port(None, beside=door.port)
         commands[f"http://{LOOPBACK}:{other}"] = optuna_command(ledger, other)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as running:
         environment = os.environ | mlflow_environment(door, Path(scratch))
         try:
