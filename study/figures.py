@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from study.definition import Definition
 from study.errors import StudyError
 from study.importance import importances
 from study.ledger import TrialRecord
-from study.report import epochs_frame, has_collapsed, pareto_trials, trials_frame
+from study.report import best_trial, epochs_frame, has_collapsed, pareto_trials, show_value, trials_frame
 
 ENDINGS = (".png", ".svg", ".html")
 WIDTH = 560
@@ -31,10 +31,12 @@ alt.data_transformers.disable_max_rows()
 
 Chart = alt.LayerChart | alt.Chart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart
 
-# Okabe and Ito's colours, which people of any colour vision can tell apart; a shape as well, for print.
+# Okabe and Ito's colours, which people of any colour vision can tell apart; a shape as well, for print in grey.
 COLOURS = ["#000000", "#999999", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9"]
-STATE_SHAPES = {"complete": "circle", "pruned": "triangle-up", "collapsed": "cross", "waiting": "diamond",
-                "running": "square"}  # fmt: skip
+SHAPES = ["triangle-down", "triangle-left", "circle", "square", "diamond", "triangle-up", "cross", "triangle-right"]
+STATE_FILLS = {"complete": 0.85, "pruned": 0.35, "collapsed": 0.0, "waiting": 0.35, "running": 0.35}
+"""How full a trial's mark is: whole if it trained to its end, hollow if it collapsed."""
+
 STATE_COLOURS = {"complete": "#0072B2", "pruned": "#999999", "collapsed": "#D55E00", "failed": "#000000",
                  "waiting": "#CC79A7", "running": "#009E73"}  # fmt: skip
 STATE_DASHES = {"complete": [1, 0], "pruned": [6, 3], "collapsed": [2, 2], "waiting": [8, 2, 2, 2],
@@ -68,7 +70,7 @@ def drawable(definition: Definition, trials: list[TrialRecord]) -> list[TrialRec
     usable = [
         replace(trial, state="collapsed") if has_collapsed(definition, trial) else trial
         for trial in trials
-        if trial.best and trial.state in STATE_SHAPES
+        if trial.best and trial.state in STATE_FILLS
     ]
     if not usable:
         failed = sum(trial.state == "failed" for trial in trials)
@@ -81,19 +83,42 @@ def drawable(definition: Definition, trials: list[TrialRecord]) -> list[TrialRec
     return usable
 
 
-def by_pooling(frame: pl.DataFrame) -> alt.Color:
-    """Return pooling as colour: each has its own in every figure, and only those that occur stand in the legend."""
-    present = [name for name in [*POOLING_NAMES, "none"] if name in frame["pooling"].to_list()]
-    colours = dict(zip([*POOLING_NAMES, "none"], COLOURS, strict=True))
-    return alt.Color("pooling:N", title="pooling", scale=alt.Scale(domain=present, range=[colours[n] for n in present]))
+def present(frame: pl.DataFrame, column: str, names: Iterable[str]) -> list[str]:
+    """Return those names that occur in a column, in their own order: a legend shows no others."""
+    found = set(frame[column])
+    return [name for name in names if name in found]
 
 
-def by_state(frame: pl.DataFrame) -> tuple[alt.Shape, alt.StrokeDash]:
-    """Return a trial's state as the shape of a point and as the dashes of a line."""
-    present = [name for name in STATE_SHAPES if name in frame["state"].to_list()]
-    shapes = alt.Scale(domain=present, range=[STATE_SHAPES[name] for name in present])
-    dashes = alt.Scale(domain=present, range=[STATE_DASHES[name] for name in present])
-    return alt.Shape("state:N", title="trial", scale=shapes), alt.StrokeDash("state:N", title="trial", scale=dashes)
+def pooling_scales(frame: pl.DataFrame) -> tuple[alt.Scale, alt.Scale]:
+    """Return pooling as colours and as the shapes of points: each has its own in every figure."""
+    names = [*POOLING_NAMES, "none"]
+    shown = present(frame, "pooling", names)
+    colours, shapes = dict(zip(names, COLOURS, strict=True)), dict(zip(names, SHAPES, strict=True))
+    return (
+        alt.Scale(domain=shown, range=[colours[name] for name in shown]),
+        alt.Scale(domain=shown, range=[shapes[name] for name in shown]),
+    )
+
+
+def marks(frame: pl.DataFrame) -> alt.Chart:
+    """Return a point for each trial: pooling as colour and shape, its state as how full it is."""
+    colours, shapes = pooling_scales(frame)
+    states = present(frame, "state", STATE_FILLS)
+    fills = alt.Scale(domain=states, range=[STATE_FILLS[name] for name in states])
+    in_grey = alt.Legend(symbolFillColor="#444444", symbolStrokeColor="#444444")
+    return alt.Chart(frame).mark_point(size=90, strokeWidth=1.5).encode(
+        fill=alt.Fill("pooling:N", title="pooling", scale=colours),
+        stroke=alt.Stroke("pooling:N", title="pooling", scale=colours),
+        shape=alt.Shape("pooling:N", title="pooling", scale=shapes),
+        fillOpacity=alt.FillOpacity("state:N", title="trial", scale=fills, legend=in_grey),
+    )  # fmt: skip
+
+
+def from_zero(frame: pl.DataFrame, column: str) -> alt.Scale:
+    """Return the scale of an axis that begins at 0 and ends a little beyond the largest value."""
+    largest = frame[column].fill_nan(None).max()
+    assert isinstance(largest, int | float)
+    return alt.Scale(domain=[0, max(1.06 * largest, 0.1)], nice=False, clamp=True)
 
 
 def heading(text: str, below: str) -> alt.TitleParams:
@@ -108,19 +133,21 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
     """
     usable = drawable(definition, trials)
     frame = plain(trials_frame(usable), definition)
-    x = alt.X(f"{over}:Q", title=AXES[over], scale=alt.Scale(domainMin=0, clamp=True))
+    x = alt.X(f"{over}:Q", title=AXES[over], scale=from_zero(frame, over))
     y = alt.Y("nll:Q", title=AXES["nll"], scale=alt.Scale(zero=False))
     front = plain(trials_frame(pareto_trials(trials)), definition).select("mi", "kl", "nll")
     line = alt.Chart(front).mark_line(color="#888888", strokeDash=[4, 3]).encode(x=x, y=y, order=alt.Order(f"{over}:Q"))
-    tooltip = [alt.Tooltip(name) for name in frame.columns if name not in ("reason", "run_id")]
-    points = alt.Chart(frame).mark_point(size=110, filled=True, opacity=0.85)
-    points = points.encode(x=x, y=y, color=by_pooling(frame), shape=by_state(frame)[0], tooltip=tooltip)
+    points = marks(frame).encode(x=x, y=y, tooltip=[name for name in frame.columns if name not in ("reason", "run_id")])
+    layers: list[alt.Chart] = [line, points]
+    if (best := best_trial(trials)) is not None:
+        winner = alt.Chart(frame.filter(pl.col("trial") == best.number))
+        layers.append(winner.mark_text(dy=14, fontSize=11, text=f"best: trial {best.number}").encode(x=x, y=y))
     title = heading(
         f"Validation likelihood against {TITLES[over]}: {definition.corpus_name}, {len(usable)} trials",
         "lower is better, and at equal height further right; at each trial's best epoch, collapsed ones end early;"
         " dashed: not beaten in both nll and MI",
     )
-    return alt.layer(line, points).properties(title=title, width=WIDTH, height=340)
+    return alt.layer(*layers).properties(title=title, width=WIDTH, height=340)
 
 
 def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
@@ -130,17 +157,30 @@ def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
     if "phase" in frame.columns:
         frame = frame.filter(pl.col("phase").is_null())
     columns = ["trial", "state", "pooling", "epoch", "nll", "kl", "weight"]
+    colours, shapes = pooling_scales(frame)
+    states = present(frame, "state", STATE_DASHES)
+    dashes = alt.Scale(domain=states, range=[STATE_DASHES[name] for name in states])
     near = alt.selection_point(fields=["trial"], on="pointerover", empty=False)
     base = alt.Chart(frame.select(columns)).encode(
         x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)),
-        color=by_pooling(frame),
+        color=alt.Color("pooling:N", title="pooling", scale=colours),
         detail="trial:N",
-        strokeDash=by_state(frame)[1],
-        size=alt.condition(near, alt.value(3.5), alt.value(1.2)),
         tooltip=columns,
     )
+    # A line has no shape to tell its pooling by in grey: its last epoch has.
+    is_last = alt.FieldRangePredicate(field="from_end", range=[0, 0])
+    ends = base.transform_joinaggregate(last="max(epoch)", groupby=["trial"]).transform_calculate(
+        from_end=alt.datum.last - alt.datum.epoch
+    ).transform_filter(is_last).mark_point(filled=True, size=45).encode(
+        shape=alt.Shape("pooling:N", title="pooling", scale=shapes)
+    )  # fmt: skip
+    curves = base.mark_line(opacity=0.8).encode(
+        strokeDash=alt.StrokeDash("state:N", title="trial", scale=dashes),
+        size=alt.condition(near, alt.value(3.5), alt.value(1.2)),
+    )
     parts = [
-        base.mark_line(opacity=0.8).encode(y=alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=name != "nll")))
+        alt.layer(curves.add_params(near) if name == "nll" else curves, ends)
+        .encode(y=alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=name != "nll")))
         .properties(width=WIDTH, height=height)
         for name, title, height in (("nll", "nll (nats)", 200), ("kl", "KL (nats)", 120), ("weight", "KL weight", 80))
     ]  # fmt: skip
@@ -149,7 +189,7 @@ def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
         "below, the KL weight that each trial trained with; nll and KL are measured at weight 1"
         + (f"; the {MOST_LINES} trials of lowest nll" if len(trials) > MOST_LINES else ""),
     )
-    return alt.vconcat(parts[0].add_params(near), *parts[1:]).properties(title=title)
+    return alt.vconcat(*parts).properties(title=title)
 
 
 def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Chart:
@@ -176,46 +216,50 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
 
 
 def scaled(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
-    """Return a row for each trial and searched setting: its value, and its `place` in the setting's range, 0 to 1."""
+    """Return a row for each trial and searched setting: its value, and its `place` in the searched range, 0 to 1."""
     rows: list[dict[str, Any]] = []
     for name, allowed in definition.space.ranges.items():
-        values = [value for value in frame[name].to_list() if value is not None] if name in frame.columns else []
-        if not values:
+        if name not in frame.columns:
             continue
-        levels = list(allowed.values) if allowed.values is not None else []
-        low, high = (0, 1) if levels else (min(values), max(values))
         for row in frame.filter(pl.col(name).is_not_null()).iter_rows(named=True):
-            value = row[name]
-            place = levels.index(value) / max(1, len(levels) - 1) if levels else (value - low) / ((high - low) or 1)
             rows.append({
-                "trial": row["trial"], "state": row["state"], "nll": row["valid/nll"], "place": float(place),
-                "setting": name.rsplit(".", 1)[-1], "value": f"{value:.3g}" if isinstance(value, float) else str(value),
-                "labelled": bool(levels) or value in (low, high),
+                "trial": row["trial"], "state": row["state"], "nll": row["valid/nll"],
+                "setting": name.rsplit(".", 1)[-1], "value": show_value(row[name]), "place": allowed.place(row[name]),
             })  # fmt: skip
     return pl.DataFrame(rows)
 
 
 def parallel_coordinates(definition: Definition, trials: list[TrialRecord]) -> Chart:
-    """Draw each trial as a line over its settings, each scaled to its own range, nll as colour."""
+    """Draw each trial as a line over its settings, each scaled to the range that was searched, nll as colour."""
     usable = sorted(drawable(definition, trials), key=lambda trial: trial.best["valid/nll"])
     drawn = usable[:: math.ceil(len(usable) / MOST_PATHS)]
     data = scaled(trials_frame(sorted(drawn, key=lambda trial: trial.number)), definition)
     if data.height == 0:
         raise StudyError(f"{definition.name} searches nothing, so that there are no settings to draw")
     order = data["setting"].unique(maintain_order=True).to_list()
+    ends = pl.DataFrame([
+        {"setting": name.rsplit(".", 1)[-1], "value": show_value(value), "place": allowed.place(value)}
+        for name, allowed in definition.space.ranges.items()
+        for value in allowed.ends()
+    ]).filter(pl.col("setting").is_in(order))  # fmt: skip
     collapsed = alt.datum.state == "collapsed"
-    colour = alt.Color("nll:Q", title="nll (nats)", scale=alt.Scale(scheme="viridis"))
+    healthy = data.filter(pl.col("state") != "collapsed")["nll"]
+    # What collapsed trials reached is drawn grey, and must not take up the colours of the others.
+    shades = alt.Scale(scheme="viridis", domain=[healthy.min(), healthy.max()] if len(healthy) else [0, 1])
     x = alt.X("setting:N", title=None, sort=order, axis=alt.Axis(labelAngle=-20))
     lines = alt.Chart(data).mark_line(strokeWidth=1.8).encode(
-        x=x, y=alt.Y("place:Q", axis=None), detail="trial:N",
-        color=alt.condition(collapsed, alt.value("#cccccc"), colour),
+        x=x, y=alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, 1])), detail="trial:N",
+        color=alt.condition(collapsed, alt.value("#cccccc"), alt.Color("nll:Q", title="nll (nats)", scale=shades)),
         opacity=alt.condition(collapsed, alt.value(0.6), alt.value(0.9)),
         tooltip=["trial", "state", "setting", "value", "nll"],
     )  # fmt: skip
-    labels = alt.Chart(data.filter("labelled").unique(["setting", "value"]))
-    text = labels.mark_text(align="left", dx=5, fontSize=9, color="#333333").encode(x=x, y="place:Q", text="value:N")
+    labels = alt.Chart(ends).mark_text(align="left", dx=5, fontSize=9, color="#333333")
+    text = labels.encode(x=x, y="place:Q", text="value:N")
     whose = "every trial" if len(drawn) == len(usable) else f"{len(drawn)} of {len(usable)} trials, evenly by nll"
-    title = heading(f"Settings of {whose}, validation nll as colour", "dark is better; grey lines have collapsed")
+    title = heading(
+        f"Settings of {whose}, validation nll as colour",
+        "each axis is the range that was searched; dark is better; grey lines have collapsed",
+    )
     return alt.layer(lines, text).properties(title=title, width=WIDTH, height=300)
 
 
@@ -223,8 +267,8 @@ def endings(definition: Definition, trials: list[TrialRecord]) -> Chart:
     """Draw how long each trial trained and what ended it."""
     drawable(definition, trials)
     frame = trials_frame([trial for trial in trials if trial.rows]).select("trial", "state", "epochs", "reason")
-    present = [name for name in STATE_COLOURS if name in frame["state"].to_list()]
-    scale = alt.Scale(domain=present, range=[STATE_COLOURS[name] for name in present])
+    shown = present(frame, "state", STATE_COLOURS)
+    scale = alt.Scale(domain=shown, range=[STATE_COLOURS[name] for name in shown])
     bars = alt.Chart(frame).mark_bar().encode(
         x=alt.X("epochs:Q", title="epochs trained", axis=alt.Axis(tickMinStep=1)),
         y=alt.Y("trial:O", title="trial, in the order of the search", axis=alt.Axis(labelOverlap=True)),
@@ -244,13 +288,11 @@ def endings(definition: Definition, trials: list[TrialRecord]) -> Chart:
 def dispersion_by_pooling(definition: Definition, trials: list[TrialRecord]) -> Chart:
     """Draw how alike the encoder's features are, a point a trial, by pooling."""
     frame = plain(trials_frame(drawable(definition, trials)), definition).filter(pl.col("dispersion").is_not_nan())
-    points = alt.Chart(frame).mark_point(size=80, filled=True, opacity=0.8).encode(
+    points = marks(frame).encode(
         x=alt.X("dispersion:Q", title=AXES["dispersion"]),
         y=alt.Y("pooling:N", title="pooling"),
-        color=by_pooling(frame),
-        shape=by_state(frame)[0],
         tooltip=["trial", "state", "pooling", "dispersion", "kl", "nll"],
-    )  # fmt: skip
+    )
     title = heading("How alike the encoder's features are, by pooling", "1: every input gives the same feature vector")
     chart: Chart = points.properties(title=title, width=WIDTH, height=alt.Step(34))
     return chart
@@ -266,15 +308,17 @@ def studies_trade_off(studies: list[tuple[Definition, list[TrialRecord]]]) -> Ch
     ]
     frame = pl.concat(frames, how="vertical_relaxed")
     names = [definition.name for definition, _ in studies]
-    # Black is a line's colour; of more studies than colours, some share one.
-    scale = alt.Scale(domain=names, range=[COLOURS[2:][place % len(COLOURS[2:])] for place in range(len(names))])
-    points = alt.Chart(frame).mark_point(size=110, filled=True, opacity=0.85).encode(
-        x=alt.X("mi:Q", title=AXES["mi"], scale=alt.Scale(domainMin=0, clamp=True)),
+    # Of more studies than colours, some share one.
+    colours = alt.Scale(domain=names, range=[COLOURS[2:][place % len(COLOURS[2:])] for place in range(len(names))])
+    shapes = alt.Scale(domain=names, range=[SHAPES[2:][place % len(SHAPES[2:])] for place in range(len(names))])
+    points = marks(frame).encode(
+        x=alt.X("mi:Q", title=AXES["mi"], scale=from_zero(frame, "mi")),
         y=alt.Y("nll:Q", title=AXES["nll"], scale=alt.Scale(zero=False)),
-        color=alt.Color("study:N", title="study", scale=scale),
-        shape=by_state(frame)[0],
+        fill=alt.Fill("study:N", title="study", scale=colours),
+        stroke=alt.Stroke("study:N", title="study", scale=colours),
+        shape=alt.Shape("study:N", title="study", scale=shapes),
         tooltip=frame.columns,
-    )  # fmt: skip
+    )
     title = heading(
         f"Validation likelihood against {TITLES['mi']}, {len(names)} studies",
         "lower and further right is better; only studies on one corpus and evaluated alike can be compared",

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import math
+import time
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -171,10 +172,11 @@ class Ledger:
         return read_journal(self.trial_folder(number))
 
     def add_row(self, number: int, row: dict[str, Any]) -> bool:
-        """Record an epoch; return False if it is on record already."""
+        """Record an epoch and when (`recorded_at`, seconds since 1970); return False if it is on record already."""
         rows = self._rows[number]
         if row["epoch"] <= (rows[-1]["epoch"] if rows else 0):
             return False
+        row = row | {"recorded_at": round(time.time(), 3)}
         append_journal(self.trial_folder(number), row)
         rows.append(row)
         self._report(self._open[number], row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, cast
 
 import optuna
@@ -60,6 +61,15 @@ class Range(BaseModel):
         assert self.low is not None
         assert self.high is not None
         return (self.low, self.high)
+
+    def place(self, value: Any) -> float:
+        """Return where a value lies in the range, from 0 to 1; in the logarithm where that is what is searched."""
+        if self.values is not None:
+            return self.values.index(value) / max(1, len(self.values) - 1)
+        assert self.low is not None
+        assert self.high is not None
+        low, high, value = (math.log(it) if self.log else it for it in (self.low, self.high, value))
+        return float((value - low) / (high - low))
 
     def grid(self, points: int = 4) -> list[Value]:
         """Return the values of a grid: all of a list, some of an interval, evenly in its own scale."""

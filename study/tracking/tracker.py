@@ -26,7 +26,7 @@ from study.tracking.overview import FEASIBLE_NLL, SETTINGS_TAG, TAG, overview, s
 from study.tracking.store import artifact_location, connect, describe_corpus, provenance
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 STATUS = {
     "complete": "FINISHED", "pruned": "KILLED", "collapsed": "KILLED", "waiting": "KILLED",
@@ -92,6 +92,8 @@ class Tracker:
 
         `files` (or folders) become its artifacts, and `seeds`, means over them, a table.
         """
+        from mlflow.entities import Metric
+
         with self._wake:
             self._closing = True
             self._give_up_at = time.monotonic() + CLOSE_SECONDS / 2
@@ -99,12 +101,18 @@ class Tracker:
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive() or self._error is not None:
             return False
-        try:
-            self._end_parent(state, summary, description, files, seeds)
-        except Exception as error:
-            self.on_problem(f"MLflow: {first_line(error)}")
-            return False
-        return True
+        when, give_up_at = int(time.time() * 1000), time.monotonic() + CLOSE_SECONDS / 2
+        metrics = [Metric(name, value, when, 0) for name, value in summary.items()]
+        while True:
+            try:
+                self._end_parent(state, metrics, description, files, seeds)
+            except Exception as error:
+                self.on_problem(f"MLflow did not take the study's end: {first_line(error)}")
+                if time.monotonic() > give_up_at:
+                    return False
+                time.sleep(RETRY_SECONDS)
+            else:
+                return True
 
     def _work(self) -> None:
         try:
@@ -234,16 +242,16 @@ class Tracker:
     def _finish(self, run_id: str, view: View, rows: list[dict[str, Any]], state: str) -> None:
         from mlflow.entities import Metric, RunTag
 
-        now = int(time.time() * 1000)
+        when = _milliseconds(rows[-1]) if rows else 0
         best = best_row(rows, self.definition)
         metrics = [
-            Metric(f"best/{name.removeprefix('valid/')}", float(value), now, 0)
+            Metric(f"best/{name.removeprefix('valid/')}", float(value), when, 0)
             for name, value in best.items()
             if name.startswith("valid/") or name == "epoch"
         ]
         if best and state in USABLE and self.definition.goal.is_feasible(best):
             # What the page is ordered by: a trial that cannot win does not come first for its low nll.
-            metrics.append(Metric(FEASIBLE_NLL, float(best["valid/nll"]), now, 0))
+            metrics.append(Metric(FEASIBLE_NLL, float(best["valid/nll"]), when, 0))
         seconds = rows[-1]["seconds"] if rows else 0.0
         tags = [
             RunTag("state", state),
@@ -276,12 +284,10 @@ class Tracker:
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
 
     def _end_parent(
-        self, state: str, summary: dict[str, float], description: str, files: list[Path], seeds: pl.DataFrame | None
+        self, state: str, metrics: list[Metric], description: str, files: list[Path], seeds: pl.DataFrame | None
     ) -> None:
-        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import RunTag
 
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, 0) for name, value in summary.items()]
         tags = [RunTag("state", state), RunTag("mlflow.note.content", description)]
         self._client.log_batch(self._parent_id, metrics=metrics, tags=tags)
         # The list of all studies shows it.
@@ -302,13 +308,20 @@ class Tracker:
 def _metrics(rows: list[dict[str, Any]]) -> list[Any]:
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
     return [
-        Metric(name, float(value), now, int(row["epoch"]))
+        Metric(name, float(value), _milliseconds(row), int(row["epoch"]))
         for row in rows
         for name, value in row.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and name != "recorded_at"
     ]
+
+
+def _milliseconds(row: dict[str, Any]) -> int:
+    """Return when an epoch was recorded: MLflow takes a metric that is sent twice for one if the times are the same.
+
+    What a server did before it went away, its client cannot know.
+    """
+    return int(row.get("recorded_at", 0) * 1000)
 
 
 def _parts(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
