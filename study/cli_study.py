@@ -144,6 +144,9 @@ def status_command(name: str | None, storage: Path) -> None:
     "--figure", type=click.Path(path_type=Path, dir_okay=False), help="Draw a figure into a .png, .svg or .html file."
 )
 @click.option("--which", help="Which figure; a wrong name lists them.  [default: trade-off]")
+@click.option(
+    "--trial", type=click.IntRange(min=0), help="Of which trial, where --which is of a model.  [default: the best]"
+)
 @click.option("--price-per-gpu-hour", type=click.FloatRange(min=0), help="Add what the GPUs cost to --html's costs.")
 @storage_option
 def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
@@ -156,21 +159,24 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     study report quick --html quick.html
     study report quick --json | jq .valid.nll
     study report quick --figure curves.png --which learning-curves
-    study report quick quick-2 --figure both.html
+    study report quick --figure space.svg --which latent-space --trial 3
+    study report quick quick-2 --html both.html
     """
     from study.errors import StudyError
     from study.ledger import Ledger
-    from study.reporting import compare_studies, report_study
+    from study.reporting import report_studies, report_study
 
     if given["which"] is not None and given["figure"] is None:
         raise StudyError("--which says which figure --figure FILE draws; name the file")
+    if given["trial"] is not None and given["figure"] is None:
+        raise StudyError("--trial says whose model --figure FILE draws; name the file")
     if given["price_per_gpu_hour"] is not None and not (given["html"] or given["markdown"]):
         raise StudyError("--price-per-gpu-hour is for the costs in --html or --markdown; name the file")
     ledgers = [Ledger.open(storage / name) for name in names]
     if len(ledgers) > 1:
-        if any(given[name] for name in ("as_json", "html", "markdown", "which")):
-            raise StudyError("--json, --html, --markdown and --which are of one study; of several there is --figure")
-        compare_studies(ledgers, given["figure"])
+        if any(given[name] not in (None, False) for name in given if name not in ("html", "figure")):
+            raise StudyError("of several studies there are --html and --figure; the other options are of one")
+        report_studies(ledgers, given["html"], given["figure"])
     else:
         report_study(ledgers[0], **given)
 

@@ -1,46 +1,41 @@
-"""Figures of a study, interactive in HTML and static in PNG or SVG, safe for colour-blind readers."""
+"""Figures of a study, the same for the report, MLflow and notebooks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import altair as alt
 import polars as pl
 
-from model.config import POOLING_NAMES
 from study.definition import Definition
+from study.drawing import (
+    COLOURS,
+    SHAPES,
+    STATE_COLOURS,
+    STATE_DASHES,
+    STATE_FILLS,
+    WIDTH,
+    Chart,
+    from_zero,
+    heading,
+    marks,
+    pooling_scales,
+    present,
+)
 from study.errors import StudyError
 from study.importance import importances
 from study.ledger import TrialRecord
 from study.report import best_trial, epochs_frame, has_collapsed, pareto_trials, show_value, trials_frame
 
-ENDINGS = (".png", ".svg", ".html")
-WIDTH = 560
 MOST_LINES = 100
 """Trials whose curves are drawn together at most."""
 
 MOST_PATHS = 300
 """Trials whose settings are drawn together at most."""
 
-# Reports hold their data, of thousands of trials too.
-alt.data_transformers.disable_max_rows()
-
-Chart = alt.LayerChart | alt.Chart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart
-
-# Okabe and Ito's colours, which people of any colour vision can tell apart; a shape as well, for print in grey.
-COLOURS = ["#000000", "#999999", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9"]
-SHAPES = ["triangle-down", "triangle-left", "circle", "square", "diamond", "triangle-up", "cross", "triangle-right"]
-STATE_FILLS = {"complete": 0.85, "pruned": 0.35, "collapsed": 0.0, "waiting": 0.35, "running": 0.35}
-"""How full a trial's mark is: whole if it trained to its end, hollow if it collapsed."""
-
-STATE_COLOURS = {"complete": "#0072B2", "pruned": "#999999", "collapsed": "#D55E00", "failed": "#000000",
-                 "waiting": "#CC79A7", "running": "#009E73"}  # fmt: skip
-STATE_DASHES = {"complete": [1, 0], "pruned": [6, 3], "collapsed": [2, 2], "waiting": [8, 2, 2, 2],
-                "running": [1, 0]}  # fmt: skip
 AXES = {
     "nll": "negative log-likelihood (nats a sequence)",
     "mi": "mutual information of input and latent variable (nats)",
@@ -49,6 +44,7 @@ AXES = {
 }
 
 
+FILLS = "Full: trained to its end; pale: ended by the schedule, or not done yet; hollow: collapsed"
 TITLES = {"mi": "use of the latent variable", "kl": "its rate"}
 
 
@@ -83,49 +79,6 @@ def drawable(definition: Definition, trials: list[TrialRecord]) -> list[TrialRec
     return usable
 
 
-def present(frame: pl.DataFrame, column: str, names: Iterable[str]) -> list[str]:
-    """Return those names that occur in a column, in their own order: a legend shows no others."""
-    found = set(frame[column])
-    return [name for name in names if name in found]
-
-
-def pooling_scales(frame: pl.DataFrame) -> tuple[alt.Scale, alt.Scale]:
-    """Return pooling as colours and as the shapes of points: each has its own in every figure."""
-    names = [*POOLING_NAMES, "none"]
-    shown = present(frame, "pooling", names)
-    colours, shapes = dict(zip(names, COLOURS, strict=True)), dict(zip(names, SHAPES, strict=True))
-    return (
-        alt.Scale(domain=shown, range=[colours[name] for name in shown]),
-        alt.Scale(domain=shown, range=[shapes[name] for name in shown]),
-    )
-
-
-def marks(frame: pl.DataFrame) -> alt.Chart:
-    """Return a point for each trial: pooling as colour and shape, its state as how full it is."""
-    colours, shapes = pooling_scales(frame)
-    states = present(frame, "state", STATE_FILLS)
-    fills = alt.Scale(domain=states, range=[STATE_FILLS[name] for name in states])
-    in_grey = alt.Legend(symbolFillColor="#444444", symbolStrokeColor="#444444")
-    return alt.Chart(frame).mark_point(size=90, strokeWidth=1.5).encode(
-        fill=alt.Fill("pooling:N", title="pooling", scale=colours),
-        stroke=alt.Stroke("pooling:N", title="pooling", scale=colours),
-        shape=alt.Shape("pooling:N", title="pooling", scale=shapes),
-        fillOpacity=alt.FillOpacity("state:N", title="trial", scale=fills, legend=in_grey),
-    )  # fmt: skip
-
-
-def from_zero(frame: pl.DataFrame, column: str) -> alt.Scale:
-    """Return the scale of an axis that begins at 0 and ends a little beyond the largest value."""
-    largest = frame[column].fill_nan(None).max()
-    assert isinstance(largest, int | float)
-    return alt.Scale(domain=[0, max(1.06 * largest, 0.1)], nice=False, clamp=True)
-
-
-def heading(text: str, below: str) -> alt.TitleParams:
-    """Return a figure's title: what it shows, and how to read it."""
-    return alt.TitleParams(text, subtitle=below, anchor="start", subtitleColor="#555555")
-
-
 def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi") -> Chart:
     """Draw nll over mutual information or rate: each trial by pooling and state, the Pareto set joined by a line.
 
@@ -134,18 +87,20 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
     usable = drawable(definition, trials)
     frame = plain(trials_frame(usable), definition)
     x = alt.X(f"{over}:Q", title=AXES[over], scale=from_zero(frame, over))
-    y = alt.Y("nll:Q", title=AXES["nll"], scale=alt.Scale(zero=False))
+    y = alt.Y("nll:Q", title=AXES["nll"], scale=alt.Scale(zero=False, padding=16))
     front = plain(trials_frame(pareto_trials(trials)), definition).select("mi", "kl", "nll")
     line = alt.Chart(front).mark_line(color="#888888", strokeDash=[4, 3]).encode(x=x, y=y, order=alt.Order(f"{over}:Q"))
     points = marks(frame).encode(x=x, y=y, tooltip=[name for name in frame.columns if name not in ("reason", "run_id")])
     layers: list[alt.Chart] = [line, points]
     if (best := best_trial(trials)) is not None:
         winner = alt.Chart(frame.filter(pl.col("trial") == best.number))
-        layers.append(winner.mark_text(dy=14, fontSize=11, text=f"best: trial {best.number}").encode(x=x, y=y))
+        layers.append(
+            winner.mark_text(align="left", dx=7, dy=11, fontSize=11, text=f"best: trial {best.number}").encode(x=x, y=y)
+        )
     title = heading(
         f"Validation likelihood against {TITLES[over]}: {definition.corpus_name}, {len(usable)} trials",
-        "lower is better, and at equal height further right; at each trial's best epoch, collapsed ones end early;"
-        " dashed: not beaten in both nll and MI",
+        f"lower is better, and at equal height further right; dashed: not beaten in both nll and MI. {FILLS};"
+        " each at its best epoch, and collapsed trials end early",
     )
     return alt.layer(*layers).properties(title=title, width=WIDTH, height=340)
 
@@ -187,7 +142,8 @@ def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
     title = heading(
         f"Validation nll and KL by epoch, in nats a sequence: {definition.corpus_name}",
         "below, the KL weight that each trial trained with; nll and KL are measured at weight 1"
-        + (f"; the {MOST_LINES} trials of lowest nll" if len(trials) > MOST_LINES else ""),
+        + (f"; the {MOST_LINES} trials of lowest nll" if len(trials) > MOST_LINES else "")
+        + "; a mark stands at each trial's last epoch",
     )
     return alt.vconcat(*parts).properties(title=title)
 
@@ -243,9 +199,9 @@ def parallel_coordinates(definition: Definition, trials: list[TrialRecord]) -> C
         for value in allowed.ends()
     ]).filter(pl.col("setting").is_in(order))  # fmt: skip
     collapsed = alt.datum.state == "collapsed"
-    healthy = data.filter(pl.col("state") != "collapsed")["nll"]
+    healthy = data.filter(pl.col("state") != "collapsed")["nll"].to_list()
     # What collapsed trials reached is drawn grey, and must not take up the colours of the others.
-    shades = alt.Scale(scheme="viridis", domain=[healthy.min(), healthy.max()] if len(healthy) else [0, 1])
+    shades = alt.Scale(scheme="viridis", domain=[min(healthy), max(healthy)] if healthy else [0, 1])
     x = alt.X("setting:N", title=None, sort=order, axis=alt.Axis(labelAngle=-20))
     lines = alt.Chart(data).mark_line(strokeWidth=1.8).encode(
         x=x, y=alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, 1])), detail="trial:N",
@@ -293,7 +249,9 @@ def dispersion_by_pooling(definition: Definition, trials: list[TrialRecord]) -> 
         y=alt.Y("pooling:N", title="pooling"),
         tooltip=["trial", "state", "pooling", "dispersion", "kl", "nll"],
     )
-    title = heading("How alike the encoder's features are, by pooling", "1: every input gives the same feature vector")
+    title = heading(
+        "How alike the encoder's features are, by pooling", f"1: every input gives the same feature vector. {FILLS}"
+    )
     chart: Chart = points.properties(title=title, width=WIDTH, height=alt.Step(34))
     return chart
 
@@ -321,7 +279,7 @@ def studies_trade_off(studies: list[tuple[Definition, list[TrialRecord]]]) -> Ch
     )
     title = heading(
         f"Validation likelihood against {TITLES['mi']}, {len(names)} studies",
-        "lower and further right is better; only studies on one corpus and evaluated alike can be compared",
+        f"lower and further right is better; only studies on one corpus and evaluated alike can be compared. {FILLS}",
     )
     chart: Chart = points.properties(title=title, width=WIDTH, height=340)
     return chart
@@ -337,15 +295,3 @@ FIGURES: dict[str, Callable[[Definition, list[TrialRecord]], Chart]] = {
     "dispersion": dispersion_by_pooling,
 }
 """A study's figures by name."""
-
-
-def save(chart: Chart, path: Path) -> None:
-    """Write a figure by its file's ending, aside and then renamed; HTML needs no network. Raises StudyError."""
-    if path.suffix not in ENDINGS or not path.absolute().parent.is_dir():
-        raise StudyError(f"{path}: expected a {', '.join(ENDINGS)} file in a folder that exists")
-    aside = path.with_name(f".writing.{path.name}")
-    if path.suffix == ".html":
-        chart.save(aside, inline=True)
-    else:
-        chart.save(aside, scale_factor=1.5)
-    aside.replace(path)

@@ -14,8 +14,11 @@ from study.definition import Definition
 from study.diagnosis import INFORMATIVE_NATS
 from study.ledger import TrialRecord, best_row
 from study.noise import BEYOND_LUCK
-from study.report import best_trial, has_collapsed, pareto_trials, show_params, show_value
+from study.report import best_trial, has_collapsed, pareto_trials, show_value
 from study.standings import key, without_seed
+
+CHOICES = ("method", "model.pooling")
+"""Settings that the answer names."""
 
 
 def answer(definition: Definition, trials: list[TrialRecord], noise: str, noise_nats: float = math.nan) -> list[str]:
@@ -36,18 +39,16 @@ def answer(definition: Definition, trials: list[TrialRecord], noise: str, noise_
             noise,
         ]
     row = best.best
-    searched = without_seed(best.params)
-    settings = f"settings are {show_params(searched).replace('  ', ', ')}" if searched else "run has the fixed settings"
+    named = [f"{name.rsplit('.', 1)[-1]} {best.params[name]}" for name in CHOICES if name in best.params]
     first = (
-        f"On {definition.corpus_name}, of the trials that have not collapsed, the best {settings}"
-        f" (trial {best.number}): validation nll {row['valid/nll']:.2f}"
-        f" nats a sequence, KL {row['valid/kl']:.2f}, mutual information {row['valid/mi']:.2f} nats,"
-        f" {row['valid/au']} active units."
+        f"On {definition.corpus_name}, of the trials that have not collapsed, trial {best.number}"
+        f" ({', '.join([*named, 'its settings are below'])}) has the best likelihood: validation nll"
+        f" {row['valid/nll']:.2f} nats a sequence, KL {row['valid/kl']:.2f}, mutual information {row['valid/mi']:.2f}"
+        f" nats, {row['valid/au']} active units{informative_alternative(best, pareto_trials(trials))}."
     )
-    first += over_other_seeds(definition, best, measured) + informative_alternative(best, pareto_trials(trials))
     if not collapsed:
         return [first, f"None of {counted(len(trials))} collapsed.", noise]
-    second = f"{len(collapsed)} of {counted(len(trials))} collapsed"
+    second = f"{len(collapsed)} of {counted(len(trials))} collapsed{over_other_seeds(definition, best, measured)}"
     return [first, f"{second}{price_of_use(definition, best, collapsed, noise_nats)}.", noise]
 
 
@@ -61,7 +62,7 @@ def over_other_seeds(definition: Definition, best: TrialRecord, measured: list[T
     settings = key(without_seed(best.params))
     others = [t for t in measured if t.number != best.number and key(without_seed(t.params)) == settings]
     collapsed = sum(has_collapsed(definition, trial) for trial in [best, *others])
-    return f" With {collapsed} of {len(others) + 1} seeds these settings collapsed." if collapsed and others else ""
+    return f", the best settings with {collapsed} of {len(others) + 1} seeds" if collapsed and others else ""
 
 
 def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[TrialRecord], noise_nats: float) -> str:
@@ -94,11 +95,13 @@ def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:
         return ""
     others = [trial for trial in front if trial.best["valid/mi"] >= INFORMATIVE_NATS]
     if not others:
-        return f" It carries little, and no trial carries {INFORMATIVE_NATS:g} nat at a competitive likelihood."
+        return (
+            f"; its latent variable carries little, and no trial carries {INFORMATIVE_NATS:g} nat at a competitive nll"
+        )
     other = min(others, key=lambda trial: trial.best["valid/nll"])
     return (
-        f" It carries little; of those that carry at least {INFORMATIVE_NATS:g} nat the best is trial {other.number},"
-        f" nll {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:.2f} nats."
+        f"; its latent variable carries little, and of those that carry at least {INFORMATIVE_NATS:g} nat the best is"
+        f" trial {other.number} (nll {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:.2f})"
     )
 
 

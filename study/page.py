@@ -15,8 +15,9 @@ from markupsafe import Markup, escape
 from data.corpus import Corpus
 from data.errors import CorpusError
 from model.errors import ModelError
+from study.drawing import Chart, save
 from study.errors import StudyError
-from study.figures import FIGURES, Chart, save
+from study.figures import FIGURES
 from study.findings import answer, collapse_pattern, costs, counted
 from study.journal import without_nan, write_text
 from study.ledger import Ledger, TrialRecord
@@ -26,6 +27,9 @@ from study.portrait import PORTRAITS, Portrait, portray
 from study.report import best_trial, counts, has_collapsed, pareto_trials, seed_rows, show_params, show_value
 from study.tracking.store import package_versions
 from study.training import best_folder
+
+WORDS = ("reconstructions", "interpolation")
+"""Figures that a document has as tables, in which one can search and copy."""
 
 TABLE_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "dispersion")
 EMBED = """
@@ -38,9 +42,15 @@ for (const holder of document.querySelectorAll("figure[data-figure]")) {
   // On a phone: as wide as the screen, legends below, titles on several lines.
   const width = holder.clientWidth - 110;
   if (width < 560) {
-    for (const part of [spec, ...(spec.vconcat || [])]) if (typeof part.width === "number") part.width = width;
+    if (spec.facet && spec.facet.column) spec.facet = {row: {...spec.facet.column, header: {orient: "top"}}};
+    for (const part of [spec, spec.spec || {}, ...(spec.vconcat || [])])
+      if (typeof part.width === "number") {
+        // Both axes of a latent space have one unit.
+        if (holder.dataset.figure === "latent-space") part.height *= width / part.width;
+        part.width = width;
+      }
     const {text, subtitle} = spec.title;
-    spec.title = {...spec.title, text: wrap(text, width / 5.5), subtitle: wrap(subtitle, width / 4.5)};
+    spec.title = {...spec.title, text: wrap(text, width / 5.5), subtitle: wrap(subtitle.join(" "), width / 4.5)};
     const config = spec.config || {};
     const below = {orient: "bottom", columns: 3, layout: {bottom: {direction: "vertical", anchor: "start"}}};
     spec.config = {...config, title: {...config.title, fontSize: 11, subtitleFontSize: 9}, legend: below};
@@ -68,11 +78,21 @@ def write_artifacts(ledger: Ledger, folder: Path) -> list[Path]:
 
 def render(content: dict[str, Any]) -> str:
     """Return what `gather` found as an HTML page."""
-    charts = {name: chart.to_dict() for name, chart in content["charts"].items()}
-    specs = {name: specification(chart) for name, chart in charts.items()}
+    return to_html("report.html.j2", content, content["charts"])
+
+
+def to_html(template: str, content: dict[str, Any], drawn: dict[str, Chart]) -> str:
+    """Return a page that draws these charts where its template names them."""
+    charts = {name: chart.to_dict() for name, chart in drawn.items()}
+    specs = {name: specification(chart) for name, chart in charts.items() if name not in WORDS}
     titles = {name: chart["title"]["text"] for name, chart in charts.items()}
     script = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
-    return environment().get_template("report.html.j2").render(**content, specs=specs, titles=titles, script=script)
+    return environment().get_template(template).render(**content, specs=specs, titles=titles, script=script)
+
+
+def now() -> str:
+    """Return the time of writing."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
@@ -81,6 +101,8 @@ def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None)
     content = gather(ledger, price_per_gpu_hour)
     figures, titles = {}, {}
     for name, chart in content.pop("charts").items():
+        if name in WORDS:
+            continue
         titles[name] = chart.to_dict()["title"]["text"]
         figures[name] = f"{path.stem}-{name}.svg"
         save(chart, path.with_name(figures[name]))
@@ -147,13 +169,13 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "costs": costs(definition, trials, price_per_gpu_hour),
         "searched": {name: show_range(allowed) for name, allowed in ranges.items()},
         "versions": package_versions(),
-        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "written": now(),
         "charts": charts,
     }
 
 
 def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
-    """Look at a trial's best weights on the validation split; None where they or the corpus are gone."""
+    """Look at a trial's best weights on the validation split; None where they or the corpus are gone, or without z."""
     folder = best_folder(ledger.trial_folder(trial.number), trial.best["epoch"])
     if not folder.is_dir():
         return None
@@ -161,7 +183,7 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
         corpus, trained = Corpus.open(ledger.definition.corpus), TrainedModel.open(folder)
     except (CorpusError, ModelError):
         return None
-    if corpus.fingerprint != ledger.definition.corpus_fingerprint:
+    if not trained.network.settings.has_latent or corpus.fingerprint != ledger.definition.corpus_fingerprint:
         return None
     return portray(trained, corpus.split("valid"))
 

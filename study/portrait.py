@@ -11,11 +11,14 @@ import torch
 
 from data.corpus import Split
 from model.diagnostics import ACTIVE_VARIANCE
+from study.drawing import WIDTH, Chart, heading
 from study.evaluation import Scores, positions_of_maxima, score
-from study.figures import WIDTH, Chart, heading
 from study.models import TrainedModel
 
 MAX_POOLINGS = ("max", "max+mean")
+HEIGHT = 320
+LABEL = 60
+NUM_TEXTS = 8
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,22 @@ class Portrait:
     lengths: list[int]
     texts: list[str]
     maxima: dict[str, float]
+    reconstructions: list[str]
+    """Of the first texts, decoded greedily from the posterior mean."""
     interpolation: list[str]
     pooling: str
 
 
 def portray(trained: TrainedModel, split: Split, num: int = 500) -> Portrait:
-    """Look at a model through the first `num` sequences of a split (a random subset: corpora are stored shuffled)."""
+    """Look at a latent variable model through the first `num` sequences of a split (corpora are stored shuffled)."""
     texts = trained.texts(split, num)
     return Portrait(
         score(trained.network, split, num_samples=1, num_sequences=num),
         [int(length) for length in split.lengths[:num]],
         texts,
         positions_of_maxima(trained.network, split, num_sequences=num),
-        trained.interpolate(texts[0], texts[1], 7) if len(texts) > 1 and trained.network.settings.has_latent else [],
+        trained.reconstruct(texts[:NUM_TEXTS]),
+        trained.interpolate(texts[0], texts[1], NUM_TEXTS - 1) if len(texts) > 1 else [],
         trained.network.settings.pooling,
     )
 
@@ -86,27 +92,30 @@ def latent_space(portrait: Portrait) -> Chart:
         "first": places[:, 0].tolist(), "second": places[:, 1].tolist(), "length": portrait.lengths,
         "text": [text[:120] for text in portrait.texts],
     })  # fmt: skip
+    # A unit is as long in either direction.
+    half = 1.05 * max(float(places[:, 0].abs().max()), float(places[:, 1].abs().max()) * WIDTH / HEIGHT, 1e-3)
+    across, up = alt.Scale(domain=[-half, half]), alt.Scale(domain=[-half * HEIGHT / WIDTH, half * HEIGHT / WIDTH])
     points = alt.Chart(frame).mark_circle(size=36, opacity=0.75).encode(
-        x=alt.X("first:Q", title="first principal component of the posterior mean"),
-        y=alt.Y("second:Q", title="second"),
+        x=alt.X("first:Q", title="first principal component of the posterior mean", scale=across),
+        y=alt.Y("second:Q", title="second principal component", scale=up),
         color=alt.Color("length:Q", title="tokens", scale=alt.Scale(scheme="viridis")),
         tooltip=["text", "length"],
     )  # fmt: skip
     title = heading(
         f"Latent space of {frame.height} validation sequences by length in tokens",
-        f"two directions hold {share:.0%} of the means' variance; the prior has standard deviation 1",
+        f"two directions hold {share:.0%} of the means' variance; the prior has standard deviation 1 in each",
     )
-    return titled(points, title, 320)
+    return titled(points, title, HEIGHT)
 
 
 def maxima(portrait: Portrait) -> Chart:
     """Draw where the encoder units' largest states over time lie."""
-    names = {"first": "<s>", "last": "</s>"} | {f"words_{tenth}": f"{tenth * 10} %" for tenth in range(1, 11)}
+    names = {"first": "<s>", "last": "</s>"} | {f"words_{tenth}": f"{tenth * 10}" for tenth in range(1, 11)}
     frame = pl.DataFrame({
         "place": [names[name] for name in portrait.maxima], "share": list(portrait.maxima.values()),
     })  # fmt: skip
     bars = alt.Chart(frame).mark_bar(color="#56B4E9").encode(
-        x=alt.X("place:N", title="where in the sequence: <s>, the words up to each tenth, </s>",
+        x=alt.X("place:N", title="where in the sequence: <s>, the words up to each tenth (%), </s>",
                 sort=frame["place"].to_list(), axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="share of units", axis=alt.Axis(format="%")),
         tooltip=["place", alt.Tooltip("share", format=".1%")],
@@ -120,9 +129,44 @@ def maxima(portrait: Portrait) -> Chart:
     return titled(bars, title, 180)
 
 
+def reconstructions(portrait: Portrait) -> Chart:
+    """Draw texts and what the decoder makes of their latent values, one under the other."""
+    pairs = zip(portrait.texts, portrait.reconstructions, strict=False)
+    rows = [row for text, again in pairs for row in (("input", text), ("from z", again), ("", ""))]
+    title = heading("Validation texts and their reconstructions", "decoded greedily from the posterior mean")
+    return written(rows[:-1], title)
+
+
+def interpolation(portrait: Portrait) -> Chart:
+    """Draw what the decoder makes of latent values between those of two texts."""
+    most = len(portrait.interpolation) - 1
+    rows = [(f"{step} of {most}", text) for step, text in enumerate(portrait.interpolation)]
+    ends = [("one text", portrait.texts[0]), ("another", portrait.texts[1])] if rows else []
+    title = heading(
+        "From one validation text to another, in equal steps of the latent variable",
+        "decoded greedily on the line between their posterior means",
+    )
+    return written([*ends[:1], *rows, *ends[1:]], title)
+
+
+def written(rows: list[tuple[str, str]], title: alt.TitleParams) -> Chart:
+    """Draw lines of text, each with what it is before it; too long ones are cut."""
+    frame = pl.DataFrame({
+        "row": list(range(len(rows))), "what": [what for what, _ in rows], "text": [text for _, text in rows],
+    }, schema={"row": pl.Int64, "what": pl.String, "text": pl.String})  # fmt: skip
+    base = alt.Chart(frame).encode(y=alt.Y("row:O", axis=None)).properties(width=WIDTH)
+    whats = base.mark_text(align="left", color="#555555").encode(x=alt.value(0), text="what:N")
+    texts = base.mark_text(align="left", limit=WIDTH - LABEL).encode(x=alt.value(LABEL), text="text:N", tooltip="text")
+    layers = alt.layer(whats, texts).properties(title=title, height=alt.Step(17))
+    chart: Chart = layers.configure_view(stroke=None)
+    return chart
+
+
 PORTRAITS: dict[str, Callable[[Portrait], Chart]] = {
     "rate-by-dimension": rate_by_dimension,
     "latent-space": latent_space,
     "maxima": maxima,
+    "reconstructions": reconstructions,
+    "interpolation": interpolation,
 }
 """A model's figures by name."""

@@ -129,15 +129,11 @@ def describe_study(definition: Definition, trials: list[TrialRecord], reason: st
         f"**{definition.name}**: {len(trials)} of {definition.num_trials} trials on corpus"
         f" `{definition.corpus_name}` ({definition.corpus_fingerprint}): {states}.",
         f"Ended early: {reason}." if reason else "",
-        verdict(trials),
-        "",
+        verdict(trials) + (f" Its settings: {show_params(best.params)}." if best is not None and best.params else ""),
+        # MLflow shows the first lines only until one asks for more.
+        f"Reproduce: `{definition.command}`" if definition.command else "",
     ]
-    if best is not None:
-        lines += ["| setting | best value |", "|---|---|"]
-        lines += [f"| {name} | {show_value(value)} |" for name, value in best.params.items()]
-    if definition.command:
-        lines += ["", f"Reproduce: `{definition.command}`"]
-    return "\n".join(lines)
+    return "\n\n".join(line for line in lines if line)
 
 
 def verdict(trials: list[TrialRecord]) -> str:

@@ -8,8 +8,9 @@ import polars as pl
 
 from data.corpus import Corpus
 from study.choose import find_trial, model_folder
+from study.drawing import Chart
 from study.errors import StudyError
-from study.figures import FIGURES, Chart
+from study.figures import FIGURES
 from study.ledger import Ledger
 from study.models import TrainedModel
 from study.page import portrait_of
@@ -63,6 +64,8 @@ class Study:
         """
         trials = self._ledger.trials()
         if name in FIGURES:
+            if trial is not None:
+                raise StudyError(f"{name} is a figure of all trials; of one there is {', '.join(PORTRAITS)}")
             return FIGURES[name](self._ledger.definition, trials)
         if name not in PORTRAITS:
             raise StudyError(f"no figure {name!r}; expected one of {', '.join([*FIGURES, *PORTRAITS])}")
@@ -70,7 +73,7 @@ class Study:
         portrait = portrait_of(self._ledger, shown) if shown is not None and shown.best else None
         if portrait is None:
             whose = "best trial" if trial is None else f"trial {trial}"
-            raise StudyError(f"{self.name}: the {whose} has no model to look at, or its corpus is gone")
+            raise StudyError(f"{self.name}: the {whose} has no model with a latent variable, or its corpus is gone")
         return PORTRAITS[name](portrait)
 
     def model(self, trial: int | None = None) -> TrainedModel:

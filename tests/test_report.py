@@ -13,6 +13,7 @@ from study import findings
 from study.figures import FIGURES, drawable
 from study.importance import importances
 from study.ledger import Ledger, TrialRecord
+from study.page import WORDS
 from study.portrait import PORTRAITS
 from study.report import best_trial, seeds_frame, trials_frame
 from study.space import Range, SearchSpace
@@ -39,7 +40,7 @@ def test_the_page_needs_no_network_and_holds_every_figure_and_trial(page, finish
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", page.split('<script type="module">')[0])
     trials = Ledger.open(finished_study / "done").trials()
     drawn = set(re.findall(r'data-figure="([a-z-]+)"', page))
-    assert {"trade-off", "learning-curves", "endings", "parallel-coordinates", *PORTRAITS} <= drawn
+    assert {"trade-off", "learning-curves", "endings", "parallel-coordinates", *PORTRAITS} - set(WORDS) <= drawn
     for record in trials:
         assert f'<td class="number">{record.best["valid/nll"]:.2f}</td>' in page
     best = best_trial(trials)
@@ -108,12 +109,32 @@ def test_markdown_has_its_figures_beside_it(finished_study, tmp_path, call):
 
 def test_several_studies_stand_beside_each_other(finished_study, tmp_path, call):
     picture = tmp_path / "both.svg"
-    code, out, _ = call("report", "done", "done", "--figure", picture, "--storage", finished_study)
-    assert code == 0
-    assert out.count("done ") == 2
+    storage = ("--storage", finished_study)
+    code, out, _ = call("report", "done", "done", *storage)
+    assert (code, out.count("done ")) == (0, 2)
+    assert call("report", "done", "done", "--figure", picture, *storage)[0] == 0
     num = len(Ledger.open(finished_study / "done").trials())
     assert picture.read_text().count('aria-roledescription="point"') == 2 * num
-    assert call("report", "done", "done", "--html", tmp_path / "x.html", "--storage", finished_study)[0] == 1
+    assert call("report", "done", "done", "--html", tmp_path / "x.html", *storage)[0] == 0
+    page = (tmp_path / "x.html").read_text("utf-8")
+    best = best_trial(Ledger.open(finished_study / "done").trials())
+    assert page.count(f"<td>{best.best['valid/nll']:.2f}</td>") == 2
+    assert call("report", "done", "done", "--markdown", tmp_path / "x.md", *storage)[0] == 1
+
+
+def test_a_figure_of_a_model_is_of_the_trial_that_was_asked_for(finished_study, tmp_path, call):
+    storage = ("--storage", finished_study)
+    draw = ("report", "done", "--figure", tmp_path / "x.svg", "--which", "reconstructions")
+    best = best_trial(Ledger.open(finished_study / "done").trials())
+    other = next(each.number for each in Ledger.open(finished_study / "done").trials() if each.number != best.number)
+    pictures = []
+    for more in ((), ("--trial", best.number), ("--trial", other)):
+        assert call(*draw, *more, *storage)[0] == 0
+        pictures.append((tmp_path / "x.svg").read_text())
+    assert pictures[0] == pictures[1] != pictures[2]
+    code, _, err = call("report", "done", "--figure", tmp_path / "x.svg", "--trial", 0, *storage)
+    assert (code, "figure of all trials" in err) == (1, True)
+    assert call("report", "done", "--trial", 0, *storage)[0] == 1
 
 
 def test_a_wrong_figure_or_place_is_refused(finished_study, tmp_path, call):
@@ -146,9 +167,42 @@ def test_settings_that_collapse_with_other_seeds_are_said_to(finished_study):
     definition = Ledger.open(finished_study / "done").definition
     trials = [trial(0, "complete", {"a": 1, "seed": 0}, 50.0, mi=2.0),
               *[trial(seed, "collapsed", {"a": 1, "seed": seed}, 51.0) for seed in (1, 2)]]  # fmt: skip
-    first = findings.answer(definition, trials, "")[0]
-    assert "With 2 of 3 seeds these settings collapsed." in first
+    first, second, _ = findings.answer(definition, trials, "")
+    assert "2 of 3 trials collapsed, the best settings with 2 of 3 seeds" in second
     assert "seed=" not in first
+
+
+def test_the_answer_is_three_sentences(finished_study):
+    ledger = Ledger.open(finished_study / "done")
+    sentences = findings.answer(ledger.definition, ledger.trials(), "Seed noise: not measured.")
+    assert [len(re.findall(r"[.?!](?=\s|$)", sentence)) for sentence in sentences] == [1, 1, 1]
+
+
+def test_trials_are_told_apart_without_colour(finished_study):
+    """Pooling has a shape of its own, and what became of a trial a filling: print in grey keeps both."""
+    ledger = Ledger.open(finished_study / "done")
+    for name in ("trade-off", "dispersion"):
+        spec = FIGURES[name](ledger.definition, ledger.trials()).to_dict()
+        encoding = next(each["encoding"] for each in spec.get("layer", [spec]) if "fillOpacity" in each["encoding"])
+        for channel, column in (("shape", "pooling"), ("fillOpacity", "state")):
+            assert encoding[channel]["field"] == column
+            drawn = encoding[channel]["scale"]["range"]
+            assert len(drawn) == len(encoding[channel]["scale"]["domain"])
+        assert len(set(encoding["shape"]["scale"]["range"])) == len(encoding["shape"]["scale"]["range"])
+        assert encoding["fillOpacity"]["scale"]["type"] == "ordinal"
+
+
+def test_collapsed_trials_do_not_take_up_the_colours_of_the_others(finished_study):
+    definition = Ledger.open(finished_study / "done").definition
+    params = {"model.pooling": "max", "objective.kl_weight": 0.5}
+    trials = [trial(0, "complete", params, 50.0, mi=1.0), trial(1, "complete", params, 52.0, mi=1.0),
+              trial(2, "collapsed", params, 90.0)]  # fmt: skip
+    spec = FIGURES["parallel-coordinates"](definition, trials).to_dict()
+    assert spec["layer"][0]["encoding"]["color"]["scale"]["domain"] == [50.0, 52.0]
+    labels = [row for rows in spec["datasets"].values() for row in rows if "trial" not in row]
+    searched = definition.space.ranges["objective.kl_weight"]
+    weights = [(row["value"], row["place"]) for row in labels if row["setting"] == "kl_weight"]
+    assert weights == [(f"{searched.low:g}", 0.0), (f"{searched.high:g}", 1.0)]
 
 
 def test_figures_mark_what_has_collapsed_whatever_ended_it(finished_study):
@@ -213,7 +267,7 @@ def test_settings_whose_importance_cannot_be_told_are_named(finished_study):
               | ({"objective.num_cycles": 2} if number % 3 else {}), 50.0 + number)
         for number in range(20)
     ]  # fmt: skip
-    subtitle = FIGURES["importance"](definition, trials).to_dict()["title"]["subtitle"]
+    subtitle = " ".join(FIGURES["importance"](definition, trials).to_dict()["title"]["subtitle"])
     left_out = subtitle.partition("left out: ")[2].split(", ")
     assert "num_cycles" in left_out
     assert not {"kl_weight", "pooling"} & set(left_out)

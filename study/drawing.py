@@ -1,0 +1,92 @@
+"""How every figure is drawn: colours and shapes that all readers can tell apart, headings, files."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+
+from model.config import POOLING_NAMES
+from study.errors import StudyError
+
+ENDINGS = (".png", ".svg", ".html")
+WIDTH = 560
+MOST_LETTERS = 110
+"""On a line under a title."""
+
+
+# Reports hold their data, of thousands of trials too.
+alt.data_transformers.disable_max_rows()
+
+Chart = alt.LayerChart | alt.Chart | alt.VConcatChart | alt.HConcatChart | alt.FacetChart
+
+# Okabe and Ito's colours, which people of any colour vision can tell apart; a shape as well, for print in grey.
+COLOURS = ["#000000", "#999999", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#56B4E9"]
+SHAPES = ["triangle-down", "triangle-left", "circle", "square", "diamond", "triangle-up", "cross", "triangle-right"]
+STATE_FILLS = {"complete": 0.85, "pruned": 0.35, "collapsed": 0.0, "waiting": 0.35, "running": 0.35}
+"""How full a trial's mark is: whole if it trained to its end, hollow if it collapsed."""
+
+STATE_COLOURS = {"complete": "#0072B2", "pruned": "#999999", "collapsed": "#D55E00", "failed": "#000000",
+                 "waiting": "#CC79A7", "running": "#009E73"}  # fmt: skip
+STATE_DASHES = {"complete": [1, 0], "pruned": [6, 3], "collapsed": [2, 2], "waiting": [8, 2, 2, 2],
+                "running": [1, 0]}  # fmt: skip
+
+
+def present(frame: pl.DataFrame, column: str, names: Iterable[str]) -> list[str]:
+    """Return those names that occur in a column, in their own order: a legend shows no others."""
+    found = set(frame[column])
+    return [name for name in names if name in found]
+
+
+def pooling_scales(frame: pl.DataFrame) -> tuple[alt.Scale, alt.Scale]:
+    """Return pooling as colours and as the shapes of points: each has its own in every figure."""
+    names = [*POOLING_NAMES, "none"]
+    shown = present(frame, "pooling", names)
+    colours, shapes = dict(zip(names, COLOURS, strict=True)), dict(zip(names, SHAPES, strict=True))
+    return (
+        alt.Scale(domain=shown, range=[colours[name] for name in shown]),
+        alt.Scale(domain=shown, range=[shapes[name] for name in shown]),
+    )
+
+
+def marks(frame: pl.DataFrame) -> alt.Chart:
+    """Return a point for each trial: pooling as colour and shape, its state as how full it is."""
+    colours, shapes = pooling_scales(frame)
+    states = present(frame, "state", STATE_FILLS)
+    # Of a kind that is said: Vega-Lite would space three opacities evenly.
+    fills = alt.Scale(type="ordinal", domain=states, range=[STATE_FILLS[name] for name in states])
+    in_grey = alt.Legend(symbolFillColor="#444444", symbolStrokeColor="#444444")
+    chart: alt.Chart = alt.Chart(frame).mark_point(size=90, strokeWidth=1.5, opacity=1).encode(
+        fill=alt.Fill("pooling:N", title="pooling", scale=colours),
+        stroke=alt.Stroke("pooling:N", title="pooling", scale=colours),
+        shape=alt.Shape("pooling:N", title="pooling", scale=shapes),
+        fillOpacity=alt.FillOpacity("state:N", title="trial", scale=fills, legend=in_grey),
+    )  # fmt: skip
+    return chart
+
+
+def from_zero(frame: pl.DataFrame, column: str) -> alt.Scale:
+    """Return the scale of an axis that begins at 0 and ends a little beyond the largest value."""
+    largest = max([0.1, *frame[column].fill_nan(None).drop_nulls()])
+    return alt.Scale(domain=[0, 1.06 * largest], nice=False, clamp=True)
+
+
+def heading(text: str, below: str) -> alt.TitleParams:
+    """Return a figure's title: what it shows, and, on lines of its width, how to read it."""
+    lines = textwrap.wrap(below, MOST_LETTERS)
+    return alt.TitleParams(text, subtitle=lines, anchor="start", subtitleColor="#555555")
+
+
+def save(chart: Chart, path: Path) -> None:
+    """Write a figure by its file's ending, aside and then renamed; HTML needs no network. Raises StudyError."""
+    if path.suffix not in ENDINGS or not path.absolute().parent.is_dir():
+        raise StudyError(f"{path}: expected a {', '.join(ENDINGS)} file in a folder that exists")
+    aside = path.with_name(f".writing.{path.name}")
+    if path.suffix == ".html":
+        chart.save(aside, inline=True)
+    else:
+        chart.save(aside, scale_factor=1.5)
+    aside.replace(path)
