@@ -115,7 +115,7 @@ def maxima(portrait: Portrait) -> Chart:
         "place": [names[name] for name in portrait.maxima], "share": list(portrait.maxima.values()),
     })  # fmt: skip
     bars = alt.Chart(frame).mark_bar(color="#56B4E9").encode(
-        x=alt.X("place:N", title="where in the sequence: <s>, the words up to each tenth (%), </s>",
+        x=alt.X("place:N", title="place in the sequence (% of its words)",
                 sort=frame["place"].to_list(), axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="share of units", axis=alt.Axis(format="%")),
         tooltip=["place", alt.Tooltip("share", format=".1%")],
