@@ -129,11 +129,12 @@ def describe_study(definition: Definition, trials: list[TrialRecord], reason: st
         f"**{definition.name}**: {len(trials)} of {definition.num_trials} trials on corpus"
         f" `{definition.corpus_name}` ({definition.corpus_fingerprint}): {states}.",
         f"Ended early: {reason}." if reason else "",
-        verdict(trials) + (f" Its settings: {show_params(best.params)}." if best is not None and best.params else ""),
-        # MLflow shows the first lines only until one asks for more.
+        verdict(trials),
         f"Reproduce: `{definition.command}`" if definition.command else "",
+        f"Best settings: {show_params(best.params)}" if best is not None and best.params else "",
     ]
-    return "\n\n".join(line for line in lines if line)
+    # Line breaks, not paragraphs: MLflow shows the first 100 pixels until one asks for more.
+    return "  \n".join(line for line in lines if line)
 
 
 def verdict(trials: list[TrialRecord]) -> str:

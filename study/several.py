@@ -11,7 +11,7 @@ from study.findings import answer
 from study.journal import write_text
 from study.ledger import Ledger
 from study.noise import known_noise, seed_noise
-from study.page import check_target, now, to_html
+from study.page import check_target, now, show_metric, to_html
 from study.report import best_trial, counts, show_params
 
 METRICS = ("nll", "kl", "mi", "au", "ppl")
@@ -25,7 +25,7 @@ def compared(ledgers: list[Ledger]) -> list[list[str]]:
     for ledger in ledgers:
         trials = ledger.trials()
         best = best_trial(trials)
-        cells = ["-"] * len(METRICS) if best is None else [f"{best.best[f'valid/{name}']:.2f}" for name in METRICS]
+        cells = ["-"] * len(METRICS) if best is None else [show_metric(best.best[f"valid/{name}"]) for name in METRICS]
         states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
         noise, settings = seed_noise(trials)
         rows.append([
