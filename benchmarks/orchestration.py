@@ -4,7 +4,7 @@
 
 Runs a study of the quick preset (24 settings drawn at random, none ended early), then trains the same settings bare,
 in two processes that know none of these, and compares the wall times. Also the seconds until the first trial's first
-epoch is on record, less that epoch's own, and those of `study --help`.
+epoch is on record, those from a trial's last epoch to the beginning of the next one in its place, and of `study --help`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from study.ledger import Ledger
+from study.ledger import Ledger, TrialRecord
 from study.settings import Settings
 
 STUDY = str(Path(sys.executable).with_name("study"))
@@ -58,6 +58,13 @@ def run_study(trials: int, folder: Path) -> tuple[float, float]:
     return time.perf_counter() - started, first
 
 
+def changeovers(records: list[TrialRecord], concurrent: int = 2) -> list[float]:
+    """Return the seconds from each trial's last epoch on record to the training of the one that took its place."""
+    begun = sorted(each.rows[0]["recorded_at"] - each.rows[0]["seconds"] for each in records)[concurrent:]
+    ended = sorted(each.rows[-1]["recorded_at"] for each in records)
+    return [start - end for start, end in zip(begun, ended, strict=False)]
+
+
 @click.command()
 @click.option("--trials", default=24)
 @click.option("--folder", default="/tmp/orchestration", type=click.Path(path_type=Path))  # noqa: S108 - scratch
@@ -80,6 +87,8 @@ def main(trials: int, folder: Path) -> None:
     print(f"training seconds      study {sum(each.seconds for each in records):.0f}, bare {sum(seconds):.0f}")
     slowest = min(each.rows[0]["seconds"] for each in records[:2])
     print(f"first epoch on record {first:.1f} s, of which {slowest:.1f} s training it")
+    low, middle, high = np.quantile(changeovers(records), (0.25, 0.5, 0.75))
+    print(f"from trial to trial   {middle:.2f} s [{low:.2f}, {high:.2f}]")
     helps = []
     for _ in range(7):
         started = time.perf_counter()
