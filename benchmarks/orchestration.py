@@ -4,7 +4,7 @@
 
 Runs a study of the quick preset (24 settings drawn at random, none ended early), then trains the same settings bare,
 in two processes that know none of these, and compares the wall times. Also the seconds until the first trial's first
-epoch is on record, those from a trial's last epoch to the beginning of the next one in its place, and of `study --help`.
+epoch is on record, those from a trial's last epoch to the beginning of the next in its place, and of `study --help`.
 """
 
 from __future__ import annotations

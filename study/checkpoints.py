@@ -32,6 +32,8 @@ class Progress:
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
+    validation_seconds: float = 0.0
+    """Of those, the ones that validation took."""
     decoder_tokens: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.0

@@ -6,7 +6,7 @@ and, for likelihoods, sequence by sequence on the test split; a run that failed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from scipy import stats
 
-from model.config import COLLAPSED_KL_NATS
-from study.methods import METHODS
 from study.trial import FINAL_SCORES
 
 POOLED = ("max", "mean", "max+mean", "logsumexp", "attention")
@@ -26,6 +24,10 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 COMPARABLE = 0.005
 """Likelihoods within this fraction of each other count as comparable: half of the field's whole spread."""
+TRUSTED = 0.05
+"""Of at most this share of a run's sequences the importance weights may be beyond trust (k-hat)."""
+BASES = ("vae", "annealing")
+"""Methods that are a plain VAE but for their pooling, with and without annealing; the claims are about these."""
 CHEAP = 1.25
 """A cost of at most this many times the plain VAE's counts as about the same."""
 
@@ -40,17 +42,22 @@ class Verdict:
     evidence: str
     low: float | None = None
     high: float | None = None
+    method: str = ""
+    """The method that was run with pooling last and with this one."""
 
 
 def mean_interval(differences: NDArray[np.float64], sampling_error: float = 0.0) -> tuple[float, float]:
     """Return Student's interval of the mean of one difference a seed; infinite with a single seed.
 
-    `sampling_error` is a standard error that all seeds share, such as that of the sequences in a split.
+    `sampling_error` is a standard error that all seeds share, such as that of the sequences in a split. It is known
+    far better than the spread of a few seeds, so that the degrees of freedom are Welch and Satterthwaite's.
     """
     if len(differences) < 2:
         return -np.inf, np.inf
-    error = float(np.hypot(stats.sem(differences), sampling_error))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)) * error
+    of_seeds = float(stats.sem(differences))
+    error = float(np.hypot(of_seeds, sampling_error))
+    freedom = (len(differences) - 1) * (error / of_seeds) ** 4 if of_seeds else np.inf
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     return float(differences.mean()) - reach, float(differences.mean()) + reach
 
 
@@ -92,13 +99,13 @@ def nll_of_sequences(frame: pl.DataFrame) -> NDArray[np.float64]:
 
 
 def plainest(frame: pl.DataFrame) -> str | None:
-    """Return the method that stands for the plain VAE in costs: the first of METHODS run with pooling last."""
-    return next((name for name in METHODS if name != "language-model" and select(frame, name, "last").height), None)
+    """Return the method that stands for the plain VAE in costs: the first of BASES run with pooling last."""
+    return next((name for name in BASES if select(frame, name, "last").height), None)
 
 
 def judged(frame: pl.DataFrame) -> tuple[str, list[str]]:
-    """Return the first method that was run with pooling last and with pooled encoders, and those encoders."""
-    for method in METHODS:
+    """Return the first of BASES that was run with pooling last and with pooled encoders, and those encoders."""
+    for method in BASES:
         poolings = [name for name in POOLED if select(frame, method, name).height]
         if poolings and select(frame, method, "last").height:
             return method, poolings
@@ -114,7 +121,7 @@ def verdicts(frame: pl.DataFrame) -> list[Verdict]:
         return []
     method, poolings = judged(frame)
     if not method:
-        missing = "needs one method, such as vae, with pooling last and with a pooled encoder"
+        missing = f"needs {' or '.join(BASES)} with pooling last and with a pooled encoder"
         return [Verdict(claim, "", "undecided", missing) for claim in CLAIMS]
     plain = select(frame, method, "last")
     found: list[Verdict] = []
@@ -132,7 +139,7 @@ def verdicts(frame: pl.DataFrame) -> list[Verdict]:
             likelihood_verdict(plain, pooled, previous, name),
             cost_verdict(*pair(plain, pooled), previous, name),
         ]
-    return found
+    return [replace(each, method=method) for each in found]
 
 
 def dispersion_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Verdict:
@@ -144,8 +151,8 @@ def dispersion_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> 
 
 
 def num_collapsed(frame: pl.DataFrame) -> int:
-    """Count the runs whose posterior carries nothing."""
-    return frame.filter((pl.col("kl") < COLLAPSED_KL_NATS) & (pl.col("au") == 0)).height
+    """Count the runs whose posterior carries nothing, by the threshold that their study ends trials by."""
+    return frame.filter((pl.col("kl") < pl.col("collapse_kl_nats")) & (pl.col("au") == 0)).height
 
 
 def collapse_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Verdict:
@@ -171,6 +178,10 @@ def likelihood_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.D
     low, high = paired_interval(gain)
     evidence = f"nll of last minus {name}: {gain.mean():.2f} nats [{low:.2f}, {high:.2f}]"
     verdict = decide(low, high)
+    doubtful = max(float(column(each, "untrusted").max()) for each in (plain, pooled, previous) if each.height)
+    if doubtful > TRUSTED:
+        evidence += f"; importance weights of {doubtful:.0%} of the sequences of a run cannot be trusted"
+        return Verdict("likelihood", name, "undecided", evidence, low, high)
     if previous.height == 0:
         evidence += "; aggressive training was not run"
         return Verdict("likelihood", name, "undecided" if verdict == "supported" else verdict, evidence, low, high)
@@ -181,30 +192,42 @@ def likelihood_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.D
     evidence += (
         f"; behind aggressive: {behind.mean():.2f} nats [{behind_low:.2f}, {behind_high:.2f}], margin {margin:.2f}"
     )
-    if verdict == "supported" and behind_high > margin:
-        verdict = "not supported" if behind_low > margin else "undecided"
+    if behind_low > margin:
+        verdict = "not supported"
+    elif verdict == "supported" and behind_high > margin:
+        verdict = "undecided"
     return Verdict("likelihood", name, verdict, evidence, low, high)
 
 
 def cost_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.DataFrame, name: str) -> Verdict:
-    """Judge: a pooled VAE costs about what a plain one does, and less than aggressive training; in decoder tokens."""
+    """Judge: a pooled VAE costs about what a plain one does, and less than aggressive training.
+
+    By decoder tokens, which are exact, and by the seconds of training, whose ratio over seeds has the interval.
+    """
 
     def ratio(one: pl.DataFrame, metric: str) -> float:
         return float(column(one, metric).mean() / column(plain, metric).mean())
 
     tokens = ratio(pooled, "decoder_tokens")
+    seconds = np.log(column(pooled, "seconds")) - np.log(column(plain, "seconds"))
+    low, high = (float(np.exp(end)) for end in mean_interval(seconds))
     evidence = (
-        f"{name} against last: {tokens:.2f} times the decoder tokens, {ratio(pooled, 'seconds'):.2f} times the seconds"
+        f"{name} against last: {tokens:.2f} times the decoder tokens,"
+        f" {np.exp(seconds.mean()):.2f} times the seconds [{low:.2f}, {high:.2f}]"
     )
     if previous.height == 0:
-        return Verdict("cost", name, "undecided", evidence + "; aggressive training was not run")
+        return Verdict("cost", name, "undecided", evidence + "; aggressive training was not run", low, high)
     more = ratio(previous, "decoder_tokens")
     evidence += f"; aggressive: {more:.2f} times, {ratio(previous, 'seconds'):.2f} times"
     own, other = cost_of_reaching(pooled, previous)
     if own:
         evidence += f"; to the validation nll that both reach: aggressive {other / own:.2f} times the tokens of {name}"
-    verdict = "supported" if tokens < min(CHEAP, more) else "not supported"
-    return Verdict("cost", name, verdict, evidence, tokens, more)
+    verdict = "undecided"
+    if tokens > min(CHEAP, more) or low > CHEAP:
+        verdict = "not supported"
+    elif high < CHEAP:
+        verdict = "supported"
+    return Verdict("cost", name, verdict, evidence, low, high)
 
 
 def cost_of_reaching(one: pl.DataFrame, other: pl.DataFrame) -> tuple[float, float]:

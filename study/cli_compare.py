@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -29,6 +30,17 @@ from study.completion import complete_preset, complete_study
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
+@click.option(
+    "--time-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="End in order after so long; --resume goes on.",
+)
+@click.option(
+    "--max-gpu-hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End in order once so many are used; --resume goes on.",
+)
 @click.option("--samples", default=500, show_default=True, help="Importance samples of the test likelihood.")
 @click.option("--concurrent", type=int, help="Trials at once; as many as CPUs or GPUs allow if not given.")
 @click.option("--cpus-per-trial", type=float, help="CPUs of each trial.")
@@ -50,7 +62,8 @@ def compare_command(
 ) -> int:
     """Train METHODS x POOLINGS x SEEDS on CORPUS and judge the four claims made for pooling.
 
-    Every run is evaluated once on the test split. Costs are relative to the plain VAE of the same run.
+    Every run is evaluated once on the test split. Costs are relative to the plain VAE of the same run. What --set or
+    --config give of a method's numbers, such as objective.kl_weight, holds for all methods.
 
     \b
     study compare chitchat --preset quick --methods vae,aggressive --poolings last,max --seeds 3
@@ -59,8 +72,9 @@ def compare_command(
     from study import compare
     from study.claims import verdicts
     from study.compare import points
+    from study.journal import without_nan
     from study.plan import create, new_comparison, resume_study, start
-    from study.published import published_table
+    from study.published import published_rows, published_table
     from study.report import make_console
 
     if given["resume"] is not None:
@@ -69,19 +83,28 @@ def compare_command(
         planned = points(methods.split(","), poolings.split(","), seeds)
         definition = new_comparison(given, planned, samples, shlex.join(["study", *sys.argv[1:]]))
         if published:
-            published_table(definition)
+            published_rows(definition)
         ledger = create(given["storage"], definition, planned)
-    code = start(ledger, is_new=given["resume"] is None, address=given["address"], show_report=False)
+    code = start(
+        ledger, is_new=given["resume"] is None, address=given["address"], show_report=False,
+        time_budget_minutes=given["time_budget"], max_gpu_hours=given["max_gpu_hours"],
+    )  # fmt: skip
     frame = compare.results(ledger)
     if frame.height == 0:
         click.echo("no trial has been evaluated yet", err=True)
         return code or 1
-    compare.write_comparison(frame, ledger.folder)
+    stored = compare.write_comparison(frame, ledger.folder)
+    if code == 0:
+        compare.record(ledger, stored)
     if as_json:
-        click.echo((ledger.folder / "comparison.json").read_text("utf-8"))
+        rows = {"published": published_rows(ledger.definition)} if published else {}
+        click.echo(json.dumps(without_nan(stored | rows), indent=1))
         return code
     console = make_console()
     console.print(compare.comparison_table(frame))
+    for note in compare.notes(frame, compare.num_sequences(ledger)):
+        console.print(note, markup=False)
+    console.print()
     console.print(compare.claims_table(verdicts(frame)))
     if published:
         console.print(published_table(ledger.definition))

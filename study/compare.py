@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
@@ -12,12 +13,17 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from study.claims import Verdict, plainest, verdicts
+from data.corpus import Corpus
+from model.diagnostics import ACTIVE_VARIANCE
+from study.claims import TRUSTED, Verdict, plainest, verdicts
 from study.journal import write_json
 from study.ledger import Ledger
 from study.trial import FINAL
 
-METRICS = ("nll", "elbo", "reconstruction", "kl", "mi", "au", "ppl", "dispersion")
+COMPARISON = "comparison.json"
+METRICS = ("nll", "elbo", "reconstruction", "kl", "mi", "mi_in_batch", "au", "ppl", "dispersion")
+ERRORS = ("nll_se", "nll_bias_bound", "untrusted")
+"""How far the likelihood's estimate goes, and the share of sequences whose importance weights cannot be trusted."""
 
 
 def points(methods: list[str], poolings: list[str], seeds: int) -> list[dict[str, Any]]:
@@ -38,8 +44,8 @@ def points(methods: list[str], poolings: list[str], seeds: int) -> list[dict[str
 def results(ledger: Ledger) -> pl.DataFrame:
     """Return one row a trial that was evaluated on the test split.
 
-    Method, pooling, seed, metrics, costs, `folder`, and the lists `curve_nll` (the lowest validation nll so far),
-    `curve_tokens` and `curve_seconds` by epoch.
+    Method, pooling, seed, metrics, costs (`seconds` of training alone, `decoder_tokens`), `folder`, and by epoch the
+    lists `curve_nll` (the lowest validation nll so far), `curve_tokens` and `curve_seconds`.
     """
     rows = []
     for trial in ledger.trials():
@@ -51,12 +57,12 @@ def results(ledger: Ledger) -> pl.DataFrame:
         nll = [float("inf") if "phase" in row else row["valid/nll"] for row in trial.rows]
         rows.append({
             "method": trial.params["method"], "pooling": trial.params.get("model.pooling", "-"),
-            "seed": trial.params["seed"],
+            "seed": trial.params["seed"], "collapse_kl_nats": ledger.definition.goal.collapse_kl_nats,
             **{name: float("nan") if value is None else float(value) for name, value in final.items()},
-            "epochs": len(trial.rows), "seconds": last["seconds"], "decoder_tokens": last["train/decoder_tokens"],
+            "epochs": len(trial.rows), "seconds": last["train/seconds"], "decoder_tokens": last["train/decoder_tokens"],
             "folder": str(folder), "curve_nll": list(accumulate(nll, min)),
             "curve_tokens": [row["train/decoder_tokens"] for row in trial.rows],
-            "curve_seconds": [row["seconds"] for row in trial.rows],
+            "curve_seconds": [row["train/seconds"] for row in trial.rows],
         })  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -66,7 +72,7 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
     costs = ("seconds", "decoder_tokens")
     grouped = frame.group_by("method", "pooling", maintain_order=True).agg(
         pl.len().alias("seeds"),
-        *[pl.col(name).mean() for name in (*METRICS, *costs)],
+        *[pl.col(name).mean() for name in (*METRICS, *ERRORS, *costs)],
         *[pl.col(name).std().alias(f"{name}_sd") for name in METRICS],
     )
     plain = grouped.filter((pl.col("method") == (plainest(frame) or "")) & (pl.col("pooling") == "last"))
@@ -78,27 +84,74 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
 def comparison_table(frame: pl.DataFrame) -> Table:
     """Return the table of a comparison, test split, mean ± standard deviation over seeds."""
     table = Table(title="Test split, mean ± s.d. over seeds", title_justify="left", box=None, pad_edge=False)
-    for name in ("method", "pooling", "seeds", *METRICS, "seconds", "decoder tokens"):
+    for name in ("method", "pooling", "seeds", *METRICS, "untrusted", "seconds", "decoder tokens"):
         table.add_column(name, justify="left" if name in ("method", "pooling") else "right")
     for row in summary(frame).iter_rows(named=True):
-        cells = [f"{row[name]:.2f} ± {row[f'{name}_sd'] or 0.0:.2f}" for name in METRICS]
+        spreads = [row[f"{name}_sd"] for name in METRICS]
+        cells = [
+            f"{row[name]:.2f}" if spread is None else f"{row[name]:.2f} ± {spread:.2f}"
+            for name, spread in zip(METRICS, spreads, strict=True)
+        ] + [f"{row['untrusted']:.0%}"]
         costs = [f"{row.get(f'relative_{name}', float('nan')):.2f}x" for name in ("seconds", "decoder_tokens")]
         table.add_row(row["method"], row["pooling"], str(row["seeds"]), *cells, *costs)
     return table
 
 
+def num_sequences(ledger: Ledger) -> int:
+    """Return how many sequences of the test split each run was evaluated on."""
+    whole = len(Corpus.open(ledger.definition.corpus).split("test"))
+    return min(ledger.definition.space.fixed.evaluation.final_num_sequences or whole, whole)
+
+
+def notes(frame: pl.DataFrame, num_sequences: int) -> list[str]:
+    """Return what one must know to read the table: units, caps, thresholds, and which likelihoods not to trust."""
+    found = [
+        f"nll, KL, MI in nats a sequence over {num_sequences:,} sequences (MI is at most"
+        f" {math.log(num_sequences):.2f}, their logarithm); AU: dimensions whose posterior mean varies by at least"
+        f" {ACTIVE_VARIANCE}; seconds are of training alone"
+    ]
+    doubtful = summary(frame).filter(pl.col("untrusted") > TRUSTED)
+    if doubtful.height:
+        rows = ", ".join(f"{row['method']} {row['pooling']}" for row in doubtful.iter_rows(named=True))
+        found.append(
+            f"the nll of {rows} is not to be trusted: Pareto k-hat is too large for more than {TRUSTED:.0%} of the"
+            " sequences; --set evaluation.final_widen=true draws from a wider posterior"
+        )
+    return found
+
+
 def claims_table(found: list[Verdict]) -> Table:
     """Return the verdicts as a table."""
     table = Table(title="The four claims made for pooling", title_justify="left", box=None, pad_edge=False)
-    for name in ("claim", "pooling", "verdict", "evidence"):
+    for name in ("claim", "method", "pooling", "verdict", "evidence"):
         table.add_column(name, overflow="fold")
     for each in found:
-        table.add_row(each.claim, each.pooling, each.verdict, Text(each.evidence))
+        table.add_row(each.claim, each.method, each.pooling, each.verdict, Text(each.evidence))
     return table
 
 
-def write_comparison(frame: pl.DataFrame, folder: Path) -> None:
-    """Write the trials, their summary and the verdicts beside the study, as parquet and JSON."""
+def write_comparison(frame: pl.DataFrame, folder: Path) -> dict[str, Any]:
+    """Write the trials, their summary and the verdicts beside the study, as parquet and JSON; return the latter."""
     frame.drop("folder").write_parquet(folder / "comparison.parquet")
     stored = {"summary": summary(frame).to_dicts(), "claims": [asdict(each) for each in verdicts(frame)]}
-    write_json(folder / "comparison.json", stored)
+    write_json(folder / COMPARISON, stored)
+    return stored
+
+
+def record(ledger: Ledger, stored: dict[str, Any]) -> None:
+    """Add the comparison to the study's run in MLflow: each setting's mean test metrics, and the document."""
+    from study.tracking.registry import log_aggregates
+
+    metrics = {
+        f"test/{row['method']}/{row['pooling'].replace('+', '-and-')}/{name}": row[name]
+        for row in stored["summary"]
+        for name in METRICS
+        if math.isfinite(row[name])
+    }
+    found = "; ".join(f"{each['claim']} ({each['pooling']}): {each['verdict']}" for each in stored["claims"])
+    definition = ledger.definition
+    text = (
+        f"**{definition.name}**: methods on corpus `{definition.corpus_name}`, test split. Claims made for pooling:"
+        f" {found}.  \nReproduce: `{definition.command}`"
+    )
+    log_aggregates(definition, ledger.run_ids()["study"], metrics, {COMPARISON: stored}, text)

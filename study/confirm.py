@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from contextlib import closing
@@ -90,8 +91,10 @@ def confirm(
             ledger.lock()
         confirmation = conclude(settings, fresh, ledger.trials())
         test, best = crown(ledger, confirmation.standings[0], samples)
-        write_json(ledger.folder / RESULT, Confirmed(confirmation, test, "").as_json())
-        model = register_best(ledger, best, register) if best is not None and register else ""
+        model = registered(ledger, register)
+        write_json(ledger.folder / RESULT, Confirmed(confirmation, test, model).as_json())
+        if best is not None and register and not model:
+            model = register_best(ledger, best, register)
         found = Confirmed(confirmation, test, model)
         write_json(ledger.folder / RESULT, found.as_json())
         record(ledger, found)
@@ -115,6 +118,13 @@ def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, flo
         write_final(ledger.trial_folder(trial.number), corpus, samples, definition.space.fixed.evaluation)
     test = scores_on_test([ledger.trial_folder(trial.number) for trial in runs])
     return test, min(runs, key=lambda trial: trial.best["valid/nll"])
+
+
+def registered(ledger: Ledger, name: str | None) -> str:
+    """Return the address under which an earlier call registered the winner (as `name`, if one is given), or nothing."""
+    path = ledger.folder / RESULT
+    address = str(json.loads(path.read_text("utf-8")).get("model", "")) if path.is_file() else ""
+    return address if name is None or address.startswith(f"models:/{name}/") else ""
 
 
 def register_best(ledger: Ledger, trial: TrialRecord, name: str) -> str:

@@ -12,6 +12,7 @@ PLAIN: dict[str, Any] = {
     "objective.kl_weight": 1.0,
     "objective.initial_kl_weight": 0.0,
     "objective.free_bits": "none",
+    "objective.minimum_rate_nats": None,
     "training.procedure": "plain",
     "training.pretraining_epochs": 0,
 }

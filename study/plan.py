@@ -19,7 +19,7 @@ from study.ledger import Ledger
 from study.objectives import Goal
 from study.options import CORPORA, RunOptions, find_corpus
 from study.reach import check_database, check_ray_address, check_tracking_uri
-from study.settings import nest, parse_assignment, read_preset, read_toml
+from study.settings import merge, nest, parse_assignment, read_preset, read_toml
 from study.space import SearchSpace, build_space
 
 REMOTE_CONCURRENT = 16
@@ -43,7 +43,10 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     by_hand = nest(dict(parse_assignment(text) for text in given["assignments"]))
     if given["seed"] is not None:
         by_hand["seed"] = given["seed"]
-    space = build_space([*layers, by_hand, given.get("last_layer", {})], given["also"])
+    # A preset is where one starts from; a file or an option is what one wants.
+    own = [{name: table for name, table in layer.items() if name != "search"} for layer in layers]
+    wanted = merge([*(own[1:] if given["preset"] is not None else own), by_hand])
+    space = build_space([*layers, by_hand, given.get("last_layer", {})], given["also"], frozenset(wanted))
     names = ("corpus", "trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "sampler", "objective", "scheduler")
     options = RunOptions.resolve(
         *run_tables, {name: given[name] for name in names} | {"floors": tuple(given["floors"]) or None}

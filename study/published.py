@@ -15,6 +15,9 @@ from study.definition import Definition
 from study.errors import StudyError
 
 TEST_SEQUENCES = {"yahoo": 10_000, "yelp": 10_000, "ptb": 3_761, "snli": 10_000}
+VOCABULARY = {"yahoo": 20_000, "yelp": 20_000, "ptb": 10_000}
+SAME_SIZE = 0.05
+"""Vocabularies differ by so much at most: special tokens are counted differently."""
 
 IN_BATCH = ("model", "nll", "kl", "mi_in_batch")
 WHOLE_SET = ("model", "ppl", "mi", "au")
@@ -39,21 +42,33 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {
 }  # fmt: skip
 
 
-def published_table(definition: Definition) -> Table:
-    """Return the published rows of a study's corpus; raise StudyError if there are none for it or its test split."""
-    corpus_name = definition.corpus_name
-    num_test = len(Corpus.open(definition.corpus).split("test"))
+def published_rows(definition: Definition) -> list[dict[str, Any]]:
+    """Return what papers report on a study's corpus; raise StudyError unless its own numbers are measured as theirs."""
+    corpus_name, evaluation = definition.corpus_name, definition.space.fixed.evaluation
     if corpus_name not in PUBLISHED:
         raise StudyError(f"nothing published is known for {corpus_name}; there are rows for {', '.join(PUBLISHED)}")
+    corpus = Corpus.open(definition.corpus)
+    num_test, num_types = len(corpus.split("test")), len(corpus.vocabulary)
     if num_test != TEST_SEQUENCES[corpus_name]:
-        raise StudyError(
-            f"published numbers of {corpus_name} are on {TEST_SEQUENCES[corpus_name]:,} test sequences,"
-            f" this corpus has {num_test:,}; they cannot stand beside each other"
-        )
-    names, rows = PUBLISHED[corpus_name]
+        why = f"are on {TEST_SEQUENCES[corpus_name]:,} test sequences, this corpus has {num_test:,}"
+    elif abs(num_types / VOCABULARY.get(corpus_name, num_types) - 1) > SAME_SIZE:
+        why = f"are of a vocabulary of about {VOCABULARY[corpus_name]:,} words, this corpus has {num_types:,}"
+    elif evaluation.final_num_sequences is not None:
+        why = "are on the whole test split; leave out evaluation.final_num_sequences"
+    elif definition.space.fixed.training.num_sequences is not None:
+        why = "are of models trained on the whole training split; leave out training.num_sequences"
+    else:
+        names, rows = PUBLISHED[corpus_name]
+        return [dict(zip(names, row, strict=True)) for row in rows]
+    raise StudyError(f"published numbers of {corpus_name} {why}; they cannot stand beside each other")
+
+
+def published_table(definition: Definition) -> Table:
+    """Return those rows as a table; raise StudyError where there are none or they cannot stand beside a study's own."""
+    rows = published_rows(definition)
     table = Table(title="Published, not run here", title_justify="left", box=None, pad_edge=False)
-    for name in names:
+    for name in rows[0]:
         table.add_column(name, justify="left" if name == "model" else "right")
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row))
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
     return table

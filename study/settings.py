@@ -104,12 +104,13 @@ class Settings(BaseModel):
             raise ValueError(f"did you mean {close[0]}?" if close else f"expected one of {', '.join(METHODS)}")
         return method
 
-    def with_values(self, values: dict[str, Any]) -> Settings:
+    def with_values(self, values: dict[str, Any], kept: frozenset[str] = frozenset()) -> Settings:
         """Return these settings with some replaced, by dotted name; raise StudyError if one is wrong.
 
-        A `method` among them brings its whole bundle, over which the other values win.
+        A `method` among them brings its whole bundle, but for the settings `kept` and under the other values.
         """
         bundle = method_settings(values["method"]) if values.get("method") in METHODS else {}
+        bundle = {name: value for name, value in bundle.items() if name not in kept}
         return validate(nest(flatten(self.model_dump()) | bundle | values))
 
 
@@ -122,6 +123,7 @@ def refuse_combination(settings: Settings) -> str:
             ("training.pretraining_epochs", training.pretraining_epochs > 0),
             ("objective.free_bits", objective.free_bits != "none"),
             ("objective.minimum_rate_nats", objective.minimum_rate_nats is not None),
+            ("model.latent_to_output", model.latent_to_output),
         ):
             if used:
                 return f"{name} is about the latent variable, and model.posterior = none has none"
@@ -132,6 +134,11 @@ def refuse_combination(settings: Settings) -> str:
         ):
             if used:
                 return f"{name} would hold up a KL that is constant with model.posterior = von-mises-fisher"
+    held_up = objective.free_bits != "none" or objective.minimum_rate_nats is not None
+    if objective.free_bits != "none" and objective.minimum_rate_nats is not None:
+        return "objective.free_bits and objective.minimum_rate_nats both bound the KL from below; choose one"
+    if model.refinement_steps and held_up:
+        return "model.refinement_steps descends on the ELBO, not on one with free bits or a minimum rate; choose one"
     if model.posterior == "batch-norm" and training.batch_size < 2 and training.max_batch_tokens is None:
         return "model.posterior = batch-norm needs training.batch_size of at least 2"
     return ""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from model.annealing import ANNEALING_NAMES
 from model.config import POOLING_NAMES
 from study.errors import StudyError
-from study.methods import METHODS, method_settings
+from study.methods import METHODS, PLAIN, method_settings
 from study.settings import Settings, check_name, flatten, nest, validate
 
 Value = bool | int | float | str
@@ -121,18 +121,21 @@ OF_ENCODER = ("model.pooling", "model.pooling_temperature", "model.latent_size",
 """Settings that mean nothing to a language model."""
 
 DECIDED = frozenset(name for method in METHODS for name in method_settings(method))
+SWITCHES = frozenset(PLAIN) - {"objective.kl_weight", "objective.initial_kl_weight"}
+"""What tells methods apart: given beside several methods, it would make one of them out of another."""
 
 
 class SearchSpace:
     """The settings held fixed, and a range for each that is searched."""
 
-    def __init__(self, fixed: Settings, ranges: dict[str, Range]) -> None:
-        self.fixed = fixed
+    def __init__(self, fixed: Settings, ranges: dict[str, Range], kept: frozenset[str] = frozenset()) -> None:
+        """Hold `fixed` settings and search `ranges`; those `kept` stay as they are whatever a method would have."""
+        self.fixed, self.kept = fixed, kept
         # A condition's setting is asked for before those that depend on it.
         self.ranges = dict(sorted(ranges.items(), key=lambda item: (item[0] != "method", item[0] in CONDITIONS)))
         for name, values in self.ranges.items():
             for value in values.ends():
-                fixed.with_values({name: value})
+                self.settings({name: value})
 
     def applies(self, name: str, values: dict[str, Any]) -> bool:
         """Say whether a searched setting means anything, given the values chosen so far."""
@@ -154,7 +157,7 @@ class SearchSpace:
 
     def settings(self, values: dict[str, Any]) -> Settings:
         """Return the settings of a trial with these searched values."""
-        return self.fixed.with_values(values)
+        return self.fixed.with_values(values, self.kept)
 
     def longest_warmup_fraction(self) -> float:
         """Return the largest part of training that any setting here spends on annealing."""
@@ -184,20 +187,23 @@ class SearchSpace:
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` rebuilds the space from."""
         ranges = {name: allowed.model_dump(exclude_defaults=True) for name, allowed in self.ranges.items()}
-        return {"fixed": self.fixed.model_dump(), "ranges": ranges}
+        return {"fixed": self.fixed.model_dump(), "ranges": ranges, "kept": sorted(self.kept)}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> SearchSpace:
         """Rebuild a space that `to_json` stored."""
         ranges = {name: Range.model_validate(allowed) for name, allowed in stored["ranges"].items()}
-        return cls(Settings.model_validate(stored["fixed"]), ranges)
+        return cls(Settings.model_validate(stored["fixed"]), ranges, frozenset(stored["kept"]))
 
 
-def build_space(layers: list[dict[str, Any]], also: tuple[str, ...] = ()) -> SearchSpace:
+def build_space(
+    layers: list[dict[str, Any]], also: tuple[str, ...] = (), by_hand: frozenset[str] = frozenset()
+) -> SearchSpace:
     """Return the space that tables of settings, later ones winning, leave of the default one.
 
     A setting that a table gives is held fixed; one that its `[search]` table names is searched there
-    (`false` leaves it at its default). `also` names optional settings to search. Raises StudyError.
+    (`false` leaves it at its default). `also` names optional settings to search. Where methods are searched, what
+    is given `by_hand` holds for all of them, and the rest is each method's own. Raises StudyError.
     """
     ranges: dict[str, Range] = dict(SEARCHED)
     given: dict[str, Any] = {}
@@ -227,7 +233,12 @@ def build_space(layers: list[dict[str, Any]], also: tuple[str, ...] = ()) -> Sea
             )
         ranges.setdefault(name, known[name])
         given.pop(name, None)
-    return SearchSpace(validate(nest(given)), ranges)
+    kept = by_hand & DECIDED & given.keys() if "method" in ranges else frozenset()
+    if kept & SWITCHES:
+        raise StudyError(
+            f"{min(kept & SWITCHES)} is what tells methods apart; leave it to them, or give one method and no others"
+        )
+    return SearchSpace(validate(nest(given)), ranges, frozenset(kept))
 
 
 def parse_range(name: str, stored: Any) -> Range:

@@ -219,7 +219,8 @@ class TrainingRun:
             batch_size=evaluation.batch_size,
         )
         valid = scores.metrics()
-        progress.seconds += time.monotonic() - started
+        took = time.monotonic() - started
+        progress.seconds, progress.validation_seconds = progress.seconds + took, progress.validation_seconds + took
         if not math.isfinite(valid["nll"]):
             raise Diverged(
                 f"the validation nll became {valid['nll']} in epoch {progress.epoch}; lower the learning rate"
@@ -259,6 +260,7 @@ class TrainingRun:
             "train/gradient_norm": norm / self.num_batches,
             "train/learning_rate": progress.learning_rate,
             "train/decoder_tokens": progress.decoder_tokens,
+            "train/seconds": progress.seconds - progress.validation_seconds,
             "train/tokens_per_second": tokens / max(seconds, 1e-9),
             "train/peak_memory_mb": peak_memory_bytes(self.device) / 2**20,
         }
@@ -286,7 +288,8 @@ class TrainingRun:
             progress.plateau_value, progress.epochs_without_better = value, 0
             return
         progress.epochs_without_better += 1
-        if progress.epochs_without_better < training.halving_patience or progress.epoch < training.first_halving_epoch:
+        epoch = progress.epoch - training.pretraining_epochs
+        if progress.epochs_without_better < training.halving_patience or epoch < training.first_halving_epoch:
             return
         progress.plateau_value, progress.epochs_without_better = value, 0
         progress.num_halvings += 1

@@ -167,6 +167,21 @@ print(model.predict(texts, params={{"mode": "sample", "seed": 3}})["text"].str.l
 """
 
 
+def test_confirming_again_registers_no_second_version(confirmed, call):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{confirmed / 'mlflow.db'}")
+    before = [each.version for each in client.search_model_versions("name='tiny'")]
+    for more in (("--register", "tiny"), ()):
+        assert (
+            call("confirm", "done", "--top", "2", "--seeds", "3", "--samples", "5", *more, "--storage", confirmed)[0]
+            == 0
+        )
+        found = json.loads((confirmed / "done-confirm/confirmation.json").read_text())
+        assert found["model"] == f"models:/tiny/{before[0]}"
+    assert [each.version for each in client.search_model_versions("name='tiny'")] == before
+
+
 def test_the_registered_model_predicts_in_a_process_that_knows_nothing_of_this_project(confirmed, tmp_path):
     code = ELSEWHERE.format(root=str(ROOT), uri=f"sqlite:///{confirmed / 'mlflow.db'}")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

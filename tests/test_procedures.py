@@ -121,3 +121,18 @@ def test_the_minimum_rate_pulls_the_kl_up_to_it(corpus, tmp_path):
 def test_combinations_that_make_no_sense_are_refused_with_the_reason(tables, words):
     with pytest.raises(StudyError, match=words):
         validate(tables)
+
+
+def test_epochs_of_pretraining_do_not_bring_the_first_halving_nearer(corpus, tmp_path):
+    training = {"pretraining_epochs": 4, "epochs": 14, "learning_rate": 0.1, "halving_patience": 1,
+                "first_halving_epoch": 8, "max_halvings": 3}  # fmt: skip
+    rows = list(train(tiny_settings(training=training), corpus, tmp_path))
+    rates = {row["epoch"] - 4: row["train/learning_rate"] for row in rows}
+    assert {rates[epoch] for epoch in range(1, 9)} == {0.1}
+    assert min(rates.values()) < 0.1
+
+
+def test_seconds_of_training_leave_out_validation(corpus, tmp_path):
+    rows = list(train(tiny_settings(), corpus, tmp_path))
+    assert all(0 < row["train/seconds"] < row["seconds"] for row in rows)
+    assert [row["train/seconds"] for row in rows] == sorted(row["train/seconds"] for row in rows)

@@ -15,7 +15,7 @@ from study.evaluation import score
 from study.procedures import make_optimizers
 from study.training import Diverged, TrainingRun, best_folder, train
 
-TIMES = ("seconds", "train/tokens_per_second", "train/peak_memory_mb")
+TIMES = ("seconds", "train/seconds", "train/tokens_per_second", "train/peak_memory_mb")
 
 
 def numbers(rows):
