@@ -24,6 +24,7 @@ from study.training import TrainingRun, train
         {"model": {"posterior": "von-mises-fisher"}},
         {"model": {"posterior": "none"}},
         {"model": {"latent_to_output": True, "pooling": "attention"}},
+        {"model": {"refinement_steps": 3}},
     ],
 )
 def test_every_method_trains_and_resumes_bit_for_bit(corpus, tmp_path, tables):
@@ -112,6 +113,9 @@ def test_the_minimum_rate_pulls_the_kl_up_to_it(corpus, tmp_path):
         ({"model": {"posterior": "none"}, "training": {"procedure": "aggressive"}}, "none has none"),
         ({"model": {"posterior": "none"}, "objective": {"free_bits": "total"}}, "none has none"),
         ({"model": {"posterior": "none"}, "training": {"pretraining_epochs": 1}}, "none has none"),
+        ({"model": {"posterior": "none", "latent_to_output": True}}, "none has none"),
+        ({"objective": {"free_bits": "total", "minimum_rate_nats": 1.0}}, "choose one"),
+        ({"model": {"refinement_steps": 2}, "objective": {"free_bits": "total"}}, "choose one"),
         ({"model": {"posterior": "von-mises-fisher"}, "objective": {"free_bits": "total"}}, "constant"),
         ({"model": {"posterior": "von-mises-fisher"}, "objective": {"minimum_rate_nats": 1.0}}, "constant"),
         ({"model": {"posterior": "von-mises-fisher", "latent_size": 1}}, "at least 2"),
