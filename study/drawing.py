@@ -29,6 +29,8 @@ SHAPES = ["triangle-down", "triangle-left", "circle", "square", "diamond", "tria
 STATE_FILLS = {"complete": 0.85, "pruned": 0.35, "collapsed": 0.0, "waiting": 0.35, "running": 0.35}
 """How full a trial's mark is: whole if it trained to its end, hollow if it collapsed."""
 
+FILLS = "Full: trained to its end; pale: ended by the schedule, or not done yet; hollow: collapsed"
+
 STATE_COLOURS = {"complete": "#0072B2", "pruned": "#999999", "collapsed": "#D55E00", "failed": "#000000",
                  "waiting": "#CC79A7", "running": "#009E73"}  # fmt: skip
 STATE_DASHES = {"complete": [1, 0], "pruned": [6, 3], "collapsed": [2, 2], "waiting": [8, 2, 2, 2],
@@ -53,17 +55,19 @@ def pooling_scales(frame: pl.DataFrame) -> tuple[alt.Scale, alt.Scale]:
 
 
 def marks(frame: pl.DataFrame) -> alt.Chart:
-    """Return a point for each trial: pooling as colour and shape, its state as how full it is."""
+    """Return a point for each trial: pooling as colour and shape, its state as how full it is.
+
+    Vega has no legend for the latter: `FILLS` says it.
+    """
     colours, shapes = pooling_scales(frame)
     states = present(frame, "state", STATE_FILLS)
     # Of a kind that is said: Vega-Lite would space three opacities evenly.
     fills = alt.Scale(type="ordinal", domain=states, range=[STATE_FILLS[name] for name in states])
-    in_grey = alt.Legend(symbolFillColor="#444444", symbolStrokeColor="#444444")
     chart: alt.Chart = alt.Chart(frame).mark_point(size=90, strokeWidth=1.5, opacity=1).encode(
         fill=alt.Fill("pooling:N", title="pooling", scale=colours),
         stroke=alt.Stroke("pooling:N", title="pooling", scale=colours),
         shape=alt.Shape("pooling:N", title="pooling", scale=shapes),
-        fillOpacity=alt.FillOpacity("state:N", title="trial", scale=fills, legend=in_grey),
+        fillOpacity=alt.FillOpacity("state:N", title="trial", scale=fills),
     )  # fmt: skip
     return chart
 

@@ -13,6 +13,7 @@ import polars as pl
 from study.definition import Definition
 from study.drawing import (
     COLOURS,
+    FILLS,
     SHAPES,
     STATE_COLOURS,
     STATE_DASHES,
@@ -33,6 +34,9 @@ from study.report import best_trial, epochs_frame, has_collapsed, pareto_trials,
 MOST_LINES = 100
 """Trials whose curves are drawn together at most."""
 
+MOST_WORDS = 40
+"""Trials whose ends are written beside their bars at most."""
+
 MOST_PATHS = 300
 """Trials whose settings are drawn together at most."""
 
@@ -44,7 +48,6 @@ AXES = {
 }
 
 
-FILLS = "Full: trained to its end; pale: ended by the schedule, or not done yet; hollow: collapsed"
 TITLES = {"mi": "use of the latent variable", "kl": "its rate"}
 
 
@@ -231,13 +234,15 @@ def endings(definition: Definition, trials: list[TrialRecord]) -> Chart:
         color=alt.Color("state:N", title="ended as", scale=scale),
         tooltip=["trial", "state", "epochs", "reason"],
     )  # fmt: skip
+    # In grey, and for whom colours are hard to tell apart; of many trials there is no room for it.
+    words = bars.mark_text(align="left", dx=4, fontSize=9).encode(text="state:N", color=alt.value("#333333"))
     rung = alt.Chart(pl.DataFrame({"x": [definition.grace_epochs]})).mark_rule(strokeDash=[4, 3]).encode(x="x:Q")
     scheduled = definition.scheduler != "none"
     title = heading(
         "Epochs that each trial trained, and what ended it",
         "the dashed line is the schedule's first rung" if scheduled else "no schedule ended any of them",
     )
-    parts = [bars, rung] if scheduled else [bars]
+    parts = [bars, *([words] if frame.height <= MOST_WORDS else []), *([rung] if scheduled else [])]
     return alt.layer(*parts).properties(title=title, width=WIDTH, height=alt.Step(max(1, min(16, 480 // frame.height))))
 
 

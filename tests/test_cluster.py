@@ -13,8 +13,7 @@ from hosts import SUBNET, Hosts, missing, wait_until
 from metadata import Metadata
 from test_study import check_records_agree
 
-# Its hosts are one network: one process brings them up, whatever runs beside it.
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("hosts")]
+pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
