@@ -26,7 +26,7 @@ browser: $(VENV)/installed  ## the tests in Chromium (Debian's chromium and chro
 	$(RUN)/python -m pytest -q -m browser
 
 cluster: $(VENV)/installed  ## on several hosts, and faults, but for those that take minutes; needs root, openssh-server, iproute2, rsync
-	$(RUN)/python -m pytest -q -rs -n 2 --dist loadfile -m 'cluster and not long'
+	$(RUN)/python -m pytest -q -rs -m 'cluster and not long'
 
 faults: $(VENV)/installed  ## all of that, and the table of what studies lived through; half an hour
 	$(RUN)/python -m pytest -q -rs -n 2 --dist loadfile --durations 12 -m 'cluster or fault'
