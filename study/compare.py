@@ -59,12 +59,17 @@ def results(ledger: Ledger) -> pl.DataFrame:
             "method": trial.params["method"], "pooling": trial.params.get("model.pooling", "-"),
             "seed": trial.params["seed"], "collapse_kl_nats": ledger.definition.goal.collapse_kl_nats,
             **{name: float("nan") if value is None else float(value) for name, value in final.items()},
-            "epochs": len(trial.rows), "seconds": last["train/seconds"], "decoder_tokens": last["train/decoder_tokens"],
-            "folder": str(folder), "curve_nll": list(accumulate(nll, min)),
-            "curve_tokens": [row["train/decoder_tokens"] for row in trial.rows],
-            "curve_seconds": [row["train/seconds"] for row in trial.rows],
+            "epochs": len(trial.rows), "seconds": training_seconds(last),
+            "decoder_tokens": last["train/decoder_tokens"], "folder": str(folder),
+            "curve_nll": list(accumulate(nll, min)), "curve_tokens": [row["train/decoder_tokens"] for row in trial.rows],
+            "curve_seconds": [training_seconds(row) for row in trial.rows],
         })  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def training_seconds(row: dict[str, Any]) -> float:
+    """Return the seconds of training up to an epoch; with validation's in records that do not tell them apart."""
+    return float(row.get("train/seconds", row["seconds"]))
 
 
 def summary(frame: pl.DataFrame) -> pl.DataFrame:

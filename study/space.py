@@ -193,7 +193,7 @@ class SearchSpace:
     def from_json(cls, stored: dict[str, Any]) -> SearchSpace:
         """Rebuild a space that `to_json` stored."""
         ranges = {name: Range.model_validate(allowed) for name, allowed in stored["ranges"].items()}
-        return cls(Settings.model_validate(stored["fixed"]), ranges, frozenset(stored["kept"]))
+        return cls(Settings.model_validate(stored["fixed"]), ranges, frozenset(stored.get("kept", ())))
 
 
 def build_space(

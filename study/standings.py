@@ -88,7 +88,7 @@ def confirmation_study(source: Definition, seeds: int, command: str) -> Definiti
         source,
         name=f"{source.name}-confirm",
         identifier=uuid.uuid4().hex,
-        space=SearchSpace(source.space.fixed, {**ranges, "seed": Range(values=fresh)}),
+        space=SearchSpace(source.space.fixed, {**ranges, "seed": Range(values=fresh)}, source.space.kept),
         num_trials=0,
         sampler="random",
         scheduler="none",

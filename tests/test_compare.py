@@ -9,6 +9,7 @@ import torch
 from conftest import json_lines
 from mlflow import MlflowClient
 from safetensors.torch import save_file
+from test_ledger import definition
 from test_study import check_records_agree
 
 from study import claims, compare, published
@@ -16,6 +17,7 @@ from study.definition import Definition
 from study.errors import StudyError
 from study.published import PUBLISHED, published_table
 from study.space import SearchSpace, build_space
+from study.standings import confirmation_study
 from study.trial import FINAL_SCORES
 
 
@@ -148,23 +150,23 @@ def test_cost_of_reaching_counts_to_the_nll_that_both_reach():
 
 
 def test_published_rows_stand_beside_numbers_that_were_measured_alike_only(corpus, monkeypatch):
-    def definition(name, *tables):
+    def of_corpus(name, *tables):
         return Definition(name="x", identifier="", corpus=str(corpus.folder), corpus_name=name, corpus_fingerprint="",
                           space=build_space(list(tables)), goal=None, num_trials=1)  # fmt: skip
 
     with pytest.raises(StudyError, match="nothing published"):
-        published_table(definition("mine"))
+        published_table(of_corpus("mine"))
     with pytest.raises(StudyError, match="3,761"):
-        published_table(definition("ptb"))
+        published_table(of_corpus("ptb"))
     monkeypatch.setitem(published.TEST_SEQUENCES, "ptb", len(corpus.split("test")))
     with pytest.raises(StudyError, match="10,000 words"):
-        published_table(definition("ptb"))
+        published_table(of_corpus("ptb"))
     monkeypatch.setitem(published.VOCABULARY, "ptb", len(corpus.vocabulary))
     with pytest.raises(StudyError, match="whole test split"):
-        published_table(definition("ptb", {"evaluation": {"final_num_sequences": 5}}))
+        published_table(of_corpus("ptb", {"evaluation": {"final_num_sequences": 5}}))
     with pytest.raises(StudyError, match="whole training split"):
-        published_table(definition("ptb", {"training": {"num_sequences": 5}}))
-    assert published_table(definition("ptb")).row_count == len(PUBLISHED["ptb"][1])
+        published_table(of_corpus("ptb", {"training": {"num_sequences": 5}}))
+    assert published_table(of_corpus("ptb")).row_count == len(PUBLISHED["ptb"][1])
     for names, rows in PUBLISHED.values():
         assert all(len(row) == len(names) for row in rows)
 
@@ -175,7 +177,8 @@ def test_what_is_given_beside_methods_holds_for_all_of_them_but_not_what_tells_t
     names = frozenset({"objective.kl_weight", "objective.annealing_fraction", "model.batch_norm_scale"})
     space = build_space([given, methods], by_hand=names)
     again = SearchSpace.from_json(json.loads(json.dumps(space.to_json())))
-    for each in (space, again):
+    confirmed = confirmation_study(definition(space=space), 3, "").space
+    for each in (space, again, confirmed):
         assert [each.settings({"method": name}).objective.kl_weight for name in methods["search"]["method"]] == [
             0.46
         ] * 3
