@@ -61,7 +61,8 @@ def results(ledger: Ledger) -> pl.DataFrame:
             **{name: float("nan") if value is None else float(value) for name, value in final.items()},
             "epochs": len(trial.rows), "seconds": training_seconds(last),
             "decoder_tokens": last["train/decoder_tokens"], "folder": str(folder),
-            "curve_nll": list(accumulate(nll, min)), "curve_tokens": [row["train/decoder_tokens"] for row in trial.rows],
+            "curve_nll": list(accumulate(nll, min)),
+            "curve_tokens": [row["train/decoder_tokens"] for row in trial.rows],
             "curve_seconds": [training_seconds(row) for row in trial.rows],
         })  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
