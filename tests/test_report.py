@@ -124,7 +124,7 @@ def test_several_studies_stand_beside_each_other(finished_study, tmp_path, call)
 
 def test_a_figure_of_a_model_is_of_the_trial_that_was_asked_for(finished_study, tmp_path, call):
     storage = ("--storage", finished_study)
-    draw = ("report", "done", "--figure", tmp_path / "x.svg", "--which", "reconstructions")
+    draw = ("report", "done", "--figure", tmp_path / "x.svg", "--which", "rate-by-dimension")
     best = best_trial(Ledger.open(finished_study / "done").trials())
     other = next(each.number for each in Ledger.open(finished_study / "done").trials() if each.number != best.number)
     pictures = []
