@@ -72,7 +72,6 @@ def compare_command(
     from study import compare
     from study.claims import verdicts
     from study.compare import points
-    from study.journal import without_nan
     from study.plan import create, new_comparison, resume_study, start
     from study.published import published_rows, published_table
     from study.report import make_console
@@ -93,12 +92,10 @@ def compare_command(
     if frame.height == 0:
         click.echo("no trial has been evaluated yet", err=True)
         return code or 1
-    stored = compare.write_comparison(frame, ledger.folder)
-    if code == 0:
-        compare.record(ledger, stored)
+    stored = compare.store(ledger, frame, is_whole=code == 0)
     if as_json:
         rows = {"published": published_rows(ledger.definition)} if published else {}
-        click.echo(json.dumps(without_nan(stored | rows), indent=1))
+        click.echo(json.dumps(stored | rows, indent=1))
         return code
     console = make_console()
     console.print(compare.comparison_table(frame))

@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import asdict
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,7 +15,7 @@ from rich.text import Text
 from data.corpus import Corpus
 from model.diagnostics import ACTIVE_VARIANCE
 from study.claims import TRUSTED, Verdict, plainest, verdicts
-from study.journal import write_json
+from study.journal import without_nan, write_json
 from study.ledger import Ledger
 from study.trial import FINAL
 
@@ -136,11 +135,19 @@ def claims_table(found: list[Verdict]) -> Table:
     return table
 
 
-def write_comparison(frame: pl.DataFrame, folder: Path) -> dict[str, Any]:
-    """Write the trials, their summary and the verdicts beside the study, as parquet and JSON; return the latter."""
-    frame.drop("folder").write_parquet(folder / "comparison.parquet")
-    stored = {"summary": summary(frame).to_dicts(), "claims": [asdict(each) for each in verdicts(frame)]}
-    write_json(folder / COMPARISON, stored)
+def store(ledger: Ledger, frame: pl.DataFrame, *, is_whole: bool) -> dict[str, Any]:
+    """Write the trials, their summary and the verdicts beside the study, as parquet and JSON; return the latter.
+
+    A comparison that `is_whole` is added to the study's run in MLflow too, once however often it is shown.
+    """
+    frame.drop("folder").write_parquet(ledger.folder / "comparison.parquet")
+    found = {"summary": summary(frame).to_dicts(), "claims": [asdict(each) for each in verdicts(frame)]}
+    stored: dict[str, Any] = without_nan(found) | {"in_mlflow": is_whole}
+    path = ledger.folder / COMPARISON
+    if not path.is_file() or json.loads(path.read_text("utf-8")) != stored:
+        if is_whole:
+            record(ledger, stored)
+        write_json(path, stored)
     return stored
 
 
@@ -152,7 +159,7 @@ def record(ledger: Ledger, stored: dict[str, Any]) -> None:
         f"test/{row['method']}/{row['pooling'].replace('+', '-and-')}/{name}": row[name]
         for row in stored["summary"]
         for name in METRICS
-        if math.isfinite(row[name])
+        if row[name] is not None
     }
     found = "; ".join(f"{each['claim']} ({each['pooling']}): {each['verdict']}" for each in stored["claims"])
     definition = ledger.definition

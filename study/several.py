@@ -6,30 +6,29 @@ from pathlib import Path
 
 from rich.table import Table
 
+from study.definition import Definition
 from study.figures import studies_trade_off
 from study.findings import answer
 from study.journal import write_text
-from study.ledger import Ledger
+from study.ledger import Ledger, TrialRecord
 from study.noise import known_noise, seed_noise
 from study.page import check_target, now, show_metric, to_html
 from study.report import best_trial, counts, show_params
 
 METRICS = ("nll", "kl", "mi", "au", "ppl")
-WORDS = ("study", "corpus", "best settings")
 COLUMNS = ("study", "corpus", "trials", *METRICS, "seed s.d.", "hours", "best settings")
 
 
-def compared(ledgers: list[Ledger]) -> list[list[str]]:
+def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[str]]:
     """Return the cells of a table with a row for each study, as `COLUMNS` names them; metrics of its best trial."""
     rows = []
-    for ledger in ledgers:
-        trials = ledger.trials()
+    for definition, trials in studies:
         best = best_trial(trials)
         cells = ["-"] * len(METRICS) if best is None else [show_metric(best.best[f"valid/{name}"]) for name in METRICS]
         states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
         noise, settings = seed_noise(trials)
         rows.append([
-            ledger.definition.name, ledger.definition.corpus_name, states, *cells, f"{noise:.2f}" if settings else "-",
+            definition.name, definition.corpus_name, states, *cells, f"{noise:.2f}" if settings else "-",
             f"{sum(trial.seconds for trial in trials) / 3600:.2f}", "-" if best is None else show_params(best.params),
         ])  # fmt: skip
     return rows
@@ -39,8 +38,9 @@ def compared_table(ledgers: list[Ledger]) -> Table:
     """Return that table for a terminal."""
     table = Table(title="Studies, best trial on validation", title_justify="left", box=None, pad_edge=False)
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in WORDS else "right", overflow="fold")
-    for row in compared(ledgers):
+        words = name in ("study", "corpus", "best settings")
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
+    for row in compared([(ledger.definition, ledger.trials()) for ledger in ledgers]):
         table.add_row(*row)
     return table
 
@@ -63,7 +63,7 @@ def write_studies(ledgers: list[Ledger], path: Path) -> None:
         answers.append(f"{definition.name}: {answer(definition, trials, noise, nats)[0]}")
     content = {
         "names": [definition.name for definition, _ in studies], "answers": answers, "warning": incomparable(ledgers),
-        "header": COLUMNS, "rows": compared(ledgers), "commands": [definition.command for definition, _ in studies],
+        "header": COLUMNS, "rows": compared(studies), "commands": [definition.command for definition, _ in studies],
         "written": now(),
     }  # fmt: skip
     write_text(path, to_html("studies.html.j2", content, {"trade-off": studies_trade_off(studies)}))

@@ -46,6 +46,8 @@ def test_a_comparison_runs_every_point_once_and_judges_the_claims(ray_session, c
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     parent = client.get_run(json.loads((tmp_path / "c/mlflow.json").read_text())["study"])
     assert parent.data.metrics["test/vae/last/nll"] == pytest.approx(plain["nll"])
+    # Shown twice by now, recorded once.
+    assert len(client.get_metric_history(parent.info.run_id, "test/vae/last/nll")) == 1
     assert "comparison.json" in {item.path for item in client.list_artifacts(parent.info.run_id)}
 
 
