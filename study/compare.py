@@ -17,6 +17,7 @@ from model.diagnostics import ACTIVE_VARIANCE
 from study.claims import TRUSTED, Verdict, plainest, verdicts
 from study.journal import without_nan, write_json
 from study.ledger import Ledger
+from study.report import LINE_BREAK
 from study.trial import FINAL
 
 COMPARISON = "comparison.json"
@@ -165,6 +166,6 @@ def record(ledger: Ledger, stored: dict[str, Any]) -> None:
     definition = ledger.definition
     text = (
         f"**{definition.name}**: methods on corpus `{definition.corpus_name}`, test split. Claims made for pooling:"
-        f" {found}.  \nReproduce: `{definition.command}`"
+        f" {found}.{LINE_BREAK}Reproduce: `{definition.command}`"
     )
     log_aggregates(definition, ledger.run_ids()["study"], metrics, {COMPARISON: stored}, text)

@@ -16,6 +16,7 @@ from study.journal import DEFINITION, write_json
 from study.ledger import Ledger, TrialRecord
 from study.plan import start
 from study.reach import check_ray_address, check_tracking_uri
+from study.report import LINE_BREAK, show_params
 from study.standings import (
     Confirmation,
     Standing,
@@ -160,11 +161,11 @@ def describe(definition: Definition, found: Confirmed) -> str:
     """Return the story of a confirmation in Markdown."""
     first = found.confirmation.standings[0]
     lines = [
-        f"**{definition.name}** on corpus `{definition.corpus_name}`: {found.confirmation.sentence}", "",
-        "| setting | confirmed value |", "|---|---|",
-        *(f"| {name} | {value} |" for name, value in first.params.items()), "",
-        f"Validation nll {first.means['nll']:.2f} ± {first.deviations['nll']:.2f} over seeds {first.seeds}.",
-        f"Test nll {found.test['nll']:.2f} ± {found.test.get('nll_sd', float('nan')):.2f}." if found.test else "",
-        f"Registered: `{found.model}`." if found.model else "", "", f"Reproduce: `{definition.command}`",
-    ]  # fmt: skip
-    return "\n".join(lines)
+        f"**{definition.name}** on corpus `{definition.corpus_name}`: {found.confirmation.sentence}",
+        f"Validation nll {first.means['nll']:.2f} ± {first.deviations['nll']:.2f} over seeds {first.seeds}."
+        + (f" Test nll {found.test['nll']:.2f} ± {found.test.get('nll_sd', math.nan):.2f}." if found.test else "")
+        + (f" Registered: `{found.model}`." if found.model else ""),
+        f"Reproduce: `{definition.command}`",
+        f"Confirmed settings: {show_params(first.params)}",
+    ]
+    return LINE_BREAK.join(lines)

@@ -19,6 +19,9 @@ from study.objectives import pareto_front
 from study.space import CONDITIONS
 
 JSON_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "bits_per_byte", "dispersion")
+LINE_BREAK = "  \n"
+"""Markdown's, between the lines of a description: MLflow shows its first 100 pixels until one asks for more."""
+
 USABLE = ("complete", "pruned", "running", "waiting")
 """States of trials that have something to compare."""
 
@@ -133,8 +136,7 @@ def describe_study(definition: Definition, trials: list[TrialRecord], reason: st
         f"Reproduce: `{definition.command}`" if definition.command else "",
         f"Best settings: {show_params(best.params)}" if best is not None and best.params else "",
     ]
-    # Line breaks, not paragraphs: MLflow shows the first 100 pixels until one asks for more.
-    return "  \n".join(line for line in lines if line)
+    return LINE_BREAK.join(line for line in lines if line)
 
 
 def verdict(trials: list[TrialRecord]) -> str:
