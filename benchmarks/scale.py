@@ -75,6 +75,7 @@ class Watch:
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.megabytes: list[float] = []
+        self.while_tuning: list[float] = []
         self.tuned = 0.0
         threading.Thread(target=self._sample, daemon=True).start()
         tune_trials = launch.tune_trials
@@ -85,6 +86,7 @@ class Watch:
                 return tune_trials(*arguments)
             finally:
                 self.tuned = time.monotonic() - self.started
+                self.while_tuning = self.megabytes[-round(self.tuned) :]
 
         launch.tune_trials = noted
 
@@ -120,13 +122,13 @@ def main(trials: int, reports: int, concurrent: int, sampler: str, out: Path) ->
         records = ledger.trials()
         results = sum(len(each.rows) for each in records)
         told = told_mlflow(address)
-    memory = watch.megabytes
+    memory = watch.while_tuning
     print(f"exit code {code}; {len(records)} trials, {results} results, on record")
     print(f"results a second      {results / watch.tuned:.1f} ({watch.tuned:.0f} s)")
     print(f"MLflow                {told} values of nll, the last {ended - watch.tuned:.0f} s after the last trial")
     third = len(memory) // 3
     thirds = ", ".join(f"{max(part):.0f}" for part in (memory[:third], memory[third:-third], memory[-third:]))
-    print(f"driver's memory, MiB  {thirds}, the most in each third of the time")
+    print(f"driver's memory, MiB  {thirds}, the most in each third of the trials; {max(watch.megabytes):.0f} later")
     started = time.monotonic()
     write_html(ledger, out / "report.html", None)
     size = (out / "report.html").stat().st_size / 2**20

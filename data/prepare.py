@@ -1,6 +1,6 @@
 """The pipeline from text to a prepared corpus, in three passes of bounded memory.
 
-1. Clean and tokenise the text in chunks; spool the sequences to buckets by a hash of their tokens.
+1. Clean and tokenise the text in chunks; spool the sequences, tokens as numbers, to buckets by a hash of their tokens.
 2. Bucket by bucket: sort by that hash, drop duplicates, choose each sequence's split, count tokens.
 3. Bucket by bucket: encode with the vocabulary, one shard a split.
 
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from data.cleaning import CleaningSettings, clean
@@ -158,13 +159,19 @@ def write_corpus(
     """Run the three passes into an empty folder; return the manifest."""
     spool = folder / "spool"
     spool.mkdir()
-    dropped, buckets = spool_sequences(source, settings, spool, progress)
-    token_counts, duplicates, overlap = settle_buckets(buckets, settings, progress)
+    numbers = TokenNumbers()
+    dropped, buckets = spool_sequences(source, settings, numbers, spool, progress)
+    counts, duplicates, overlap = settle_buckets(buckets, settings, progress)
     if duplicates:
         dropped["duplicate"] += duplicates
-    vocabulary = choose_vocabulary(source, settings, token_counts)
+    met = np.flatnonzero(counts.sum(axis=0))
+    tokens = numbers.tokens(met)
+    in_training = pl.DataFrame({"token": tokens, "count": counts[0, met]}).filter(pl.col("count") > 0)
+    vocabulary = choose_vocabulary(source, settings, in_training)
     vocabulary.write(folder / VOCABULARY)
-    splits = encode_buckets(buckets, vocabulary, folder, progress)
+    ids = np.zeros(counts.shape[1], np.uint16 if len(vocabulary) <= 2**16 else np.uint32)
+    ids[met] = vocabulary.encode_column(tokens).to_numpy()
+    splits = encode_buckets(buckets, ids, folder, progress)
     shutil.rmtree(spool)
     check_splits(splits, dropped)
     files = [VOCABULARY, *(name for split in splits.values() for name in split["shards"])]
@@ -193,8 +200,24 @@ def check_splits(splits: dict[str, dict[str, Any]], dropped: Counter[str]) -> No
             )
 
 
+class TokenNumbers:
+    """Numbers tokens as they come, so that the text of each is held and hashed once."""
+
+    def __init__(self) -> None:
+        # Polars forgets the numbers once no column has any of them.
+        self._kept = pl.Series([""], dtype=pl.Categorical(pl.Categories.random()))
+
+    def of(self, lists: pl.Series) -> pl.Series:
+        """Return lists of numbers for lists of tokens."""
+        return lists.cast(pl.List(self._kept.dtype)).to_physical()
+
+    def tokens(self, numbers: NDArray[Any]) -> pl.Series:
+        """Return the tokens that have these numbers."""
+        return pl.Series(numbers, dtype=pl.UInt32).cat.to(self._kept.dtype).cast(pl.String)
+
+
 def spool_sequences(
-    source: Source, settings: CleaningSettings, spool: Path, progress: Callable[[str], None]
+    source: Source, settings: CleaningSettings, numbers: TokenNumbers, spool: Path, progress: Callable[[str], None]
 ) -> tuple[Counter[str], list[list[Path]]]:
     """Clean the source chunk by chunk into files by hash; return drop counts and the files by bucket."""
     paths = [spool / f"{number:03d}.arrow" for number in range(NUM_PARTITIONS)]
@@ -208,7 +231,9 @@ def spool_sequences(
                 kept, reasons = clean(chunk, settings)
                 dropped.update(reasons)
                 num_rows += chunk.height
-                kept = kept.with_columns(split=pl.lit(split), place=pl.col("key") // (2**64 // NUM_PARTITIONS))
+                kept = kept.with_columns(
+                    numbers.of(kept["tokens"]), split=pl.lit(split), place=pl.col("key") // (2**64 // NUM_PARTITIONS)
+                )
                 for (place,), rows in kept.partition_by("place", as_dict=True, include_key=False).items():
                     table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
                     if place not in writers:
@@ -235,13 +260,13 @@ def gather_buckets(paths: list[Path], num_bytes: Counter[int]) -> list[list[Path
 
 def settle_buckets(
     buckets: list[list[Path]], settings: PrepareSettings, progress: Callable[[str], None]
-) -> tuple[pl.DataFrame, int, dict[str, int]]:
+) -> tuple[NDArray[np.int64], int, dict[str, int]]:
     """Deduplicate, order and split each bucket in place.
 
-    Returns the training split's token counts, the number of duplicates dropped, and how many
-    sequences of each other split occur word for word in the training split.
+    Returns how often each token, by its number, occurs in the training split and in the others, [2, numbers]; the
+    number of duplicates dropped; how many sequences of each other split occur word for word in the training split.
     """
-    counts = pl.DataFrame(schema={"token": pl.String, "count": pl.UInt32})
+    counts = np.zeros((2, 0), np.int64)
     num_duplicates = 0
     overlap: dict[str, int] = defaultdict(int)
     for number, paths in enumerate(buckets, 1):
@@ -255,11 +280,18 @@ def settle_buckets(
         for split in SPLITS[1:]:
             other = rows.filter(pl.col("split") == split)
             overlap[split] += other.join(train, on="key", how="semi").height
-        new = train["tokens"].explode(empty_as_null=False).value_counts().rename({"tokens": "token"})
-        counts = pl.concat([counts, new.cast(counts.schema)]).group_by("token").sum()
+        for place, part in enumerate((train, rows.filter(pl.col("split") != "train"))):
+            new = np.bincount(flat(part["tokens"]))
+            counts = np.pad(counts, ((0, 0), (0, max(0, len(new) - counts.shape[1]))))
+            counts[place, : len(new)] += new
         rows.write_ipc(settled(paths))
         progress(f"split {number} of {len(buckets)} parts")
     return counts, num_duplicates, dict(overlap)
+
+
+def flat(lists: pl.Series) -> NDArray[Any]:
+    """Return the elements of all lists, one after the other."""
+    return lists.explode(empty_as_null=False).to_numpy()
 
 
 def settled(paths: list[Path]) -> Path:
@@ -283,10 +315,9 @@ def choose_split(settings: PrepareSettings) -> pl.Expr:
 
 
 def encode_buckets(
-    buckets: list[list[Path]], vocabulary: Vocabulary, folder: Path, progress: Callable[[str], None]
+    buckets: list[list[Path]], ids_by_number: NDArray[Any], folder: Path, progress: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
     """Write each bucket's sequences as one shard a split; return what the manifest says of the splits."""
-    dtype = np.uint16 if len(vocabulary) <= 2**16 else np.uint32
     splits: dict[str, dict[str, Any]] = {
         name: {"num_sequences": 0, "num_tokens": 0, "num_bytes": 0, "num_unknown": 0, "shards": []} for name in SPLITS
     }
@@ -296,10 +327,10 @@ def encode_buckets(
             part = rows.filter(pl.col("split") == name)
             if part.height == 0:
                 continue
-            ids = vocabulary.encode_column(part["tokens"].explode(empty_as_null=False)).to_numpy()
+            ids = ids_by_number[flat(part["tokens"])]
             lengths, num_bytes = part["tokens"].list.len().to_numpy(), part["num_bytes"].to_numpy()
             shard = f"{name}-{number:05d}.arrow"
-            write_shard(folder / shard, ids.astype(dtype), lengths, num_bytes)
+            write_shard(folder / shard, ids, lengths, num_bytes)
             split["shards"].append(shard)
             split["num_sequences"] += part.height
             split["num_tokens"] += len(ids)

@@ -107,8 +107,8 @@ def doctor_command(address: str | None, tracking_uri: str | None, storage: Path)
     """
     from rich.table import Table
 
+    from study.console import make_console
     from study.doctor import examine
-    from study.report import make_console
 
     table, ill = Table("", "what", "found", "what to do", box=None), 0
     for finding in examine(storage, tracking_uri, address):

@@ -72,9 +72,9 @@ def compare_command(
     from study import compare
     from study.claims import verdicts
     from study.compare import points
+    from study.console import make_console
     from study.plan import create, new_comparison, resume_study, start
     from study.published import published_rows, published_table
-    from study.report import make_console
 
     if given["resume"] is not None:
         ledger = resume_study(given)

@@ -44,8 +44,8 @@ def confirm_command(
     study confirm quick --register chat-vae      # and use it: mlflow.pyfunc.load_model("models:/chat-vae/1")
     """
     from study.confirm import confirm
+    from study.console import make_console
     from study.journal import without_nan
-    from study.report import make_console
     from study.standings import confirmation_tables
 
     command = shlex.join(["study", *sys.argv[1:]])

@@ -159,7 +159,7 @@ def show(corpus: Any) -> None:
     from rich.table import Table
 
     from data.synthetic import exact_nll
-    from study.report import make_console
+    from study.console import make_console
 
     manifest = corpus.manifest
     table = Table(box=None, pad_edge=False)

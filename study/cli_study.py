@@ -81,7 +81,8 @@ def show_plan(definition: Any) -> None:
     """Print what a study would do."""
     import tomli_w
 
-    from study.report import make_console, space_table
+    from study.console import make_console
+    from study.report import space_table
 
     console = make_console()
     console.print(
@@ -110,9 +111,10 @@ def status_command(name: str | None, storage: Path) -> None:
     study status
     study status quick
     """
+    from study.console import make_console
     from study.journal import study_names
     from study.ledger import Ledger
-    from study.report import counts, make_console, trial_table, verdict
+    from study.report import counts, trial_table, verdict
 
     names = [name] if name else study_names(storage)
     console = make_console()

@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from study.console import make_console
 from study.definition import Definition
 from study.ledger import TrialRecord, best_row
-from study.report import METRIC_COLUMNS, USABLE, make_console, metric_cells, show_params
+from study.report import METRIC_COLUMNS, USABLE, metric_cells, show_params
 
 SHOWN_FINISHED, BAR_WIDTH = 8, 24
 

@@ -144,10 +144,11 @@ def start(
     show_report: bool = True,
 ) -> int:
     """Run a study to its end or interruption, and say what came out; return the exit code."""
+    from study.console import make_console
     from study.launch import Budget, run_study
     from study.live import LiveView
     from study.noise import known_noise
-    from study.report import make_console, study_report
+    from study.report import study_report
 
     definition, name = ledger.definition, ledger.definition.name
     progress = make_console(stderr=True)

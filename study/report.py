@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -311,11 +311,3 @@ def space_table(definition: Definition) -> Table:
         other, meaningful = CONDITIONS.get(name, ("", frozenset()))
         table.add_row(name, values, f"{other} is {' or '.join(sorted(meaningful))}" if other else "")
     return table
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that keeps to plain text and full width where it is not a terminal."""
-    console = Console(stderr=stderr, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, emoji=False, width=200)
-    return console

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from study.console import make_console
 from study.journal import without_nan
 from study.ledger import Ledger
 from study.noise import known_noise
-from study.report import json_line, make_console, study_report
+from study.report import json_line, study_report
 
 
 def report_study(

@@ -1,5 +1,6 @@
 """Text in, padded batches out: nothing lost, nothing twice, nothing that depends on the order of the input."""
 
+import gc
 import gzip
 import json
 import random
@@ -68,6 +69,26 @@ def test_every_dropped_sequence_is_counted_under_a_reason():
     assert kept["tokens"].to_list() == [["fine", "words", "here"]]
     assert dropped == {"empty": 2, "missing": 1, "url": 1, "email": 1, "phone": 1, "too short": 1, "too long": 1}
     assert kept["num_bytes"].to_list() == [len("fine words here") + 1]
+
+
+SPACES = "".join(chr(code) for code in range(0x3100) if chr(code).isspace() or code in range(0x200B, 0x2010))
+
+
+@given(st.text(st.sampled_from("ab" + SPACES), max_size=30))
+def test_words_are_what_stands_between_white_space_of_any_kind(text):
+    text = text.replace("\n", " ")
+    wanted = pl.Series([text]).str.extract_all(r"\S+")
+    assert tokenize_texts([text], CleaningSettings()) == wanted.to_list()
+
+
+def test_tokens_keep_their_numbers_from_chunk_to_chunk():
+    numbers = pipeline.TokenNumbers()
+    first = numbers.of(pl.Series([["a", "b"], [], ["a"]])).to_list()
+    gc.collect()
+    second = numbers.of(pl.Series([["c", "b", "a"]])).to_list()
+    assert numbers.tokens(np.array(first[0] + second[0])).to_list() == ["a", "b", "c", "b", "a"]
+    assert first == [first[0], [], first[0][:1]]
+    assert second[0][1:] == first[0][::-1]
 
 
 def test_tokenisation_by_regular_expression():
