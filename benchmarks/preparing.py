@@ -4,8 +4,8 @@
     python benchmarks/preparing.py --megabytes 1000 --flat 100,1000,3000
 
 Both run in a process of their own on one core, on the same made-up text (words by Zipf's law, 8 to 40 a line).
-Prints seconds and peak memory of each, then, of what was prepared, the seconds to open it in a new process and what
-several processes that read all of it keep in memory, each and shared.
+Prints seconds and peak memory of each, then, of what was prepared, the seconds to open it in a new process that has
+its modules imported, as a trial's has, and what each of several processes keeps in memory before and after reading all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -43,9 +44,9 @@ parts.map(encode, batched=True, remove_columns="tokens").save_to_disk(out + "/pr
 """
 OPENING = """
 import sys, time
-from data.batches import BatchOrder
-started = time.perf_counter()
+import data.batches
 from data.corpus import Corpus
+started = time.perf_counter()
 split = Corpus.open(sys.argv[1]).split("train")
 print(time.perf_counter() - started)
 """
@@ -54,9 +55,10 @@ import sys
 import data.batches
 from data.corpus import Corpus
 split = Corpus.open(sys.argv[1]).split("train")
-total = sum(int(split.sequence(row).sum()) for row in range(len(split)))
-print(total, flush=True)
-sys.stdin.read()
+print("opened", flush=True)
+sys.stdin.readline()
+print(sum(int(split.sequence(row).sum()) for row in range(len(split))), flush=True)
+sys.stdin.readline()
 """
 
 
@@ -92,18 +94,28 @@ def prepare_ours(text: Path, out: Path) -> list[str]:
     return [study, "corpus", "prepare", str(text), "--out", str(out), "--overwrite", *size]
 
 
-def shared_pages(corpus: Path, num: int = 4) -> tuple[float, float]:
-    """Return the mean proportional and resident set size in MiB of processes that have read all of a corpus."""
-    processes = [
-        subprocess.Popen([sys.executable, "-c", READING, str(corpus)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def memory_of_readers(corpus: Path, num: int = 4) -> NDArray[np.float64]:
+    """Return what each of several processes has, once it has opened a corpus and once all have read all of it.
+
+    Two rows of unique and proportional set size in MiB, means of the processes: pages that several have count
+    fully towards none's unique set size, and in equal parts towards their proportional ones.
+    """
+    command = [sys.executable, "-c", READING, str(corpus)]
+    readers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         for _ in range(num)
     ]
-    for process in processes:
-        process.stdout.readline()
-    found = [psutil.Process(process.pid).memory_full_info() for process in processes]
-    for process in processes:
-        process.communicate()
-    return float(np.mean([each.pss for each in found])) / 2**20, float(np.mean([each.rss for each in found])) / 2**20
+    found = []
+    for _ in range(2):
+        for reader in readers:
+            reader.stdout.readline()
+        sizes = [psutil.Process(reader.pid).memory_full_info() for reader in readers]
+        found.append(np.mean([(size.uss, size.pss) for size in sizes], axis=0) / 2**20)
+        for reader in readers:
+            reader.stdin.write("\n")
+    for reader in readers:
+        reader.wait()
+    return np.array(found)
 
 
 @click.command()
@@ -132,10 +144,11 @@ def main(megabytes: int, flat: str, repeats: int, peer_python: str, folder: Path
     console.print(f"seconds of datasets / ours: {middle:.2f} [{low:.2f}, {high:.2f}]")
     opening = [float(subprocess.check_output([sys.executable, "-c", OPENING, str(folder / "ours")])) for _ in range(5)]
     console.print(f"opening it in a new process: {np.median(opening) * 1000:.0f} ms")
-    proportional, resident = shared_pages(folder / "ours")
+    (unique, proportional), (unique_read, proportional_read) = memory_of_readers(folder / "ours")
     size = sum(path.stat().st_size for path in (folder / "ours").glob("train-*.arrow")) / 2**20
     console.print(
-        f"four readers of its {size:.0f} MiB: {proportional:.0f} MiB each of their own, {resident:.0f} MiB with shared"
+        f"four readers of its {size:.0f} MiB, each: unique {unique:.0f} MiB opened, {unique_read:.0f} MiB all read;"
+        f" proportional {proportional:.0f} and {proportional_read:.0f} MiB"
     )
     table = Table("text, MB", "seconds", "peak memory, MiB", box=None)
     for number in map(int, flat.split(",")):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from data.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
 MANIFEST, VOCABULARY = "manifest.json", "vocabulary.json"
+_NONE: NDArray[np.int64] = np.empty(0, np.int64)
 
 
 class Split:
@@ -25,17 +27,21 @@ class Split:
 
     def __init__(self, name: str, shards: Sequence[pa.RecordBatch]) -> None:
         self.name = name
-        offsets = [shard.column("tokens").offsets.to_numpy() for shard in shards]
-        self._values = [shard.column("tokens").values.to_numpy() for shard in shards]
+        # from_dlpack, not to_numpy: that imports pandas, which takes a hundred times as long as opening a corpus
+        offsets = [np.from_dlpack(shard.column("tokens").offsets) for shard in shards]
+        self._values: list[NDArray[Any]] = [np.from_dlpack(shard.column("tokens").values) for shard in shards]
         self._offsets = offsets
         self._ends = np.cumsum([len(shard) for shard in shards])
-        self.lengths: NDArray[np.int64] = np.concatenate([[], *map(np.diff, offsets)]).astype(np.int64)
-        self.num_bytes: NDArray[np.int64] = np.concatenate(
-            [[], *(shard.column("num_bytes").to_numpy() for shard in shards)]
-        ).astype(np.int64)
+        self.lengths: NDArray[np.int64] = np.concatenate([_NONE, *map(np.diff, offsets)])
+        self._num_bytes = [np.from_dlpack(shard.column("num_bytes")) for shard in shards]
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @cached_property
+    def num_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes of each sequence's text."""
+        return np.concatenate([_NONE, *self._num_bytes], dtype=np.int64)
 
     @property
     def num_tokens(self) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings as hypothesis_settings
 
 from data.corpus import Corpus
 from data.prepare import PrepareSettings, prepare
@@ -15,6 +16,9 @@ from study.cli import run
 from study.settings import Settings, validate
 
 torch.set_num_threads(1)
+# A test is not failed for the time it takes.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 TINY = {

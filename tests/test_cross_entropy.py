@@ -19,7 +19,7 @@ def separate(hidden, weight, targets):
     return F.cross_entropy(hidden @ weight.T, targets, reduction="none")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     rows=st.integers(0, 40), size=st.integers(1, 7), vocabulary=st.integers(1, 50),
     scale=st.sampled_from([1e-3, 1.0, 100.0]), seed=st.integers(0, 9),
