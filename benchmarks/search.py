@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from model.diagnostics import is_collapsed
+from model.collapse import is_collapsed
 from study.definition import Definition
 from study.ledger import best_row
 from study.objectives import Goal

@@ -8,9 +8,6 @@ from model.annealing import AnnealingSettings
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 
-COLLAPSED_KL_NATS = 0.1
-"""A posterior with a KL below this and no active unit has collapsed, unless a setting says otherwise."""
-
 PoolingName = Literal["last", "first+last", "mean", "max", "max+mean", "logsumexp", "attention"]
 PosteriorName = Literal["gaussian", "batch-norm", "delta", "von-mises-fisher", "none"]
 POSTERIOR_NAMES: tuple[str, ...] = get_args(PosteriorName)

@@ -1,4 +1,4 @@
-"""How much of the input the latent variable carries: mutual information, active units, dispersion, collapse."""
+"""How much of the input the latent variable carries: mutual information, active units, dispersion."""
 
 import math
 
@@ -6,11 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from model.collapse import ACTIVE_VARIANCE
 from model.pooling import valid_steps
 from model.posterior import Posterior
-
-ACTIVE_VARIANCE = 0.01
-"""A latent dimension is active if its posterior mean varies by at least this over the inputs."""
 
 IN_BATCH_SIZE = 32
 """The mini-batch of the in-batch mutual information, as the field computes it."""
@@ -87,8 +85,3 @@ def count_maxima(
     tenth = 1 + (10 * (place - 1).clamp(min=0)).div(num_words, rounding_mode="floor").clamp(max=9)
     bins = torch.where(place == 0, 0, torch.where(place == last, 11, tenth))
     return torch.bincount(bins.flatten(), minlength=len(POSITIONS)).double()
-
-
-def is_collapsed(kl_nats: float, num_active: int, kl_threshold_nats: float) -> bool:
-    """Say whether a posterior carries nothing: its KL is under the threshold and no unit is active."""
-    return kl_nats < kl_threshold_nats and num_active == 0

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.corpus import Corpus
-from model.diagnostics import ACTIVE_VARIANCE
+from model.collapse import ACTIVE_VARIANCE
 from study.claims import TRUSTED, Verdict, plainest, verdicts
 from study.journal import without_nan, write_json
 from study.ledger import Ledger

@@ -20,7 +20,7 @@ from torch import Tensor
 from data.batches import BatchOrder, gather
 from data.corpus import Split
 from model import diagnostics, pooling
-from model.config import COLLAPSED_KL_NATS
+from model.collapse import is_collapsed
 from model.posterior import Posterior
 from model.vae import SequenceVAE
 from study.errors import StudyError, first_line
@@ -183,14 +183,14 @@ def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]
 
 def is_collapsed_now(metrics: dict[str, Any]) -> bool:
     """Say whether metrics are those of a collapsed posterior."""
-    return diagnostics.is_collapsed(metrics["kl"], int(metrics["au"]), COLLAPSED_KL_NATS)
+    return is_collapsed(metrics["kl"], int(metrics["au"]))
 
 
 def collapsed_since(history: list[dict[str, Any]]) -> int | None:
     """Return the first epoch of the collapse that a run ended in, or None if it did not end in one."""
     since = None
     for row in reversed(history):
-        if not diagnostics.is_collapsed(row["valid/kl"], int(row["valid/au"]), COLLAPSED_KL_NATS):
+        if not is_collapsed(row["valid/kl"], int(row["valid/au"])):
             break
         since = int(row["epoch"])
     return since

@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from data.corpus import Split
-from model.diagnostics import ACTIVE_VARIANCE
+from model.collapse import ACTIVE_VARIANCE
 from study.drawing import WIDTH, Chart, heading
 from study.evaluation import Scores, positions_of_maxima, score
 from study.models import TrainedModel

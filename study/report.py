@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from model.diagnostics import is_collapsed
+from model.collapse import is_collapsed
 from study.definition import Definition
 from study.ledger import TrialRecord
 from study.objectives import pareto_front

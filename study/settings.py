@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from model.config import COLLAPSED_KL_NATS, NetworkSettings, ObjectiveSettings
+from model.collapse import COLLAPSED_KL_NATS
+from model.config import NetworkSettings, ObjectiveSettings
 from study.errors import StudyError
 from study.methods import METHODS, method_settings
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.batches import Batch, BatchOrder, iterate
 from data.corpus import Corpus
-from model.diagnostics import is_collapsed
+from model.collapse import is_collapsed
 from model.objective import negative_elbo
 from model.vae import SequenceVAE
 from model.weights import load_weights, save_network

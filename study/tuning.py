@@ -13,7 +13,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from model.diagnostics import is_collapsed
+from model.collapse import is_collapsed
 from study.definition import Definition
 from study.errors import StudyError, tells_of_full_disk
 from study.failures import why_it_failed

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model import diagnostics
+from model.collapse import is_collapsed
 from model.posterior import Posterior
 
 
@@ -56,9 +57,9 @@ def test_dispersion_of_equal_opposite_and_orthogonal_features():
 
 
 def test_collapse_needs_both_a_low_kl_and_no_active_unit():
-    assert diagnostics.is_collapsed(0.05, 0, 0.1)
-    assert not diagnostics.is_collapsed(0.05, 1, 0.1)
-    assert not diagnostics.is_collapsed(0.1, 0, 0.1)
+    assert is_collapsed(0.05, 0, 0.1)
+    assert not is_collapsed(0.05, 1, 0.1)
+    assert not is_collapsed(0.1, 0, 0.1)
 
 
 def test_positions_of_maxima_against_a_plain_loop():

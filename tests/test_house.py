@@ -75,8 +75,19 @@ def test_model_and_data_know_neither_each_other_nor_study():
             assert not [path for path in importers(other) if path.parent.name == package]
 
 
-@pytest.mark.parametrize("module", ["model.config", "model.annealing", "study.settings", "study.cli"])
-def test_settings_and_help_load_no_torch(module):
+@pytest.mark.parametrize(
+    "module",
+    [
+        "model.config",
+        "study.settings",
+        "study.cli",
+        "study.cli_study",
+        "study.reporting",
+        "study.launch",
+        "study.report",
+    ],
+)
+def test_settings_help_and_looking_at_a_study_load_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
