@@ -20,7 +20,9 @@ from study.completion import complete_study
     "--seeds", default=5, show_default=True, help="Seeds that the last ones get; fresh ones, the same for all."
 )
 @click.option("--samples", default=500, show_default=True, help="Importance samples of the winner's test likelihood.")
-@click.option("--register", metavar="MODEL", help="Register the winner's best run in MLflow's registry by this name.")
+@click.option(
+    "--register", metavar="MODEL", help="Name of the winner's best run in MLflow's registry; the study's if not given."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object.")
 @click.option("--address", help="A running Ray cluster, such as auto; this machine alone if not given.")
 @storage_option
@@ -37,11 +39,12 @@ def confirm_command(
     """Train the best settings of the study NAME again, halving them as seeds are added, and test the winner.
 
     All get one seed, the better half three, the next half five; then the first two are compared by a paired test
-    and the winner is evaluated on the test split, once. The same command goes on with one that was interrupted.
+    and the winner is evaluated on the test split, once, and registered in MLflow as a model that predicts. The same
+    command goes on with one that was interrupted.
 
     \b
     study confirm quick --top 4 --seeds 5
-    study confirm quick --register chat-vae      # and use it: mlflow.pyfunc.load_model("models:/chat-vae/1")
+    study confirm quick --register chat-vae      # mlflow.pyfunc.load_model("models:/chat-vae/1") is the winner
     """
     from study.confirm import confirm
     from study.console import make_console

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.console import make_console
 from study.definition import Definition
 from study.errors import StudyError
 from study.journal import DEFINITION, write_json
@@ -51,7 +52,8 @@ def confirm(
 ) -> tuple[int, Confirmed | None]:
     """Confirm the study in a folder, or go on with it; return the exit code and what was found, if it came to an end.
 
-    Raises StudyError if the study has no feasible trial or is still being run.
+    The winner is registered as a model, as `register` or as the study is named. Raises StudyError if the study has
+    no feasible trial or is still being run.
     """
     if top < 1 or seeds < 1 or samples < 1:
         raise StudyError(f"--top, --seeds and --samples must be at least 1, got {top}, {seeds} and {samples}")
@@ -67,6 +69,11 @@ def confirm(
     if Corpus.open(source.definition.corpus).fingerprint != source.definition.corpus_fingerprint:
         raise StudyError(f"{source.definition.corpus} is not the corpus that {folder.name} was run on; restore it")
     settings = finalists(source.trials(), top)
+    if left := source.num_left():
+        make_console(stderr=True).print(
+            f"{folder.name} is not at its end: {left} of {source.definition.num_trials} trials are left;"
+            " the best so far are confirmed"
+        )
     definition = confirmation_study(source.definition, seeds, command)
     own = folder.with_name(definition.name)
     if (own / DEFINITION).is_file():
@@ -94,8 +101,8 @@ def confirm(
         test, best = crown(ledger, confirmation.standings[0], samples)
         model = registered(ledger, register)
         write_json(ledger.folder / RESULT, Confirmed(confirmation, test, model).as_json())
-        if best is not None and register and not model:
-            model = register_best(ledger, best, register)
+        if best is not None and not model:
+            model = register_best(ledger, best, register or folder.name)
         found = Confirmed(confirmation, test, model)
         write_json(ledger.folder / RESULT, found.as_json())
         record(ledger, found)
@@ -129,13 +136,16 @@ def registered(ledger: Ledger, name: str | None) -> str:
 
 
 def register_best(ledger: Ledger, trial: TrialRecord, name: str) -> str:
-    """Register a run's best weights in MLflow; return the model's address."""
+    """Register a run's best weights in MLflow; return the model's address, or nothing for a language model."""
     from data.corpus import Corpus
     from study.models import TrainedModel
     from study.tracking.registry import register_model
 
     folder, definition = weights(ledger, trial), ledger.definition
-    examples = TrainedModel.open(folder, "cpu").texts(Corpus.open(definition.corpus).split("valid"), 2)
+    trained = TrainedModel.open(folder, "cpu")
+    if not trained.network.settings.has_latent:
+        return ""
+    examples = trained.texts(Corpus.open(definition.corpus).split("valid"), 2)
     return register_model(definition, ledger.run_ids()["study"], folder, name, examples)
 
 

@@ -150,6 +150,16 @@ def test_another_studys_confirmation_is_not_taken_for_this_ones(confirmed, call,
     assert "not a confirmation of done" in err
 
 
+def test_confirming_an_unfinished_study_says_so_and_the_model_has_its_name(finished_study, call, tmp_path):
+    shutil.copytree(finished_study / "done", tmp_path / "done")
+    path = tmp_path / "done/study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_trials": 8}))
+    code, out, err = call("confirm", "done", "--top", 1, "--seeds", 1, "--samples", 5, "--json", "--storage", tmp_path)
+    assert code == 0, err
+    assert "2 of 8 trials are left" in err
+    assert json.loads(out)["model"] == "models:/done/1"
+
+
 ELSEWHERE = """
 import sys
 sys.path = [path for path in sys.path if not path.startswith({root!r}) or "site-packages" in path or "lib-dynload" in path]
