@@ -167,7 +167,7 @@ def collapse_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Ve
         verdict = ("supported" if low > 0 else "undecided") if as_claimed else "not supported"
     evidence = (
         f"collapsed seeds: last {of_plain} of {seeds}, {name} {of_pooled} of {seeds};"
-        f" KL of {name} minus last: {difference.mean():.2f} nats [{low:.2f}, {high:.2f}]"
+        f" KL of {name} minus last: {difference.mean():z.2f} nats [{low:z.2f}, {high:z.2f}]"
     )
     return Verdict("collapse", name, verdict, evidence, low, high)
 
@@ -176,7 +176,7 @@ def likelihood_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.D
     """Judge: the pooled VAE's nll is below the last-state VAE's, and comparable to aggressive training's."""
     gain = nll_of_sequences(pair(plain, pooled)[0]) - nll_of_sequences(pair(plain, pooled)[1])
     low, high = paired_interval(gain)
-    evidence = f"nll of last minus {name}: {gain.mean():.2f} nats [{low:.2f}, {high:.2f}]"
+    evidence = f"nll of last minus {name}: {gain.mean():z.2f} nats [{low:z.2f}, {high:z.2f}]"
     verdict = decide(low, high)
     doubtful = max(float(column(each, "untrusted").max()) for each in (plain, pooled, previous) if each.height)
     if doubtful > TRUSTED:
@@ -190,7 +190,7 @@ def likelihood_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.D
     margin = COMPARABLE * float(column(other, "nll").mean())
     behind_low, behind_high = paired_interval(behind)
     evidence += (
-        f"; behind aggressive: {behind.mean():.2f} nats [{behind_low:.2f}, {behind_high:.2f}], margin {margin:.2f}"
+        f"; behind aggressive: {behind.mean():z.2f} nats [{behind_low:z.2f}, {behind_high:z.2f}], margin {margin:z.2f}"
     )
     if behind_low > margin:
         verdict = "not supported"
@@ -212,16 +212,16 @@ def cost_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.DataFra
     seconds = np.log(column(pooled, "seconds")) - np.log(column(plain, "seconds"))
     low, high = (float(np.exp(end)) for end in mean_interval(seconds))
     evidence = (
-        f"{name} against last: {tokens:.2f} times the decoder tokens,"
-        f" {np.exp(seconds.mean()):.2f} times the seconds [{low:.2f}, {high:.2f}]"
+        f"{name} against last: {tokens:z.2f} times the decoder tokens,"
+        f" {np.exp(seconds.mean()):z.2f} times the seconds [{low:z.2f}, {high:z.2f}]"
     )
     if previous.height == 0:
         return Verdict("cost", name, "undecided", evidence + "; aggressive training was not run", low, high)
     more = ratio(previous, "decoder_tokens")
-    evidence += f"; aggressive: {more:.2f} times, {ratio(previous, 'seconds'):.2f} times"
+    evidence += f"; aggressive: {more:z.2f} times, {ratio(previous, 'seconds'):z.2f} times"
     own, other = cost_of_reaching(pooled, previous)
     if own:
-        evidence += f"; to the validation nll that both reach: aggressive {other / own:.2f} times the tokens of {name}"
+        evidence += f"; to the validation nll that both reach: aggressive {other / own:z.2f} times the tokens of {name}"
     verdict = "undecided"
     if tokens > min(CHEAP, more) or low > CHEAP:
         verdict = "not supported"

@@ -95,8 +95,8 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
         for row in train(settings, prepared, out):
             click.echo(json.dumps(row))
             click.echo(
-                f"epoch {row['epoch']}: nll {row['valid/nll']:.2f}, KL {row['valid/kl']:.2f}, MI {row['valid/mi']:.2f},"
-                f" AU {row['valid/au']}{', ' + row['outcome'] if row['outcome'] else ''}",
+                f"epoch {row['epoch']}: nll {row['valid/nll']:.2f}, KL {row['valid/kl']:.2f},"
+                f" MI {row['valid/mi']:z.2f}, AU {row['valid/au']}{', ' + row['outcome'] if row['outcome'] else ''}",
                 err=True,
             )
             found = (row[f"valid/{settings.evaluation.criterion}"], row["epoch"])

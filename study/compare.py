@@ -17,7 +17,7 @@ from model.collapse import ACTIVE_VARIANCE
 from study.claims import TRUSTED, Verdict, plainest, verdicts
 from study.journal import without_nan, write_json
 from study.ledger import Ledger
-from study.report import LINE_BREAK
+from study.report import LINE_BREAK, mean_and_spread
 from study.trial import FINAL
 
 COMPARISON = "comparison.json"
@@ -93,12 +93,8 @@ def comparison_table(frame: pl.DataFrame) -> Table:
     for name in ("method", "pooling", "seeds", *METRICS, "untrusted", "seconds", "decoder tokens"):
         table.add_column(name, justify="left" if name in ("method", "pooling") else "right")
     for row in summary(frame).iter_rows(named=True):
-        spreads = [row[f"{name}_sd"] for name in METRICS]
-        cells = [
-            f"{row[name]:.2f}" if spread is None else f"{row[name]:.2f} ± {spread:.2f}"
-            for name, spread in zip(METRICS, spreads, strict=True)
-        ] + [f"{row['untrusted']:.0%}"]
-        costs = [f"{row.get(f'relative_{name}', float('nan')):.2f}x" for name in ("seconds", "decoder_tokens")]
+        cells = [mean_and_spread(row[name], row[f"{name}_sd"]) for name in METRICS] + [f"{row['untrusted']:.0%}"]
+        costs = [f"{row.get(f'relative_{name}', float('nan')):z.2f}x" for name in ("seconds", "decoder_tokens")]
         table.add_row(row["method"], row["pooling"], str(row["seeds"]), *cells, *costs)
     return table
 
@@ -113,7 +109,7 @@ def notes(frame: pl.DataFrame, num_sequences: int) -> list[str]:
     """Return what one must know to read the table: units, caps, thresholds, and which likelihoods not to trust."""
     found = [
         f"nll, KL, MI in nats a sequence over {num_sequences:,} sequences (MI is at most"
-        f" {math.log(num_sequences):.2f}, their logarithm); AU: dimensions whose posterior mean varies by at least"
+        f" {math.log(num_sequences):z.2f}, their logarithm); AU: dimensions whose posterior mean varies by at least"
         f" {ACTIVE_VARIANCE}; seconds are of training alone"
     ]
     doubtful = summary(frame).filter(pl.col("untrusted") > TRUSTED)

@@ -201,7 +201,7 @@ def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
     collapsed = is_collapsed_now(metrics)
     size = len(metrics["kl_by_dimension"])
     findings = [
-        f"KL {metrics['kl']:.2f} nats, MI {metrics['mi']:.2f} nats, {metrics['au']} of {size} latent dimensions active"
+        f"KL {metrics['kl']:.2f} nats, MI {metrics['mi']:z.2f} nats, {metrics['au']} of {size} latent dimensions active"
         + (f" ({', '.join(map(str, metrics['active_dimensions'][:12]))})" if metrics["au"] else "")
         + f"; over {metrics['num_inputs']:,} inputs"
         + (f" of {metrics['num_given']:,}" if metrics.get("num_given", 0) > metrics["num_inputs"] else ""),

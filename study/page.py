@@ -24,7 +24,16 @@ from study.ledger import Ledger, TrialRecord
 from study.models import TrainedModel
 from study.noise import known_noise
 from study.portrait import PORTRAITS, Portrait, portray
-from study.report import best_trial, counts, has_collapsed, pareto_trials, seed_rows, show_params, show_value
+from study.report import (
+    best_trial,
+    counts,
+    has_collapsed,
+    pareto_trials,
+    seed_rows,
+    show_number,
+    show_params,
+    show_value,
+)
 from study.tracking.store import package_versions
 from study.training import best_folder
 
@@ -202,13 +211,8 @@ def table_row(trial: TrialRecord) -> dict[str, Any]:
     return {
         "trial": trial.number, "state": trial.state, "epochs": len(trial.rows), "seconds": f"{trial.seconds:.0f}",
         "settings": show_params(trial.params),
-        **{name: show_metric(trial.best.get(f"valid/{name}")) for name in TABLE_METRICS},
+        **{name: show_number(trial.best.get(f"valid/{name}")) for name in TABLE_METRICS},
     }  # fmt: skip
-
-
-def show_metric(value: float | None) -> str:
-    """Return a metric with two decimals, or whole if it is."""
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 def show_range(allowed: Any) -> str:

@@ -147,18 +147,29 @@ def verdict(trials: list[TrialRecord]) -> str:
     row = best.best
     return (
         f"Best: trial {best.number} with nll {row['valid/nll']:.2f} nats, KL {row['valid/kl']:.2f},"
-        f" MI {row['valid/mi']:.2f} nats, {row['valid/au']} active units."
+        f" MI {row['valid/mi']:z.2f} nats, {row['valid/au']} active units."
     )
+
+
+def show_number(value: float | None) -> str:
+    """Return a number with two decimals, whole if it is an integer; a dash if there is none."""
+    if value is None or math.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:z.2f}"
+
+
+def mean_and_spread(mean: float, deviation: float | None) -> str:
+    """Return a cell: the mean over seeds, and their standard deviation if there are several."""
+    shown, spread = show_number(mean), show_number(deviation)
+    return shown if "-" in (shown, spread) else f"{shown} ± {spread}"
 
 
 def metric_cells(best: dict[str, Any]) -> list[str]:
     """Return the cells that every table of trials shows of a best epoch."""
     if not best:
         return ["-"] * 6
-    return [
-        f"{best['valid/nll']:.2f}", f"{best['valid/kl']:.2f}", f"{best['valid/mi']:.2f}", f"{best['valid/au']}",
-        f"{best['valid/ppl']:.1f}", f"{best['valid/dispersion']:.2f}",
-    ]  # fmt: skip
+    nll, kl, mi, cosine = (show_number(best[f"valid/{name}"]) for name in ("nll", "kl", "mi", "dispersion"))
+    return [nll, kl, mi, str(best["valid/au"]), f"{best['valid/ppl']:.1f}", cosine]
 
 
 METRIC_COLUMNS = ("NLL", "KL", "MI", "AU", "PPL", "cosine")
@@ -195,7 +206,7 @@ def by_pooling(trials: list[TrialRecord]) -> Table | None:
     for name in grouped.columns:
         table.add_column(name.removeprefix("model."), justify="left" if name == "model.pooling" else "right")
     for row in grouped.sort("nll").iter_rows():
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(f"{value:z.2f}" if isinstance(value, float) else str(value) for value in row))
     return table
 
 
@@ -234,7 +245,7 @@ def seed_rows(trials: list[TrialRecord]) -> tuple[list[str], list[list[str]]] | 
     others = frame.columns[: frame.columns.index("seeds")]
     rows = [
         [*(show_value(row[name]) for name in others), str(row["seeds"]),
-         *(f"{row[name]:.2f} ± {row[f'{name} sd']:.2f}" for name in SEED_METRICS)]
+         *(mean_and_spread(row[name], row[f"{name} sd"]) for name in SEED_METRICS)]
         for row in frame.iter_rows(named=True)
     ]  # fmt: skip
     return [*(name.rsplit(".", 1)[-1] for name in others), "seeds", *SEED_METRICS], rows

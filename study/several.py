@@ -12,8 +12,8 @@ from study.findings import answer
 from study.journal import write_text
 from study.ledger import Ledger, TrialRecord
 from study.noise import known_noise, seed_noise
-from study.page import check_target, now, show_metric, to_html
-from study.report import best_trial, counts, show_params
+from study.page import check_target, now, to_html
+from study.report import best_trial, counts, show_number, show_params
 
 METRICS = ("nll", "kl", "mi", "au", "ppl")
 COLUMNS = ("study", "corpus", "trials", *METRICS, "seed s.d.", "hours", "best settings")
@@ -24,7 +24,7 @@ def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[s
     rows = []
     for definition, trials in studies:
         best = best_trial(trials)
-        cells = ["-"] * len(METRICS) if best is None else [show_metric(best.best[f"valid/{name}"]) for name in METRICS]
+        cells = ["-"] * len(METRICS) if best is None else [show_number(best.best[f"valid/{name}"]) for name in METRICS]
         states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
         noise, settings = seed_noise(trials)
         rows.append([

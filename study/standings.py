@@ -23,7 +23,7 @@ from study.claims import mean_interval
 from study.definition import Definition
 from study.errors import StudyError
 from study.ledger import TrialRecord
-from study.report import show_params
+from study.report import mean_and_spread, show_params
 from study.space import Range, SearchSpace
 from study.trial import FINAL
 
@@ -175,7 +175,7 @@ def compare_first_two(standings: list[Standing], finalists_left: int) -> Confirm
     p_value = float(stats.ttest_rel(second.nll, first.nll).pvalue)
     told = "The winner is better than" if low > 0 else "The winner cannot be told apart from"
     sentence = (
-        f"{told} the second: {differences.mean():.2f} nats [{low:.2f}, {high:.2f}] over {len(differences)} seeds,"
+        f"{told} the second: {differences.mean():z.2f} nats [{low:z.2f}, {high:z.2f}] over {len(differences)} seeds,"
         f" paired t-test p = {p_value:.3f}."
     )
     return Confirmation(standings, sentence, float(differences.mean()), low, high, p_value)
@@ -196,11 +196,11 @@ def confirmation_tables(confirmation: Confirmation, test: dict[str, float]) -> R
     for name in ("seeds", *METRICS, "settings"):
         table.add_column(name, justify="left" if name == "settings" else "right", overflow="fold")
     for standing in confirmation.standings:
-        cells = [f"{standing.means[name]:.2f} ± {standing.deviations[name]:.2f}" for name in METRICS]
+        cells = [mean_and_spread(standing.means[name], standing.deviations[name]) for name in METRICS]
         table.add_row(str(len(standing.seeds)), *cells, show_params(standing.params))
     parts: list[RenderableType] = [table, Text(confirmation.sentence)]
     if test:
-        shown = [f"{name} {test[name]:.2f} ± {test.get(f'{name}_sd', math.nan):.2f}" for name in (*METRICS, "ppl")]
+        shown = [f"{name} {mean_and_spread(test[name], test.get(f'{name}_sd'))}" for name in (*METRICS, "ppl")]
         parts.append(Text("Winner on the test split: " + ", ".join(shown)))
     return Group(*parts)
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from conftest import json_lines
+from hosts import wait_until
 from test_study import check_records_agree
 
 pytestmark = pytest.mark.cluster
@@ -29,6 +30,10 @@ def wait_for_study(storage, process, seconds=60):
         time.sleep(0.05)
 
 
+def num_epochs(storage):
+    return sum(path.read_text().count("\n") for path in (storage / "x/trials").glob("*/epochs.jsonl"))
+
+
 def sizes(report):
     return [(line["trial"], line["state"], line["epochs"], line["params"]) for line in report]
 
@@ -36,13 +41,17 @@ def sizes(report):
 @pytest.mark.fault("driver killed (SIGKILL) at a random moment", NUM_KILLS)
 @pytest.mark.long
 def test_a_driver_killed_at_twenty_moments(corpus, tiny_toml, tmp_path, call):
-    settings = (corpus.folder, "--config", tiny_toml, "--set", "training.epochs=100", "--scheduler", "none",
+    settings = (corpus.folder, "--config", tiny_toml, "--set", "training.epochs=60", "--scheduler", "none",
                 "--sampler", "random", "--trials", NUM_TRIALS, "--name", "x")  # fmt: skip
     draw, log = random.Random(7), tmp_path / "stderr"
     process = start(log, "run", *settings, "--storage", tmp_path)
     wait_for_study(tmp_path, process)
-    for _ in range(NUM_KILLS):
-        time.sleep(draw.uniform(1, 10))
+    for number in range(NUM_KILLS):
+        # Every second one while trials train; the others at any moment of its start.
+        if number % 2:
+            before = num_epochs(tmp_path)
+            wait_until(lambda before=before: num_epochs(tmp_path) > before, 120)
+        time.sleep(draw.uniform(0, 2) if number % 2 else draw.uniform(1, 10))
         finished_before = process.poll() is not None
         process.kill()
         process.wait()

@@ -17,12 +17,12 @@ import pytest
 import tomli_w
 from conftest import json_lines
 from hosts import wait_until
-from test_crash import start
+from test_crash import num_epochs, start
 from test_study import check_records_agree
 
 pytestmark = pytest.mark.cluster
 
-NUM_TRIALS = 8
+NUM_TRIALS = 6
 OUTAGE_SECONDS = 120
 SLOW_EPOCHS = ("--set", "model.hidden_size=300", "--set", "training.batch_size=1")
 """Epochs of a second or more, so that what happens to a trial mostly happens within one."""
@@ -92,10 +92,6 @@ def wait_for_epochs(storage, least):
     wait_until(lambda: (storage / "x/trials").exists() and num_epochs(storage) >= least, 240)
 
 
-def num_epochs(storage):
-    return sum(path.read_text().count("\n") for path in (storage / "x/trials").glob("*/epochs.jsonl"))
-
-
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
@@ -129,7 +125,8 @@ def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, 
     server = mlflow_server(port, tmp_path)
     # More trials than there is time for, so that the study outlasts the outage however fast the machine is.
     study = start(log, *options(
-        corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}", "--trials", 10_000, epochs=200,
+        corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}", "--trials", 10_000,
+        "--concurrent", 1, epochs=200,
     ))  # fmt: skip
     wait_for_epochs(tmp_path, 20)
     end(server)
