@@ -29,7 +29,7 @@ while True:
 def config():
     node = {"node_config": {}, "min_workers": 0}
     return {
-        "cluster_name": "fake", "max_workers": 2, "idle_timeout_minutes": 0.5, "upscaling_speed": 100.0,
+        "cluster_name": "fake", "max_workers": 2, "idle_timeout_minutes": 1, "upscaling_speed": 100.0,
         "provider": {
             "type": "external",
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
@@ -91,7 +91,7 @@ def test_a_study_grows_its_cluster_at_once_and_leaves_it_as_it_was(growing, corp
             --storage {tmp_path}"""
         done = subprocess.run(command.split(), env=growing, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
-        wait_until(lambda: counts.read_text().endswith("\n1\n"), 120)
+        wait_until(lambda: counts.read_text().endswith("\n1\n"), 240)
     finally:
         watch.kill()
     seen = [int(line) for line in counts.read_text().split()]

@@ -43,6 +43,9 @@ class Cluster:
         config = yaml.safe_load((ROOT / "docs/local.yaml").read_text())
         config["provider"] |= {"head_ip": self.head.address, "worker_ips": [host.address for host in self.workers]}
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
+        for part in ("head_start_ray_commands", "worker_start_ray_commands"):
+            # One trial on each: the hosts share one machine's cores.
+            config[part] = [command.replace("ray start", "ray start --num-cpus=1") for command in config[part]]
         config |= {"min_workers": len(self.workers), "max_workers": len(self.workers)}
         self.path = folder / "cluster.yaml"
         self.path.write_text(yaml.safe_dump(config))
@@ -60,7 +63,7 @@ class Cluster:
         done = self.ray("up", self.path, "--yes", "--no-config-cache")
         assert done.returncode == 0, done.stdout + done.stderr
         # Workers join when the head has set them up.
-        wait_until(lambda: self.num_nodes() == len(self.hosts.hosts), 180, interval=3)
+        wait_until(lambda: self.num_nodes() == len(self.hosts.hosts), 180, interval=5)
 
     def down(self):
         done = self.ray("down", self.path, "--yes")
@@ -89,7 +92,7 @@ def cluster(hosts, shared, tmp_path_factory):
 def options(corpus, tiny_toml, name, trials=8, epochs=4):
     return (
         f"run {corpus.folder} --config {tiny_toml} --set training.epochs={epochs} --sampler random --scheduler none"
-        f" --trials {trials} --concurrent 6 --name {name} --address auto"
+        f" --trials {trials} --concurrent 3 --name {name} --address auto"
     )
 
 
@@ -196,7 +199,7 @@ def test_a_host_whose_end_is_announced_gives_its_trials_away(cluster, corpus, ti
             f"{AUTH}; nohup {BIN}/study spot --metadata {metadata.url} --every 0.5 > {worker.folder}/spot.log 2>&1 &"
         )
         assert cluster.hosts.ssh(worker, watch).returncode == 0
-        running = start_study(cluster, options(corpus, tiny_toml, "spot", trials=8, epochs=150))
+        running = start_study(cluster, options(corpus, tiny_toml, "spot", trials=8, epochs=80))
         wait_until(lambda: has_trained_on(cluster, "spot", worker), 240, interval=1)
         metadata.ends = True
         # Well before the two minutes are over nothing trains there, and nothing is placed there again.
@@ -219,7 +222,7 @@ def test_ray_down_ends_every_ray_and_ray_up_brings_it_back(cluster):
 @pytest.mark.fault("worker node lost for good", 1)
 @pytest.mark.long
 def test_a_host_lost_for_good(cluster, corpus, tiny_toml, call):
-    running = start_study(cluster, options(corpus, tiny_toml, "lost", trials=8, epochs=100))
+    running = start_study(cluster, options(corpus, tiny_toml, "lost", trials=8, epochs=60))
     lost = cluster.workers[1]
     wait_until(lambda: has_trained_on(cluster, "lost", lost), 240, interval=1)
     lost.power_off()
@@ -231,7 +234,7 @@ def test_a_host_lost_for_good(cluster, corpus, tiny_toml, call):
 @pytest.mark.fault("head lost with its driver, while a worker still trains", 1)
 @pytest.mark.long
 def test_a_head_lost_and_the_study_gone_on_with_on_another_host(cluster, corpus, tiny_toml, call):
-    running = start_study(cluster, options(corpus, tiny_toml, "headless", trials=8, epochs=150))
+    running = start_study(cluster, options(corpus, tiny_toml, "headless", trials=8, epochs=80))
     worker = cluster.workers[0]
     wait_until(lambda: has_trained_on(cluster, "headless", worker), 240, interval=1)
     cluster.head.power_off()

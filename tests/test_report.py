@@ -15,7 +15,7 @@ from study.importance import importances
 from study.ledger import Ledger, TrialRecord
 from study.page import WORDS
 from study.portrait import PORTRAITS
-from study.report import best_trial, seeds_frame, trials_frame
+from study.report import best_trial, mean_and_spread, seeds_frame, show_number, trials_frame
 from study.space import Range, SearchSpace
 from study.tracking.overview import overview, settings_tag
 
@@ -343,3 +343,16 @@ def test_data_cannot_end_or_open_an_element_of_the_page():
     text = specification(alt.Chart(pl.DataFrame({"x": [hostile]})).mark_point().encode(x="x:N").to_dict())
     assert "<" not in text
     assert hostile in json.dumps(json.loads(text)).replace("\\u003c", "<")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-0.004, "0.00"), (1.005, "1.00"), (3, "3"), (None, "-"), (math.nan, "-"), (-1.5, "-1.50")]
+)
+def test_numbers_are_short_and_those_that_are_not_there_are_dashes(value, shown):
+    assert show_number(value) == shown
+
+
+def test_a_spread_is_shown_where_there_are_several_seeds():
+    assert mean_and_spread(51.234, 0.1) == "51.23 ± 0.10"
+    assert mean_and_spread(51.234, None) == mean_and_spread(51.234, math.nan) == "51.23"
+    assert mean_and_spread(math.nan, math.nan) == "-"
