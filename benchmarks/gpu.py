@@ -23,7 +23,8 @@ from model.config import NetworkSettings, ObjectiveSettings
 from model.objective import negative_elbo
 from model.vae import SequenceVAE
 from study.devices import autocast, choose_device, limit_gpu_memory
-from study.settings import TrainingSettings
+from study.optimizers import clip_gradients, make_optimizers
+from study.settings import Settings, TrainingSettings
 
 REPEATS, CALLS = 15, 10
 VOCABULARY = 10_000
@@ -60,7 +61,7 @@ def make_step(sizes: Sizes, training: TrainingSettings, device: torch.device) ->
     settings = NetworkSettings(embedding_size=sizes.embedding_size, hidden_size=sizes.hidden_size,
                                latent_size=sizes.latent_size, pooling="mean")  # fmt: skip
     network = SequenceVAE(settings, VOCABULARY).to(device).train()
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, fused=True)
+    optimizers = make_optimizers(network, Settings(training=training.model_copy(update={"optimizer": "sgd"})))
     tokens = torch.randint(4, VOCABULARY, (sizes.batch_size, sizes.num_targets + 1), device=device)
     # On the CPU, where packing wants them.
     lengths = torch.full((sizes.batch_size,), sizes.num_targets + 1)
@@ -72,10 +73,12 @@ def make_step(sizes: Sizes, training: TrainingSettings, device: torch.device) ->
             noise = torch.randn(sizes.batch_size, settings.noise_size, device=device)
             reconstruction = network.reconstruction(tokens, lengths, posterior.sample(noise))
             loss = negative_elbo(reconstruction, posterior.kl(), 1.0, ObjectiveSettings())
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
+        norm = clip_gradients(network.parameters(), 5.0)
+        for optimizer in optimizers.values():
+            optimizer.step()
         sums.add_(torch.stack([loss.detach(), norm]))
 
     multiplied = sum(each.numel() for name, each in network.named_parameters() if "embedding" not in name)

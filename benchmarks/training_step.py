@@ -21,6 +21,9 @@ from data.corpus import Corpus
 from model.config import NetworkSettings, ObjectiveSettings
 from model.objective import negative_elbo
 from model.vae import SequenceVAE
+from study.devices import choose_device
+from study.optimizers import clip_gradients, make_optimizers
+from study.settings import Settings, TrainingSettings
 
 REPEATS = 15
 Step = Callable[[], object]
@@ -29,6 +32,7 @@ Step = Callable[[], object]
 def main() -> None:
     """Print both tables."""
     torch.set_num_threads(1)
+    choose_device(TrainingSettings(device="cpu"))
     product_rate()
     poolings()
     straightforward()
@@ -54,8 +58,9 @@ def show(name: str, values: list[float]) -> None:
     print(f"{name:58s} {middle:6.3f}  [{low:.3f}, {high:.3f}]")
 
 
-def make_step(network: nn.Module, batches: list[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer) -> Step:
+def make_step(network: SequenceVAE, batches: list[tuple[Tensor, Tensor]], training: TrainingSettings) -> Step:
     """Return a step over all batches, as `study.training` takes it."""
+    optimizers = make_optimizers(network, Settings(training=training))
     network.train()
 
     def step() -> None:
@@ -64,9 +69,29 @@ def make_step(network: nn.Module, batches: list[tuple[Tensor, Tensor]], optimize
             latent = posterior.sample(torch.randn(len(tokens), network.settings.latent_size))
             reconstruction = network.reconstruction(tokens, lengths, latent)
             loss = negative_elbo(reconstruction, posterior.kl(), 1.0, ObjectiveSettings())
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            clip_gradients(network.parameters(), 5.0)
+            for optimizer in optimizers.values():
+                optimizer.step()
+
+    return step
+
+
+def ptb_batch() -> list[tuple[Tensor, Tensor]]:
+    """Return 32 sequences of 22 targets of 10,000 words."""
+    return [(torch.randint(4, 10_000, (32, 23)), torch.full((32,), 23))]
+
+
+def plain_step(peer: Straightforward, optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> Step:
+    """Return a step of the straightforward implementation over all batches."""
+
+    def step() -> None:
+        for tokens, lengths in batches:
+            optimizer.zero_grad()
+            peer(tokens, lengths).backward()
+            torch.nn.utils.clip_grad_norm_(peer.parameters(), 5.0)
             optimizer.step()
 
     return step
@@ -77,8 +102,7 @@ def ptb_step(pooling: str = "mean") -> tuple[Step, SequenceVAE]:
     torch.manual_seed(0)
     settings = NetworkSettings(embedding_size=256, hidden_size=256, latent_size=32, pooling=pooling)
     network = SequenceVAE(settings, 10_000)
-    batch = (torch.randint(4, 10_000, (32, 23)), torch.full((32,), 23))
-    return make_step(network, [batch], torch.optim.SGD(network.parameters(), 1.0, fused=True)), network
+    return make_step(network, ptb_batch(), TrainingSettings(optimizer="sgd", learning_rate=1.0)), network
 
 
 def product_rate() -> None:
@@ -91,7 +115,10 @@ def product_rate() -> None:
 
     multiplied = sum(parameter.numel() for name, parameter in network.named_parameters() if "embedding" not in name)
     counted = multiplied / weight.numel()
+    peer = Straightforward(network.settings, 10_000)
+    plain = plain_step(peer, torch.optim.SGD(peer.parameters(), 1.0), ptb_batch())
     show("rate of a PTB step / rate of its output product", [counted / ratio for ratio in ratios(step, product)])
+    show("  of the straightforward implementation's", [counted / ratio for ratio in ratios(plain, product)])
     shares(network, step)
 
 
@@ -162,19 +189,11 @@ def straightforward() -> None:
     ours, plain = ([(batch.tokens, batch.lengths) for batch in order] for order in batches)
     torch.manual_seed(0)
     network = SequenceVAE(settings, len(corpus.vocabulary))
-    step = make_step(network, ours, torch.optim.AdamW(network.parameters(), fused=True))
+    step = make_step(network, ours, TrainingSettings(optimizer="adamw"))
     peer = Straightforward(settings, len(corpus.vocabulary))
     optimizer = torch.optim.AdamW(peer.parameters())
-
-    def plain_step(batches: list[tuple[Tensor, Tensor]]) -> None:
-        for tokens, lengths in batches:
-            optimizer.zero_grad()
-            peer(tokens, lengths).backward()
-            torch.nn.utils.clip_grad_norm_(peer.parameters(), 5.0)
-            optimizer.step()
-
-    show("seconds of the straightforward / ours, quick sizes", [1 / x for x in ratios(step, lambda: plain_step(plain))])
-    show("  of these, with our batches", [1 / x for x in ratios(step, lambda: plain_step(ours))])
+    for name, batches in (("seconds of the straightforward / ours, quick sizes", plain), ("  with our batches", ours)):
+        show(name, [1 / ratio for ratio in ratios(step, plain_step(peer, optimizer, batches))])
 
 
 if __name__ == "__main__":

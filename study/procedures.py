@@ -16,6 +16,7 @@ from torch import Tensor
 from data.batches import gather
 from model.decoder import Decoder
 from model.vae import SequenceVAE, initialise_uniformly
+from study.optimizers import make_optimizers
 from study.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,26 +28,6 @@ COMPARED_STEPS = 15
 DAMPING = 1.0
 MULTIPLIER_RATE = 0.01
 """How fast the multiplier of the minimum rate rises, in nats of missing KL and steps."""
-
-
-def make_optimizers(network: SequenceVAE, settings: Settings) -> dict[str, torch.optim.Optimizer]:
-    """Return one optimiser for the encoder and one for the decoder, as the field's base set-up has them."""
-    training = settings.training
-    made: dict[str, torch.optim.Optimizer] = {}
-    for name, part in (("encoder", network.encoder), ("decoder", network.decoder)):
-        if part is None:
-            continue
-        parameters = [parameter for parameter in part.parameters() if parameter.requires_grad]
-        match training.optimizer:
-            case "sgd":
-                made[name] = torch.optim.SGD(parameters, training.learning_rate, fused=True)
-            case "adam":
-                made[name] = torch.optim.Adam(parameters, training.learning_rate, fused=True)
-            case "adamw":
-                made[name] = torch.optim.AdamW(
-                    parameters, training.learning_rate, weight_decay=training.weight_decay, fused=True
-                )
-    return made
 
 
 def train_encoder(run: TrainingRun, batch: Batch) -> None:

@@ -31,7 +31,8 @@ from study.checkpoints import (
 from study.devices import autocast, choose_device, peak_memory_bytes, reset_peak_memory
 from study.errors import StudyError
 from study.evaluation import score
-from study.procedures import goes_on, make_optimizers, raise_multiplier, rate_penalty, reset_decoder, train_encoder
+from study.optimizers import clip_gradients, make_optimizers
+from study.procedures import goes_on, raise_multiplier, rate_penalty, reset_decoder, train_encoder
 from study.settings import Settings
 
 Row = dict[str, Any]
@@ -181,7 +182,7 @@ class TrainingRun:
         loss.backward()  # type: ignore[no-untyped-call]
         if least is not None:
             raise_multiplier(self.multiplier, least - kl.detach().sum(1).mean())
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.training.clip_norm)
+        norm = clip_gradients(self.network.parameters(), self.settings.training.clip_norm)
         for part in parts:
             self.optimizers[part].step()
         self.progress.decoder_tokens += batch.num_targets * self.settings.model.decoder_passes

@@ -1,5 +1,6 @@
 """Training: resumed equals uninterrupted bit for bit, and every way to end."""
 
+import copy
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from study.checkpoints import KEPT, read_checkpoint
 from study.devices import autocast, choose_device
 from study.errors import StudyError
 from study.evaluation import score
-from study.procedures import make_optimizers
+from study.optimizers import clip_gradients, make_optimizers
 from study.training import Diverged, TrainingRun, best_folder, train
 
 TIMES = ("seconds", "train/seconds", "train/tokens_per_second", "train/peak_memory_mb")
@@ -171,3 +172,30 @@ def test_a_model_folder_tells_its_faults(corpus, tmp_path):
     description.write_text("{}")
     with pytest.raises(ModelError, match="does not describe"):
         load_network(folder)
+
+
+@pytest.mark.parametrize("largest_norm", [0.05, 1e9])
+def test_gradients_of_few_words_move_a_network_as_those_of_all_words_do(corpus, tmp_path, largest_norm):
+    settings = tiny_settings(training={"optimizer": "sgd", "learning_rate": 0.5})
+    run = TrainingRun(settings, corpus, tmp_path)
+    network, twin = run.network, copy.deepcopy(run.network)
+    parts = (twin.encoder, twin.decoder)
+    for part in parts:
+        part.embedding.sparse = False
+    usual = torch.optim.SGD([each for part in parts for each in part.parameters()], 0.5)
+    tokens = torch.tensor([[1, 5, 6, 5, 2], [1, 7, 2, 0, 0]])
+    lengths = torch.tensor([5, 3])
+    for _ in range(3):
+        for each in (network, twin):
+            each.zero_grad()
+            torch.manual_seed(0)
+            posterior = each.encode(tokens, lengths)
+            (each.reconstruction(tokens, lengths, posterior.mean).sum() + posterior.kl().sum()).backward()
+        assert network.encoder.embedding.weight.grad.is_sparse
+        norm = clip_gradients(network.parameters(), largest_norm)
+        torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(twin.parameters(), largest_norm))
+        for optimizer in run.optimizers.values():
+            optimizer.step()
+        usual.step()
+    for name, weight in network.state_dict().items():
+        torch.testing.assert_close(weight, twin.state_dict()[name])
