@@ -8,6 +8,9 @@ from model.annealing import AnnealingSettings
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 
+MAX_DECODER_TOKENS = 16_384
+"""Tokens that an estimate of likelihood decodes at once unless told otherwise."""
+
 PoolingName = Literal["last", "first+last", "mean", "max", "max+mean", "logsumexp", "attention"]
 PosteriorName = Literal["gaussian", "batch-norm", "delta", "von-mises-fisher", "none"]
 POSTERIOR_NAMES: tuple[str, ...] = get_args(PosteriorName)

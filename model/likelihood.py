@@ -9,11 +9,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.config import MAX_DECODER_TOKENS
 from model.posterior import Posterior
 from model.vae import SequenceVAE
-
-TOKENS_AT_ONCE = 16_384
-"""Decoder tokens of one chunk of samples: what bounds the memory of an estimate."""
 
 FIRST_ROUND = 32
 """Samples a sequence before its error is first looked at: fewer say little of the weights' tail."""
@@ -62,19 +60,25 @@ def reconstructions(
     tokens: Int[Tensor, "batch time"],
     lengths: Int[Tensor, " batch"],
     latent: Float[Tensor, "batch samples latent"],
+    max_tokens: int = MAX_DECODER_TOKENS,
 ) -> Float[Tensor, "batch samples"]:
-    """Return -log p(x|z) in nats for several z a sequence, decoding a bounded number of tokens at once."""
-    num_samples = latent.shape[1]
-    at_once = max(1, TOKENS_AT_ONCE // tokens.numel())
-    parts = []
-    for start in range(0, num_samples, at_once):
-        part = latent[:, start : start + at_once]
-        repeats = part.shape[1]
-        losses = network.reconstruction(
-            tokens.repeat_interleave(repeats, dim=0), lengths.repeat_interleave(repeats), part.flatten(0, 1)
-        )
-        parts.append(losses.view(-1, repeats))
-    return torch.cat(parts, dim=1)
+    """Return -log p(x|z) in nats for several z a sequence, decoding no more tokens at once than allowed."""
+    num_rows, time = tokens.shape
+    rows_at_once = max(1, min(num_rows, max_tokens // time))
+    samples_at_once = max(1, max_tokens // (rows_at_once * time))
+    found = latent.new_empty(latent.shape[:2])
+    for row in range(0, num_rows, rows_at_once):
+        rows = slice(row, row + rows_at_once)
+        for start in range(0, latent.shape[1], samples_at_once):
+            part = latent[rows, start : start + samples_at_once]
+            repeats = part.shape[1]
+            losses = network.reconstruction(
+                tokens[rows].repeat_interleave(repeats, dim=0),
+                lengths[rows].repeat_interleave(repeats),
+                part.flatten(0, 1),
+            )
+            found[rows, start : start + repeats] = losses.view(-1, repeats)
+    return found
 
 
 def log_weights(

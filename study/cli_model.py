@@ -172,6 +172,7 @@ def evaluate_command(
     scores = score(
         trained.network, rows, num_samples=samples or settings.final_num_samples, tolerance_nats=tolerance or 0.0,
         widen=widen, num_sequences=sequences, batch_size=settings.batch_size,
+        max_decoder_tokens=settings.max_decoder_tokens,
     )  # fmt: skip
     metrics: dict[str, Any] = scores.metrics() | scores.reliability()
     metrics["active_dimensions"] = active_dimensions(scores.dimensions()["variance"])

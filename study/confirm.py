@@ -123,7 +123,7 @@ def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, flo
     definition = ledger.definition
     corpus = Corpus.open(definition.corpus)
     for trial in runs:
-        write_final(ledger.trial_folder(trial.number), corpus, samples, definition.space.fixed.evaluation)
+        write_final(ledger.trial_folder(trial.number), corpus, samples, definition.space.fixed)
     test = scores_on_test([ledger.trial_folder(trial.number) for trial in runs])
     return test, min(runs, key=lambda trial: trial.best["valid/nll"])
 

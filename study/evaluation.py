@@ -15,6 +15,7 @@ from torch import Tensor
 from data.batches import Batch, BatchOrder, gather
 from data.corpus import Split
 from model import diagnostics, likelihood
+from model.config import MAX_DECODER_TOKENS
 from model.posterior import Posterior
 from model.vae import SequenceVAE
 
@@ -139,6 +140,7 @@ def score(
     widen: bool = False,
     num_sequences: int | None = None,
     batch_size: int = 64,
+    max_decoder_tokens: int = MAX_DECODER_TOKENS,
 ) -> Scores:
     """Evaluate each of the first `num_sequences` of a split.
 
@@ -146,7 +148,8 @@ def score(
     log-likelihood is within the tolerance. They are drawn from the posterior, as the field does it, or
     from a wider one that a few sequences choose: of any width the estimate tends to the same value. The
     same noise is used for a sequence whatever the network, so that differences between networks are less
-    noisy than either number; batch size and memory limits do not change a result.
+    noisy than either number. `max_decoder_tokens` are decoded at once, which bounds the memory; neither it nor the
+    batch size changes a result.
     """
     device = next(network.parameters()).device
     lengths = split.lengths[:num_sequences]
@@ -155,11 +158,15 @@ def score(
     weights, reconstruction, parts, first_noise = [], [], [], []
     batches = BatchOrder(lengths, batch_size).in_order_of_length()
     with evaluating(network):
-        width = choose_width(network, split, len(lengths), batch_size) if widen and network.settings.has_latent else 1.0
+        width = 1.0
+        if widen and network.settings.has_latent:
+            width = choose_width(network, split, len(lengths), batch_size, max_decoder_tokens)
         for indices in batches:
             batch = gather(split, indices).to(device)
             posterior = network.encode(batch.tokens, batch.lengths).map(torch.Tensor.float)
-            drawn, loss, noise = importance_weights(network, batch, posterior, num_samples, tolerance_nats, width)
+            drawn, loss, noise = importance_weights(
+                network, batch, posterior, num_samples, tolerance_nats, width, max_decoder_tokens
+            )
             weights.append(drawn.cpu())
             reconstruction.append(loss.double().cpu())
             parts.append(posterior.map(torch.Tensor.cpu))
@@ -178,7 +185,9 @@ def score(
     )
 
 
-def choose_width(network: SequenceVAE, split: Split, num_sequences: int, batch_size: int) -> float:
+def choose_width(
+    network: SequenceVAE, split: Split, num_sequences: int, batch_size: int, max_decoder_tokens: int
+) -> float:
     """Return the width of the proposal that makes the most of its samples, on sequences from all over the split."""
     chosen = np.unique(np.linspace(0, num_sequences - 1, min(PILOT_SEQUENCES, num_sequences), dtype=np.int64))
     device = next(network.parameters()).device
@@ -190,14 +199,22 @@ def choose_width(network: SequenceVAE, split: Split, num_sequences: int, batch_s
         noise = likelihood.draw_noise(generators, PILOT_SAMPLES, network.settings.noise_size).to(device)
         for number, width in enumerate(likelihood.WIDTHS):
             proposal = posterior.widened(width)
-            losses = likelihood.reconstructions(network, batch.tokens, batch.lengths, proposal.sample(noise))
+            losses = likelihood.reconstructions(
+                network, batch.tokens, batch.lengths, proposal.sample(noise), max_decoder_tokens
+            )
             weights = likelihood.log_weights(losses, proposal, noise)
             shares[number] += likelihood.effective_share(weights) * len(place)
     return likelihood.WIDTHS[int(shares.argmax())]
 
 
 def importance_weights(
-    network: SequenceVAE, batch: Batch, posterior: Posterior, num_samples: int, tolerance_nats: float, width: float
+    network: SequenceVAE,
+    batch: Batch,
+    posterior: Posterior,
+    num_samples: int,
+    tolerance_nats: float,
+    width: float,
+    max_decoder_tokens: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a batch's log weights (nan where none was needed), and of one z of q(z|x) -log p(x|z) and its noise."""
     device, noise_size = batch.tokens.device, network.settings.noise_size
@@ -209,14 +226,15 @@ def importance_weights(
     for start, end in likelihood.rounds(num_samples, tolerance_nats):
         noise = likelihood.draw_noise([generators[row] for row in active], end - start, noise_size).to(device)
         rows, tokens, lengths = proposal[active.to(device)], batch.tokens[active.to(device)], batch.lengths[active]
-        losses = likelihood.reconstructions(network, tokens, lengths, rows.sample(noise))
+        losses = likelihood.reconstructions(network, tokens, lengths, rows.sample(noise), max_decoder_tokens)
         weights[active.to(device), start:end] = likelihood.log_weights(losses, rows, noise).double()
         if first is None:
-            own = posterior.sample(noise[:, :1])
-            first = (
-                (losses if width == 1.0 else likelihood.reconstructions(network, tokens, lengths, own))[:, 0],
-                noise[:, 0],
-            )
+            own = losses
+            if width != 1.0:
+                own = likelihood.reconstructions(
+                    network, tokens, lengths, posterior.sample(noise[:, :1]), max_decoder_tokens
+                )
+            first = own[:, 0], noise[:, 0]
         if tolerance_nats:
             error = likelihood.standard_error(weights[active.to(device), :end]).cpu()
             active = active[error > tolerance_nats]

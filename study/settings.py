@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.collapse import COLLAPSED_KL_NATS
-from model.config import NetworkSettings, ObjectiveSettings
+from model.config import MAX_DECODER_TOKENS, NetworkSettings, ObjectiveSettings
 from study.errors import StudyError
 from study.methods import METHODS, method_settings
 
@@ -65,6 +65,9 @@ class EvaluationSettings(BaseModel):
         default=None, ge=2, description="of a comparison's test split, all if unset"
     )
     batch_size: int = Field(default=64, ge=1)
+    max_decoder_tokens: int = Field(
+        default=MAX_DECODER_TOKENS, ge=1, description="decoded at once, which bounds memory"
+    )
     criterion: Literal["nll", "elbo"] = "nll"
     collapse_kl_nats: float = Field(default=COLLAPSED_KL_NATS, ge=0)
     collapse_epochs: int = Field(default=2, ge=1)

@@ -108,7 +108,7 @@ class TrainingRun:
         if found is None:
             return
         progress, tensors = found
-        if progress.settings != self.progress.settings or progress.corpus != self.progress.corpus:
+        if Settings.model_validate(progress.settings) != self.settings or progress.corpus != self.progress.corpus:
             raise StudyError(f"{self.folder} holds a run with other settings or another corpus; choose another folder")
         self.progress = progress
         self.network.load_state_dict(
@@ -218,6 +218,7 @@ class TrainingRun:
             num_samples=evaluation.num_samples,
             num_sequences=evaluation.num_sequences,
             batch_size=evaluation.batch_size,
+            max_decoder_tokens=evaluation.max_decoder_tokens,
         )
         valid = scores.metrics()
         took = time.monotonic() - started

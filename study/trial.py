@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from study.journal import write_json
 
 if TYPE_CHECKING:
-    from study.settings import EvaluationSettings
+    from study.settings import Settings
 
 FINAL, FINAL_SCORES = "final.json", "final.safetensors"
 GRACE_SECONDS = 60
@@ -49,7 +49,7 @@ def run_trial(config: dict[str, Any]) -> None:
             for row in until_told_to_end(partial(train, settings, corpus, folder, rows_seen=config["rows_seen"])):
                 if row["outcome"]:
                     write_samples(folder, corpus)
-                    write_final(folder, corpus, config["final_num_samples"], settings.evaluation)
+                    write_final(folder, corpus, config["final_num_samples"], settings)
                 tune.report(row | system_metrics() | {"node": os.uname().nodename})
                 reported = True
             if not reported:
@@ -106,7 +106,7 @@ def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
     write_json(folder / "samples.json", table)
 
 
-def write_final(folder: Path, corpus: Any, num_samples: int, evaluation: EvaluationSettings) -> None:
+def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings) -> None:
     """Evaluate the best weights on the test split: metrics, and each sequence's log-likelihood for pairing.
 
     Once: what is there already stays.
@@ -114,14 +114,17 @@ def write_final(folder: Path, corpus: Any, num_samples: int, evaluation: Evaluat
     from safetensors.torch import save_file
 
     from model.weights import load_network
+    from study.devices import choose_device
     from study.evaluation import score
 
     if num_samples == 0 or (folder / FINAL).exists():
         return
-    network = load_network(max(folder.glob("best-*")))
+    evaluation = settings.evaluation
+    network = load_network(max(folder.glob("best-*")), choose_device(settings.training))
     scores = score(
         network, corpus.split("test"), num_samples=num_samples, tolerance_nats=evaluation.final_tolerance_nats,
         widen=evaluation.final_widen, num_sequences=evaluation.final_num_sequences, batch_size=evaluation.batch_size,
+        max_decoder_tokens=evaluation.max_decoder_tokens,
     )  # fmt: skip
     save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
     write_json(folder / FINAL, scores.metrics() | scores.reliability())

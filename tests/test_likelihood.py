@@ -176,11 +176,10 @@ def test_adaptive_estimates_spend_samples_where_they_are_needed(corpus):
     assert torch.allclose(adaptive.log_weights[row, :count], full.log_weights[row, :count], atol=1e-4)
 
 
-def test_adaptive_estimates_do_not_depend_on_batch_or_chunk(corpus, monkeypatch):
+def test_adaptive_estimates_do_not_depend_on_batch_or_chunk(corpus):
     network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("valid")
     whole = score(network, split, num_samples=200, tolerance_nats=0.05, batch_size=1000)
-    monkeypatch.setattr(likelihood, "TOKENS_AT_ONCE", 20)
-    cut = score(network, split, num_samples=200, tolerance_nats=0.05, batch_size=3)
+    cut = score(network, split, num_samples=200, tolerance_nats=0.05, batch_size=3, max_decoder_tokens=20)
     assert cut.metrics() == pytest.approx(whole.metrics(), rel=1e-4)
     assert cut.reliability() == pytest.approx(whole.reliability(), rel=1e-3)
 
@@ -200,11 +199,11 @@ def test_noise_of_a_sequence_depends_on_nothing_but_its_index_and_the_seed():
     assert not torch.equal(several[1], sequence_noise(np.array([9]), 6, 5, seed=2)[0])
 
 
-def test_chunks_and_batches_do_not_change_a_metric(corpus, monkeypatch):
+@pytest.mark.parametrize("max_decoder_tokens", [1, 20, 70])
+def test_chunks_and_batches_do_not_change_a_metric(corpus, max_decoder_tokens):
     network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("valid")
     whole = score(network, split, num_samples=7, batch_size=1000).metrics()
-    monkeypatch.setattr(likelihood, "TOKENS_AT_ONCE", 20)
-    cut = score(network, split, num_samples=7, batch_size=3).metrics()
+    cut = score(network, split, num_samples=7, batch_size=5, max_decoder_tokens=max_decoder_tokens).metrics()
     assert cut == pytest.approx(whole, rel=1e-5)
 
 
@@ -270,3 +269,17 @@ def test_nll_of_a_trained_model_is_not_below_the_exact_one(tmp_path):
     exact = exact_nll(topics.split("valid"), 0)
     assert min(row["valid/nll"] for row in rows) > exact - 0.5
     assert rows[-1]["valid/nll"] < rows[0]["valid/nll"]
+
+
+def test_no_more_tokens_are_decoded_at_once_than_allowed_whatever_the_samples_and_lengths(corpus, monkeypatch):
+    network, split = sharp_network(3, len(corpus.vocabulary)), corpus.split("valid")
+    seen, longest, decode = [], int(split.lengths.max()) + 2, network.reconstruction
+
+    def reconstruction(tokens, lengths, latent):
+        seen.append(tokens.numel())
+        return decode(tokens, lengths, latent)
+
+    monkeypatch.setattr(network, "reconstruction", reconstruction)
+    for num_samples in (1, 100):
+        score(network, split, num_samples=num_samples, widen=True, max_decoder_tokens=3 * longest)
+    assert longest < max(seen) <= 3 * longest
