@@ -54,11 +54,21 @@ from study.completion import complete_preset, complete_study
 )
 @click.option("--published", is_flag=True, help="Print what papers report on this corpus too (yahoo, yelp, ptb, snli).")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary and the verdicts as one JSON object.")
+@click.option(
+    "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables as a .md file as well."
+)
 @click.option("--address", help="A running Ray cluster, such as auto.")
 @click.option("--tracking-uri", help="MLflow server or database.")
 @storage_option
 def compare_command(
-    methods: str, poolings: str, seeds: int, samples: int, published: bool, as_json: bool, **given: Any
+    methods: str,
+    poolings: str,
+    seeds: int,
+    samples: int,
+    published: bool,
+    as_json: bool,
+    markdown: Path | None,
+    **given: Any,
 ) -> int:
     """Train METHODS x POOLINGS x SEEDS on CORPUS and judge the four claims made for pooling.
 
@@ -67,15 +77,19 @@ def compare_command(
 
     \b
     study compare chitchat --preset quick --methods vae,aggressive --poolings last,max --seeds 3
-    study compare --resume compare-chitchat --json
+    study compare --resume compare-chitchat --markdown table.md
     """
     from study import compare
     from study.claims import verdicts
     from study.compare import points
     from study.console import make_console
+    from study.errors import StudyError
+    from study.journal import write_text
     from study.plan import create, new_comparison, resume_study, start
     from study.published import published_rows, published_table
 
+    if markdown is not None and (markdown.suffix != ".md" or not markdown.absolute().parent.is_dir()):
+        raise StudyError(f"--markdown {markdown}: expected a .md file in a folder that exists")
     if given["resume"] is not None:
         ledger = resume_study(given)
     else:
@@ -93,13 +107,15 @@ def compare_command(
         click.echo("no trial has been evaluated yet", err=True)
         return code or 1
     stored = compare.store(ledger, frame, is_whole=code == 0)
+    if markdown is not None:
+        write_text(markdown, compare.markdown(ledger, frame))
     if as_json:
         rows = {"published": published_rows(ledger.definition)} if published else {}
         click.echo(json.dumps(stored | rows, indent=1))
         return code
     console = make_console()
     console.print(compare.comparison_table(frame))
-    for note in compare.notes(frame, compare.num_sequences(ledger)):
+    for note in compare.notes(ledger, frame):
         console.print(note, markup=False)
     console.print()
     console.print(compare.claims_table(verdicts(frame)))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict
+from io import StringIO
 from itertools import accumulate
 from typing import Any
 
 import polars as pl
+from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -99,14 +103,11 @@ def comparison_table(frame: pl.DataFrame) -> Table:
     return table
 
 
-def num_sequences(ledger: Ledger) -> int:
-    """Return how many sequences of the test split each run was evaluated on."""
-    whole = len(Corpus.open(ledger.definition.corpus).split("test"))
-    return min(ledger.definition.space.fixed.evaluation.final_num_sequences or whole, whole)
-
-
-def notes(frame: pl.DataFrame, num_sequences: int) -> list[str]:
+def notes(ledger: Ledger, frame: pl.DataFrame) -> list[str]:
     """Return what one must know to read the table: units, caps, thresholds, and which likelihoods not to trust."""
+    evaluation = ledger.definition.space.fixed.evaluation
+    whole = len(Corpus.open(ledger.definition.corpus).split("test"))
+    num_sequences = min(evaluation.final_num_sequences or whole, whole)
     found = [
         f"nll, KL, MI in nats a sequence over {num_sequences:,} sequences (MI is at most"
         f" {math.log(num_sequences):z.2f}, their logarithm); AU: dimensions whose posterior mean varies by at least"
@@ -115,9 +116,12 @@ def notes(frame: pl.DataFrame, num_sequences: int) -> list[str]:
     doubtful = summary(frame).filter(pl.col("untrusted") > TRUSTED)
     if doubtful.height:
         rows = ", ".join(f"{row['method']} {row['pooling']}" for row in doubtful.iter_rows(named=True))
+        mend = "give more --samples"
+        if not evaluation.final_widen:
+            mend = "--set evaluation.final_widen=true draws from a wider posterior"
         found.append(
             f"the nll of {rows} is not to be trusted: Pareto k-hat is too large for more than {TRUSTED:.0%} of the"
-            " sequences; --set evaluation.final_widen=true draws from a wider posterior"
+            f" sequences; it may be too high; {mend}"
         )
     return found
 
@@ -130,6 +134,19 @@ def claims_table(found: list[Verdict]) -> Table:
     for each in found:
         table.add_row(each.claim, each.method, each.pooling, each.verdict, Text(each.evidence))
     return table
+
+
+def markdown(ledger: Ledger, frame: pl.DataFrame) -> str:
+    """Return a comparison's tables, notes and command as Markdown."""
+    parts = []
+    for table in (comparison_table(frame), claims_table(verdicts(frame))):
+        parts.append(f"**{table.title}**")
+        table.title, table.box, table.pad_edge = None, box.MARKDOWN, True
+        console = Console(file=StringIO(), width=100_000, highlight=False, emoji=False)
+        with console.capture() as captured:
+            console.print(table)
+        parts.append(re.sub("-{4,}", "---", re.sub(" {2,}", " ", captured.get().strip())))
+    return "\n\n".join([*parts, *notes(ledger, frame), f"`{ledger.definition.command}`"]) + "\n"
 
 
 def store(ledger: Ledger, frame: pl.DataFrame, *, is_whole: bool) -> dict[str, Any]:

@@ -49,6 +49,12 @@ def test_a_comparison_runs_every_point_once_and_judges_the_claims(ray_session, c
     # Shown twice by now, recorded once.
     assert len(client.get_metric_history(parent.info.run_id, "test/vae/last/nll")) == 1
     assert "comparison.json" in {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert call("compare", "--resume", "c", "--markdown", tmp_path / "t.md", "--storage", tmp_path)[0] == 0
+    lines = (tmp_path / "t.md").read_text("utf-8").splitlines()
+    row = next(line for line in lines if line.startswith("| vae | last |"))
+    assert f" {plain['nll']:.2f} ± {plain['nll_sd']:.2f} |" in row
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + 5 + len(stored["claims"])
+    assert call("compare", "--resume", "c", "--markdown", tmp_path / "t.txt", "--storage", tmp_path)[0] == 1
 
 
 def test_intervals_cover_what_is_there_and_widen_with_fewer_seeds():
