@@ -34,13 +34,13 @@ from model.collapse import is_collapsed
 from study.definition import Definition
 from study.ledger import best_row
 from study.objectives import Goal
-from study.plan import default_grace
 from study.samplers import make_sampler
 from study.settings import read_preset
 from study.space import Range, build_space
 from study.tuning import EPOCH, METRIC, make_scheduler
 
 CURVES = Path(__file__).parent / "chitchat-curves.parquet"
+GAUSSIAN = {"settings": {"model": {"posterior": "gaussian"}}}
 ROWS = ("epoch", "valid/nll", "valid/kl", "valid/mi", "valid/au")
 
 
@@ -65,7 +65,7 @@ class Curves:
         layer = read_preset("quick")
         layer.pop("study")
         space = build_space([layer])
-        definition = Definition("curves", "", "", "", "", space, Goal(), 0, grace_epochs=default_grace(space))
+        definition = Definition("curves", "", "", "", "", space, Goal(), 0, grace_epochs=space.warm_epoch())
         frame = pl.read_parquet(path)
         names = [name for name in space.ranges if name in frame.columns]
         trials = frame.partition_by("trial", maintain_order=True)
@@ -190,7 +190,7 @@ def replay(curves: Curves, proposals: Proposals, schedule: TrialScheduler, at_on
     spent = 0
     while True:
         while len(running) < at_once and (number := proposals.ask()) is not None:
-            running[number] = SimpleNamespace(trial_id=f"{number}", status="RUNNING", epochs=0)
+            running[number] = SimpleNamespace(trial_id=f"{number}", status="RUNNING", epochs=0, config=GAUSSIAN)
             schedule.on_trial_add(None, running[number])
         if not running:
             return curves.num_epochs * len(curves.rows)

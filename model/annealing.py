@@ -37,6 +37,11 @@ class AnnealingSettings(BaseModel):
         """The part of training in which the weight moves; before its end nothing can be said of collapse."""
         return 0.0 if self.annealing == "constant" else self.annealing_fraction
 
+    @property
+    def first_full_fraction(self) -> float:
+        """The part of training after which the weight first stands at its final value."""
+        return self.warmup_fraction * (self.cycle_rise / self.num_cycles if self.is_cyclical else 1.0)
+
     def weight(self, progress: float) -> float:
         """Return the KL weight when a fraction `progress` of all optimiser steps is done."""
         if self.annealing == "constant" or progress >= self.annealing_fraction:

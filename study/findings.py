@@ -161,7 +161,7 @@ def costs(definition: Definition, trials: list[TrialRecord], price_per_gpu_hour:
     seconds = sum(trial.seconds for trial in trials)
     epochs = sum(len(trial.rows) for trial in trials)
     early = [trial for trial in trials if trial.state in ("pruned", "collapsed")]
-    most = definition.space.most_epochs() + definition.space.fixed.training.pretraining_epochs
+    most = definition.space.most_epochs()
     saved = sum(max(0, most - len(trial.rows)) for trial in early)
     found = [
         ("trials", f"{len(trials)} of {definition.num_trials}"),

@@ -90,7 +90,7 @@ class LiveView:
         ended = [rows[-1]["seconds"] for _, rows, state, _ in self.shown.values() if state != "running" and rows]
         if not ended:
             return None
-        most = self.definition.space.most_epochs() + self.definition.space.fixed.training.pretraining_epochs
+        most = self.definition.space.most_epochs()
         running = []
         for _, rows, state, _ in self.shown.values():
             if state == "running":

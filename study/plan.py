@@ -70,7 +70,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         num_trials=num_trials(options, space),
         sampler=options.sampler,
         scheduler=options.scheduler,
-        grace_epochs=options.grace_epochs or default_grace(space),
+        grace_epochs=options.grace_epochs or space.warm_epoch(),
         seed=space.fixed.seed,
         concurrent=choose_concurrent(options, given["address"]),
         cpus_per_trial=options.cpus_per_trial,
@@ -233,13 +233,6 @@ def num_trials(options: RunOptions, space: SearchSpace) -> int:
     if not space.ranges:
         return 1
     return min(options.trials, len(space.grid())) if options.sampler == "grid" else options.trials
-
-
-def default_grace(space: SearchSpace) -> int:
-    """Return the epoch of the first rung: after the longest warm-up, and not before a quarter of training."""
-    training = space.fixed.training
-    epochs = space.most_epochs()
-    return training.pretraining_epochs + max(1, math.ceil(epochs * max(space.longest_warmup_fraction(), 0.25)))
 
 
 def choose_concurrent(options: RunOptions, address: str | None) -> int:

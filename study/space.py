@@ -159,19 +159,42 @@ class SearchSpace:
         """Return the settings of a trial with these searched values."""
         return self.fixed.with_values(values, self.kept)
 
-    def longest_warmup_fraction(self) -> float:
-        """Return the largest part of training that any setting here spends on annealing."""
-        objective = self.fixed.objective
+    def variants(self) -> list[Settings]:
+        """Return the settings of each method that is searched, or the fixed ones."""
+        methods = self.ranges["method"].ends() if "method" in self.ranges else ()
+        return [self.settings({"method": method}) for method in methods] or [self.fixed]
+
+    def most_epochs(self) -> int:
+        """Return the largest number of epochs, pretraining included, that any setting here trains for."""
+        return max(
+            self._most("training.pretraining_epochs", each.training.pretraining_epochs)
+            + self._most("training.epochs", each.training.epochs)
+            for each in self.variants()
+        )
+
+    def warm_epoch(self) -> int:
+        """Return the epoch from which trials can be compared: the KL weight of each has been at its final value.
+
+        It is not before a quarter of training, nor in pretraining.
+        """
+        return max(
+            self._most("training.pretraining_epochs", each.training.pretraining_epochs)
+            + max(1, math.ceil(max(self._warmup(each), 0.25) * self._most("training.epochs", each.training.epochs)))
+            for each in self.variants()
+        )
+
+    def _most(self, name: str, fixed: int) -> int:
+        return int(max(self.ranges[name].ends())) if name in self.ranges else fixed
+
+    def _warmup(self, settings: Settings) -> float:
+        objective = settings.objective
+        if "objective.annealing" not in self.ranges and "objective.annealing_fraction" not in self.ranges:
+            return objective.first_full_fraction
         kinds = self.ranges.get("objective.annealing", Range(values=(objective.annealing,))).ends()
         if set(kinds) == {"constant"}:
             return 0.0
         fraction = self.ranges.get("objective.annealing_fraction", Range(values=(objective.annealing_fraction,)))
         return float(max(fraction.ends()))
-
-    def most_epochs(self) -> int:
-        """Return the largest number of epochs after pretraining that any setting here trains for."""
-        fixed = self.fixed.training.epochs
-        return int(max(self.ranges.get("training.epochs", Range(values=(fixed,))).ends()))
 
     def grid(self) -> list[dict[str, Any]]:
         """Return every point of the space's grid, without settings that do not apply, each once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +32,60 @@ class EarlierTrial:
     """What a schedule asks of a trial that is over."""
 
     trial_id: str
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]
     status: str = "TERMINATED"
 
 
-class CollapseLast(ASHAScheduler):
-    """ASHA on nll that ranks collapsed trials behind all others.
+def ranked(trial: Any, result: dict[str, Any], collapse_kl_nats: float) -> dict[str, Any] | None:
+    """Return an epoch as schedules rank it: collapsed trials behind all others; None of a language model.
 
-    A collapsed one is a language model, and often a good one: it would end trials at its rungs that can win, which it
-    cannot itself.
+    A collapsed trial is a language model, and often a good one: it would end trials at its rungs that can win, which it
+    cannot itself. A language model that was asked for is a yardstick: it ends none and is not ended.
     """
+    if trial.config["settings"]["model"]["posterior"] == "none":
+        return None
+    if METRIC in result and is_collapsed(result["valid/kl"], int(result["valid/au"]), collapse_kl_nats):
+        return result | {METRIC: result[METRIC] + BEHIND_NATS}
+    return result
 
-    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
-        super().__init__(metric=METRIC, mode="min", **options)
-        self.collapse_kl_nats = collapse_kl_nats
+
+class CollapseLast:
+    """What makes a schedule of Ray's know collapse."""
+
+    collapse_kl_nats: float
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return what to do with a trial after an epoch."""
-        model = getattr(trial, "config", {}).get("settings", {}).get("model", {})
-        if METRIC in result and model.get("posterior") != "none":
-            collapsed = is_collapsed(result["valid/kl"], int(result["valid/au"]), self.collapse_kl_nats)
-            result = result | {METRIC: result[METRIC] + (BEHIND_NATS if collapsed else 0.0)}
-        return str(super().on_trial_result(tune_controller, trial, result))
+        seen = ranked(trial, result, self.collapse_kl_nats)
+        return "CONTINUE" if seen is None else str(super().on_trial_result(tune_controller, trial, seen))  # type: ignore[misc]
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take the last epoch of a trial."""
+        seen = ranked(trial, result, self.collapse_kl_nats)
+        if seen is not None:
+            super().on_trial_complete(tune_controller, trial, seen)  # type: ignore[misc]
+
+
+class KnowingASHA(CollapseLast, ASHAScheduler):
+    """ASHA on nll that knows collapse."""
+
+    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
+        super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
+        self.collapse_kl_nats = collapse_kl_nats
+
+
+class KnowingMedian(CollapseLast, MedianStoppingRule):
+    """The median rule on nll that knows collapse."""
+
+    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
+        super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
+        self.collapse_kl_nats = collapse_kl_nats
+
+    def show(self, trial: Any, rows: list[dict[str, Any]]) -> None:
+        """Take epochs that are past: asked itself, it would stop trials of the past and refuse to hear more of them."""
+        seen = [ranked(trial, row, self.collapse_kl_nats) for row in rows]
+        if rows and None not in seen:
+            self._results[trial].extend(seen)
 
 
 class LedgerSearcher(Searcher):
@@ -214,23 +246,19 @@ def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
     """Return the schedule of a definition, knowing what earlier runs of the study have seen.
 
     Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll`, which is
-    at KL weight 1 whatever a trial trains with, ASHA's with collapsed trials last. Raises StudyError if the name is
-    unknown.
+    at KL weight 1 whatever a trial trains with, collapsed trials last. Raises StudyError if the name is unknown.
     """
-    epochs = definition.space.most_epochs() + definition.space.fixed.training.pretraining_epochs
+    epochs, collapse_kl_nats = definition.space.most_epochs(), definition.goal.collapse_kl_nats
     match definition.scheduler:
         case "none":
             return FIFOScheduler()
         case "asha":
-            scheduler: TrialScheduler = CollapseLast(
-                definition.goal.collapse_kl_nats, time_attr=EPOCH, max_t=epochs + 1,
+            scheduler: TrialScheduler = KnowingASHA(
+                collapse_kl_nats, max_t=epochs + 1,
                 grace_period=min(definition.grace_epochs, epochs), reduction_factor=3,
             )  # fmt: skip
         case "median":
-            scheduler = MedianStoppingRule(
-                time_attr=EPOCH, metric=METRIC, mode="min",
-                grace_period=definition.grace_epochs, min_samples_required=3,
-            )  # fmt: skip
+            scheduler = KnowingMedian(collapse_kl_nats, grace_period=definition.grace_epochs, min_samples_required=3)
         case name:
             raise StudyError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULER_NAMES)}")
     for trial in ledger.trials():
@@ -250,9 +278,8 @@ def replay(scheduler: TrialScheduler, trial: EarlierTrial, rows: list[dict[str, 
 
 def show(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> None:
     """Show a schedule some epochs that are past, whatever it decides."""
-    if isinstance(scheduler, MedianStoppingRule) and rows:
-        # Asked itself, it would stop trials of the past and refuse to hear more of them.
-        scheduler._results[trial].extend(rows)
+    if isinstance(scheduler, KnowingMedian):
+        scheduler.show(trial, rows)
         return
     for row in rows:
         scheduler.on_trial_result(None, trial, dict(row))

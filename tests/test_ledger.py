@@ -1,5 +1,7 @@
 """The ledger: Optuna's states mean what they say, whatever interrupts."""
 
+from types import SimpleNamespace
+
 import optuna
 import pytest
 from conftest import tiny_settings
@@ -153,6 +155,9 @@ def test_a_study_killed_while_it_was_created_can_be_resumed(tmp_path):
         Ledger.open(tmp_path / "one")
 
 
+GAUSSIAN = {"settings": {"model": {"posterior": "gaussian"}}}
+
+
 @pytest.mark.parametrize("scheduler", ["asha", "median", "none"])
 def test_a_schedule_is_rebuilt_from_the_record(tmp_path, scheduler):
     made = definition(scheduler=scheduler, grace_epochs=1, num_trials=9)
@@ -163,33 +168,40 @@ def test_a_schedule_is_rebuilt_from_the_record(tmp_path, scheduler):
             ledger.add_row(number, row(epoch, nll))
         ledger.finish(number, "complete")
     rebuilt = make_scheduler(made, ledger)
-    late = EarlierTrial("late")
+    late = EarlierTrial("late", GAUSSIAN)
     rebuilt.on_trial_add(None, late)
     decision = rebuilt.on_trial_result(None, late, row(1, 99.0) | {"training_iteration": 1})
     assert decision == ("CONTINUE" if scheduler == "none" else "STOP")
 
 
-def test_collapsed_trials_set_no_bar_at_a_rung_unless_they_are_language_models(tmp_path):
-    made = definition(scheduler="asha", grace_epochs=1, num_trials=9)
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_what_cannot_win_ends_nothing_that_can(tmp_path, scheduler):
+    made = definition(scheduler=scheduler, grace_epochs=1, num_trials=9)
     schedule = make_scheduler(made, Ledger.create(tmp_path / "one", made))
+    tune = SimpleNamespace(get_live_trials=list)
 
     def decision(name, nll, posterior="gaussian", **more):
         trial = EarlierTrial(name, {"settings": {"model": {"posterior": posterior}}})
         schedule.on_trial_add(None, trial)
-        return schedule.on_trial_result(None, trial, row(1, nll, **more) | {"training_iteration": 1})
+        found = schedule.on_trial_result(tune, trial, row(1, nll, **more) | {"training_iteration": 1})
+        schedule.on_trial_complete(tune, trial, row(1, nll, **more) | {"training_iteration": 1})
+        return found
 
     for number in range(6):
         decision(f"collapsed {number}", 1.0 + number / 10, kl=0.0, au=0)
+        assert decision(f"language model {number}", 1.0, "none", kl=0.0, au=0) == "CONTINUE"
     assert decision("worse, but in use", 5.0) == "CONTINUE"
+    for number in range(9):
+        decision(f"in use {number}", 4.0)
     assert decision("collapsed too", 2.0, kl=0.0, au=0) == "STOP"
-    assert decision("language model", 4.0, "none", kl=0.0, au=0) == "CONTINUE"
+    assert decision("language model", 9.0, "none", kl=0.0, au=0) == "CONTINUE"
 
 
 def test_a_resumed_trial_keeps_the_rungs_that_it_passed(tmp_path):
     made = definition(scheduler="asha", grace_epochs=1, num_trials=9)
     ledger = Ledger.create(tmp_path / "one", made)
     rebuilt = make_scheduler(made, ledger)
-    resumed = EarlierTrial("resumed")
+    resumed = EarlierTrial("resumed", GAUSSIAN)
     rebuilt.on_trial_add(None, resumed)
     show(rebuilt, resumed, [row(1, 7.0), row(2, 6.0)])
     first_rung = rebuilt._brackets[0]._rungs[-1][1]

@@ -1,5 +1,7 @@
 """Settings and the search space: round trips, what is fixed and what is searched."""
 
+import math
+
 import optuna
 import pytest
 import tomli_w
@@ -201,3 +203,14 @@ def test_defaults_are_the_modern_set_and_the_fields_set_can_be_said():
 def test_a_wrong_range_is_refused_before_anything_runs():
     with pytest.raises(StudyError, match=r"model.latent_size"):
         build_space([{"search": {"model.latent_size": [0, 8]}}])
+
+
+def test_rungs_wait_for_the_slowest_method_that_is_searched():
+    training = {"epochs": 20}
+    alone = build_space([{"training": training, "method": "annealing"}])
+    several = build_space([{"training": training, "search": {"method": ["annealing", "autoencoder", "cyclical"]}}])
+    slowest = several.settings({"method": "autoencoder"})
+    assert slowest.training.pretraining_epochs > 0
+    warm_up = math.ceil(slowest.objective.annealing_fraction * 20)
+    assert alone.warm_epoch() < several.warm_epoch() == slowest.training.pretraining_epochs + warm_up
+    assert several.most_epochs() == slowest.training.pretraining_epochs + 20
