@@ -30,9 +30,10 @@ def submit_command(arguments: tuple[str, ...], folder: str, follow: bool, addres
     study submit --follow corpora/mine --gpus-per-trial 0.5 --name mine
     study submit --resume mine
     """
-    from study.submission import connect, submit
+    from study.submission import check_secrets, connect, submit
     from study.submission import follow as show
 
+    check_secrets(arguments)
     client = connect(address)
     name = submit(client, arguments, folder)
     click.echo(f"{name}: submitted; `study jobs {name}` shows what it prints, `study stop {name}` ends it", err=True)

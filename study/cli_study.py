@@ -11,8 +11,19 @@ import click
 
 from study.completion import complete_preset, complete_study
 
+
+class Folder(click.Path):
+    """A folder; an object store's address, which looks like a relative path, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if "://" in str(value):
+            self.fail(f"{value}: expected a folder, such as an NFS mount; object stores do not do", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 storage_option = click.option(
-    "--storage", default="runs", show_default=True, type=click.Path(path_type=Path, file_okay=False),
+    "--storage", default="runs", show_default=True, type=Folder(path_type=Path, file_okay=False),
     help="Folder of all studies; on a cluster, one that every node shares.",
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ HALF_WRITTEN = ".writing.*"
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder that can go, of a study, and why."""
+    """A folder or file that can go, of a study, and why."""
 
     study: str
     path: Path
@@ -45,14 +45,21 @@ def find_garbage(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:
     """Yield what a study that nobody runs does not need.
 
     Of trials that are over: the state to go on from. Of a study that is over: the weights of all but its
-    best `num_kept` trials. Of any: what was being written when something was killed.
+    best `num_kept` trials. Of any: what was being written when something was killed. Links, and what they lead to, are
+    left alone.
     """
+    yield from (each for each in _unneeded(ledger, num_kept) if not each.path.is_symlink())
+
+
+def _unneeded(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:
     name, trials = ledger.folder.name, ledger.trials()
     usable = sorted((t for t in trials if t.feasible and t.state in USABLE), key=lambda t: t.best["valid/nll"])
     is_over = ledger.num_left() == 0 and all(trial.state in ENDS for trial in trials)
     kept = {trial.number for trial in usable[:num_kept]}
     for trial in trials:
         folder = ledger.trial_folder(trial.number)
+        if folder.is_symlink() or folder.parent.is_symlink():
+            continue
         for path in sorted(folder.glob(f"**/{HALF_WRITTEN}")):
             yield Garbage(name, path, "half-written")
         if trial.state not in ENDS:
@@ -67,5 +74,8 @@ def find_garbage(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:
 
 
 def remove(garbage: Garbage) -> None:
-    """Delete a folder for good."""
-    shutil.rmtree(garbage.path)
+    """Delete a folder or file for good."""
+    if garbage.path.is_dir():
+        shutil.rmtree(garbage.path)
+    else:
+        garbage.path.unlink()

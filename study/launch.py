@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,12 @@ from study.live import LiveView
 from study.nodes import check_nodes
 from study.report import describe_study, seeds_frame, summary_metrics, trials_frame
 from study.tracking import Tracker, View
+
+ANSWER_SECONDS = 8.0
+"""How long Ray may take to end the trials of a study that was told to end (SIGTERM)."""
+
+INTERRUPTED = 130
+"""The exit code of a study that was told to end."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,13 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
         return ""
     callback.scheduler = make_scheduler(definition, ledger)
     stopper = EndOfStudy(callback, budget.seconds, lambda: view.gpu_hours() >= budget.gpu_hours)
-    with view, stop_on_signals(stopper), outliving_killed_trials():
+
+    def give_up() -> None:
+        view.problem(f"Ray does not answer; go on with `study run --resume {definition.name}`")
+        settle(ledger, tracker, "interrupted", view.problem, with_report=False)
+        os._exit(INTERRUPTED)
+
+    with view, stop_on_signals(stopper, give_up), outliving_killed_trials():
         # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
         tune.run(
             run_trial,
@@ -188,18 +201,34 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
 
 
 @contextmanager
-def stop_on_signals(stopper: Any) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end the study in order, and a second one at once."""
+def stop_on_signals(stopper: Any, give_up: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the study in order, and a second one at once.
+
+    A SIGTERM that every process was sent, as systemd, Slurm and `timeout` do, has ended Ray as well, whose calls do not
+    return then: a thread calls `give_up` in their place.
+    """
+    is_over = threading.Lock()
+
+    def end_alone() -> None:
+        if is_over.acquire(blocking=False):
+            give_up()
+
+    timer = threading.Timer(ANSWER_SECONDS, end_alone)
+    timer.daemon = True
 
     def stop(number: int, frame: object) -> None:
         if stopper.stopping:
             raise KeyboardInterrupt
         stopper.stopping = True
+        if number == signal.SIGTERM:
+            timer.start()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        is_over.acquire()
+        timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from study.definition import Definition
 from study.errors import StudyError
 
@@ -58,13 +60,26 @@ def check_gpus(definition: Definition, nodes: list[dict[str, Any]]) -> None:
     for node in nodes:
         if all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted.items()):
             return
-    if BOOTSTRAP.expanduser().exists():
+    if BOOTSTRAP.expanduser().is_file() and could_come(yaml.safe_load(BOOTSTRAP.expanduser().read_text()), wanted):
         return
     most = {kind: max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0) for kind in wanted}
     raise StudyError(
         f"a trial needs {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs on one node; the {len(nodes)} nodes of this"
-        f" cluster have at most {most['CPU']:g} CPUs and {most['GPU']:g} GPUs, and it does not grow; change"
+        f" cluster have at most {most['CPU']:g} CPUs and {most['GPU']:g} GPUs, and none that has them can come; change"
         " --cpus-per-trial or --gpus-per-trial, or add a node"
+    )
+
+
+def could_come(config: dict[str, Any], wanted: dict[str, float]) -> bool:
+    """Say whether a cluster, as `ray up` configured it, can grow by a node with these resources."""
+    if config.get("provider", {}).get("type") == "local":
+        return False
+    kinds = config.get("available_node_types", {}).values()
+    # What a cloud says of an instance type is not always written out.
+    return any(
+        not kind.get("resources") or all(kind["resources"].get(name, 0.0) >= number for name, number in wanted.items())
+        for kind in kinds
+        if kind.get("max_workers", 1) != 0
     )
 
 

@@ -145,7 +145,7 @@ def start(
 ) -> int:
     """Run a study to its end or interruption, and say what came out; return the exit code."""
     from study.console import make_console
-    from study.launch import Budget, run_study
+    from study.launch import INTERRUPTED, Budget, run_study
     from study.live import LiveView
     from study.noise import known_noise
     from study.report import study_report
@@ -182,7 +182,7 @@ def start(
         )
     if outcome.reason:
         progress.print(f"ended early: {outcome.reason}; go on with `study run --resume {name}{option}`", markup=False)
-        return 1 if "failed" in outcome.reason else 130 if outcome.reason == "interrupted" else 0
+        return 1 if "failed" in outcome.reason else INTERRUPTED if outcome.reason == "interrupted" else 0
     if not any(trial.state != "failed" for trial in ledger.trials()):
         progress.print("every trial failed; `study report` says why", markup=False)
         return 1

@@ -32,6 +32,16 @@ def check_ray_address(address: str | None) -> None:
         ) from None
 
 
+def refuse_password(option: str, url: str, instead: str) -> None:
+    """Raise StudyError if an address holds a password."""
+    try:
+        password = urllib.parse.urlsplit(url).password
+    except ValueError:
+        password = None
+    if password is not None:
+        raise StudyError(f"{option} holds a password, which would be stored and shown; {instead}")
+
+
 def check_tracking_uri(uri: str | None) -> None:
     """Raise StudyError if a tracking address holds a password or its server does not answer."""
     if uri is None:
@@ -50,7 +60,9 @@ def check_tracking_uri(uri: str | None) -> None:
             )
         return
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=TIMEOUT_SECONDS).close()  # noqa: S310 - http only
+        # Not /health, which answers to names that all else is refused under.
+        address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
+        urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS).close()  # noqa: S310 - http only
     except urllib.error.HTTPError as error:
         hint = (
             "; a server that refuses its own name needs `mlflow server --allowed-hosts`, or use its IP address"

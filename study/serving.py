@@ -26,6 +26,7 @@ import psutil
 from study.errors import StudyError
 from study.ledger import DATABASE, Ledger
 from study.plan import default_tracking_uri
+from study.reach import refuse_password
 
 LOOPBACK = "127.0.0.1"
 USER = "admin"
@@ -79,6 +80,7 @@ def serve(
     """
     remote = check_host(host, allow_remote=allow_remote, optuna=optuna)
     ledger = Ledger.open(storage / name) if name else None
+    refuse_password("--tracking-uri", tracking_uri or "", "keep it in ~/.pgpass")
     uri = tracking_uri or (ledger.definition.tracking_uri if ledger else default_tracking_uri(storage))
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise StudyError(f"no MLflow database in {storage}; run a study first, or name another --storage")
@@ -113,9 +115,12 @@ def serve(
             click.echo("Ctrl-C ends it", err=True)
             if browser and sys.stdout.isatty():
                 click.launch(pages[0][1])
-            return processes[0].wait()
+            # Not wait(), which libraries that came in by then keep Ctrl-C from.
+            while processes[0].poll() is None:
+                time.sleep(0.2)
         except KeyboardInterrupt:
             return 0
+        return processes[0].wait()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from study.errors import StudyError, first_line
+from study.reach import refuse_password
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -33,9 +34,17 @@ def connect(address: str) -> JobSubmissionClient:
         ) from None
 
 
+def check_secrets(arguments: Sequence[str]) -> None:
+    """Raise StudyError if a password is in the arguments of a job, or in what it is given of the environment."""
+    for argument in arguments:
+        refuse_password("an argument", argument.rpartition("=")[2], "keep it in ~/.pgpass on the head")
+    refuse_password("$MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", ""), "set it on the head")
+
+
 def submit(client: JobSubmissionClient, arguments: Sequence[str], folder: str) -> str:
     """Start `study run` with some arguments in a folder on the head; return the job's name."""
-    environment = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    # No user or password: Ray shows and logs what a job's environment is. On the head they are the driver's own.
+    environment = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI",) if name in os.environ}
     command = shlex.join(["study", "run", *arguments, "--address", "auto"])
     try:
         name: str = client.submit_job(

@@ -1,5 +1,6 @@
 """A driver killed at any moment: the study is gone on with, nothing twice, nothing lost, nothing left RUNNING."""
 
+import os
 import random
 import signal
 import subprocess
@@ -19,7 +20,8 @@ NUM_TRIALS, NUM_KILLS = 24, 20
 def start(log, *arguments):
     command = [sys.executable, "-c", "from study.cli import entry; entry()", *map(str, arguments)]
     with log.open("a") as stream:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream)
+        # A process group of its own, which some tests end as a whole.
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream, start_new_session=True)
 
 
 def wait_for_study(storage, process, seconds=60):
@@ -108,4 +110,22 @@ def test_ctrl_c_ends_in_order_and_says_how_to_go_on(corpus, tiny_toml, tmp_path,
     assert "Traceback" not in err
     report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
     assert {line["state"] for line in report} == {"waiting"}
+    check_records_agree(tmp_path, "x", report)
+
+
+@pytest.mark.fault("every process of a study told to end at once (SIGTERM)", 1)
+def test_a_sigterm_to_every_process_leaves_nothing_running(corpus, tiny_toml, tmp_path, call):
+    log = tmp_path / "stderr"
+    process = start(log, "run", corpus.folder, "--config", tiny_toml, "--set", "training.epochs=400", "--scheduler", "none",
+                    "--trials", "4", "--name", "x", "--storage", tmp_path)  # fmt: skip
+    wait_until(lambda: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > 5, 120)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert "--resume x" in log.read_text()
+    report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    assert {line["state"] for line in report} == {"waiting"}
+    check_records_agree(tmp_path, "x", report)
+    assert start(log, "run", "--resume", "x", "--storage", tmp_path).wait(timeout=300) == 0, log.read_text()
+    report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    assert [line["state"] for line in report] == ["complete"] * 4
     check_records_agree(tmp_path, "x", report)

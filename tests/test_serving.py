@@ -7,12 +7,15 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from study.serving import Door, take_port
+from study.errors import StudyError
+from study.reach import check_tracking_uri
+from study.serving import Door, take_port, wait_until_up
 
 STUDY = Path(sys.executable).with_name("study")
 
@@ -55,6 +58,38 @@ def test_others_come_in_by_the_password_and_by_this_machines_names_only(finished
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
+
+
+@pytest.mark.slow
+def test_an_mlflow_server_that_refuses_the_name_it_is_asked_by_is_found_before_a_study_starts(tmp_path):
+    port = take_port(None)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--backend-store-uri", f"sqlite:///{tmp_path / 'm.db'}", "--allowed-hosts", f"localhost:{port}"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_until_up(f"http://127.0.0.1:{port}", process)
+        check_tracking_uri(f"http://localhost:{port}")
+        with pytest.raises(StudyError, match=r"403.*--allowed-hosts"):
+            check_tracking_uri(f"http://127.0.0.1:{port}")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def test_ctrl_c_ends_the_ui(finished_study):
+    process = subprocess.Popen(
+        [STUDY, "ui", "done", "--no-browser", "--storage", str(finished_study)], stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        while "Ctrl-C ends it" not in (line := process.stderr.readline()):
+            assert line
+        # The process alone: a terminal would also end what it started.
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_this_machine_is_known_by_its_own_names_and_by_no_others(monkeypatch):

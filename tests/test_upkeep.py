@@ -5,7 +5,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,8 +15,9 @@ from conftest import json_lines
 from metadata import NOTICE, Metadata
 
 from study.ledger import Ledger
-from study.nodes import describe_node, problems
+from study.nodes import could_come, describe_node, problems
 from study.spot import read_notice, wait_for_notice
+from study.submission import submit
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +72,67 @@ def test_cluster_yaml_keeps_to_what_its_comments_say():
     assert "0.0.0.0" not in commands
     assert "--dashboard-host=127.0.0.1" in commands
     assert "--host 127.0.0.1" in commands
+
+
+def test_commands_of_cluster_yaml_start_what_they_are_to_start_and_once(tmp_path):
+    from ray.autoscaler._private.command_runner import _with_interactive
+
+    config = validate(ROOT / "cluster.yaml")
+    commands = [
+        next(command for command in config[kind] if name in command)
+        for kind, name in (("head_start_ray_commands", "mlflow server"), ("worker_start_ray_commands", "study spot"))
+    ]
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name in ("mlflow", "study"):
+        script = (
+            f"#!{sys.executable}\nimport time\nopen('{tmp_path}/{name}', 'a').write('started\\n')\ntime.sleep(20)\n"
+        )
+        (bin_folder / name).write_text(script)
+        (bin_folder / name).chmod(0o755)
+    (tmp_path / ".bashrc").write_text(f"export PATH={bin_folder}:/usr/bin:/bin\n")
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    for _ in range(2):
+        for command in commands:
+            line = command.replace("> /tmp/", f"> {tmp_path}/log-").replace("/mnt/shared", str(tmp_path))
+            # As Ray runs it over ssh.
+            subprocess.run(" ".join(_with_interactive(line)), shell=True, env=environment, timeout=60)
+            time.sleep(0.5)
+    assert (tmp_path / "study").read_text() == "started\n"
+    assert (tmp_path / "mlflow").read_text().startswith("started\n")
+
+
+@pytest.mark.parametrize(("kind", "gpus", "can"), [("aws", 1, True), ("aws", 9, False), ("local", 1, False)])
+def test_a_cluster_grows_only_by_nodes_that_it_knows(kind, gpus, can):
+    config = validate(ROOT / "cluster.yaml") | {"provider": {"type": kind}}
+    assert could_come(config, {"CPU": 1, "GPU": gpus}) == can
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("submit", "chitchat", "--optuna-url", "postgresql://me:secret@127.0.0.1:9/o"),
+     ("submit", "chitchat", "--tracking-uri=http://me:secret@127.0.0.1:9"),
+     ("ui", "--tracking-uri", "postgresql://me:secret@127.0.0.1:9/m")],
+)  # fmt: skip
+def test_passwords_go_nowhere(call, arguments):
+    code, out, err = call(*arguments)
+    assert (code, out) == (1, "")
+    assert "holds a password" in err
+    assert "secret" not in err
+
+
+def test_a_job_is_given_no_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    given = []
+    submit(SimpleNamespace(submit_job=lambda **job: given.append(job) or "job"), ["chitchat"], "/mnt/shared")
+    assert given[0]["runtime_env"] == {"env_vars": {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}}
+
+
+def test_an_object_store_is_no_folder(call):
+    code, out, err = call("doctor", "--storage", "s3://bucket/runs")
+    assert (code, out) == (2, "")
+    assert "object stores do not do" in err
 
 
 def test_doctor_finds_a_healthy_machine(call, tmp_path):
@@ -139,6 +203,23 @@ def test_gc_shows_first_and_deletes_only_what_nothing_needs(call, copied):
     assert int(kept[0].parent.name) == winner["trial"]
     assert json_lines(call("report", name, "--json", "--storage", storage)[1]) == best
     assert call("gc", "--keep", 1, "--storage", storage)[1] == ""
+
+
+def test_gc_follows_no_link_out_of_its_folder(call, copied, tmp_path):
+    storage, name = copied
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "checkpoints").mkdir(parents=True)
+    (elsewhere / "checkpoints/thesis.txt").write_text("mine")
+    trials = storage / name / "trials"
+    shutil.rmtree(trials / "00001")
+    (trials / "00001").symlink_to(elsewhere)
+    shutil.rmtree(trials / "00002/checkpoints")
+    (trials / "00002/checkpoints").symlink_to(elsewhere / "checkpoints")
+    (trials / "00003/.writing.file").write_text("half")
+    code, _, err = call("gc", "--delete", "--storage", storage)
+    assert code == 0, err
+    assert (elsewhere / "checkpoints/thesis.txt").read_text() == "mine"
+    assert not (trials / "00003/.writing.file").exists()
 
 
 def test_gc_closes_records_that_a_killed_driver_left_running(call, copied):
