@@ -58,6 +58,11 @@ def tokenize(settings: CleaningSettings) -> pl.Expr:
     return pl.when(text == "").then(pl.lit([], pl.List(pl.String))).otherwise(text.str.split(" "))
 
 
+def stripped(text: pl.Expr) -> pl.Expr:
+    """Return a text without white space around it; ASCII's four separators are white space too, as in Python."""
+    return text.str.replace_all(r"[\x1c-\x1f]", " ").str.strip_chars()
+
+
 def drop_reason(settings: CleaningSettings) -> pl.Expr:
     """Return the expression that names why a row is dropped, null where it is kept."""
     num_tokens = pl.col("tokens").list.len()
@@ -84,7 +89,7 @@ def clean(frame: pl.DataFrame, settings: CleaningSettings) -> tuple[pl.DataFrame
     The kept rows have `tokens`, `num_bytes` (UTF-8 bytes of the raw sequence and its line end, which
     `</s>` stands for), `key` (a hash of the tokens) and `group_key` (a hash of the group).
     """
-    frame = frame.with_columns(pl.col("text").cast(pl.String).str.strip_chars())
+    frame = frame.with_columns(stripped(pl.col("text").cast(pl.String)))
     frame = frame.with_columns(tokens=tokenize(settings)).with_columns(reason=drop_reason(settings))
     reasons = frame["reason"].drop_nulls().value_counts()
     dropped = Counter(dict(zip(reasons["reason"], reasons["count"], strict=True)))
@@ -94,11 +99,13 @@ def clean(frame: pl.DataFrame, settings: CleaningSettings) -> tuple[pl.DataFrame
         key=stable_hash(kept["tokens"].list.join("\x1f")),
         group_key=stable_hash(kept["group"].cast(pl.String)),
     )
+    # A sequence without a group is one of its own.
+    kept = kept.with_columns(group_key=pl.when(pl.col("group").is_null()).then("key").otherwise("group_key"))
     return kept.select("tokens", "num_bytes", "key", "group_key"), dropped
 
 
 def tokenize_texts(texts: list[str], settings: CleaningSettings) -> list[list[str]]:
     """Tokenise texts as `clean` does, dropping none; `<unk>` stays the unknown token."""
-    frame = pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(pl.col("text").str.strip_chars())
+    frame = pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(stripped(pl.col("text")))
     tokens: list[list[str]] = frame.select(tokens=tokenize(settings))["tokens"].to_list()
     return tokens

@@ -269,6 +269,7 @@ def settle_buckets(
     counts = np.zeros((2, 0), np.int64)
     num_duplicates = 0
     overlap: dict[str, int] = defaultdict(int)
+    groups = []
     for number, paths in enumerate(buckets, 1):
         rows = pl.concat(map(pl.read_ipc, paths)).sort("key", "group_key", "num_bytes", "split")
         if settings.deduplicate:
@@ -285,8 +286,22 @@ def settle_buckets(
             counts = np.pad(counts, ((0, 0), (0, max(0, len(new) - counts.shape[1]))))
             counts[place, : len(new)] += new
         rows.write_ipc(settled(paths))
+        if settings.split_by_group:
+            groups.append(rows.select("group_key", "split").unique())
         progress(f"split {number} of {len(buckets)} parts")
+    if groups:
+        check_groups(pl.concat(groups).unique())
     return counts, num_duplicates, dict(overlap)
+
+
+def check_groups(groups: pl.DataFrame) -> None:
+    """Raise CorpusError if a group is in two splits: text that came split has not been split by it."""
+    shared = groups.group_by("group_key").len().filter(pl.col("len") > 1).height
+    if shared:
+        raise CorpusError(
+            f"{shared} groups are in more than one of the splits that were given; leave --group-column out to accept"
+            " that, or give all files as one text, to be split anew"
+        )
 
 
 def flat(lists: pl.Series) -> NDArray[Any]:

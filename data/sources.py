@@ -197,7 +197,12 @@ def from_files(patterns: dict[str, list[str]], column: str | None = None, group_
         for path in files:
             if not supported(path):
                 raise CorpusError(f"{path} ends in none of {' '.join(FORMATS)} (optionally with .gz or .zst)")
-        splits[split] = [TextFile(path, column, group_column) for path in files]
+        # An empty one among several holds nothing to miss.
+        files = [path for path in files if path.stat().st_size] or files
+        named = [TextFile(path, column, group_column) for path in files]
+        for file in named:
+            check_text(file)
+        splits[split] = [*named]
     defaults = {} if "all" in splits else {"deduplicate": False}
     identity = {"column": column, "group_column": group_column}
     return Source("files", splits, defaults, identity)

@@ -77,8 +77,7 @@ SPACES = "".join(chr(code) for code in range(0x3100) if chr(code).isspace() or c
 @given(st.text(st.sampled_from("ab" + SPACES), max_size=30))
 def test_words_are_what_stands_between_white_space_of_any_kind(text):
     text = text.replace("\n", " ")
-    wanted = pl.Series([text]).str.extract_all(r"\S+")
-    assert tokenize_texts([text], CleaningSettings()) == wanted.to_list()
+    assert tokenize_texts([text], CleaningSettings()) == [text.split()]
 
 
 def test_tokens_keep_their_numbers_from_chunk_to_chunk():
@@ -322,3 +321,47 @@ def test_changed_content_is_noticed_by_verify(tmp_path):
     path.write_bytes(content)
     with pytest.raises(CorpusError, match="fingerprint"):
         Corpus.open(corpus.folder).verify()
+
+
+def prepared(folder, patterns, **given):
+    source = from_files(patterns, given.pop("column", None), given.pop("group_column", None))
+    return prepare(source, PrepareSettings.resolve(source, given), folder / "prepared")[0]
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_groups_in_two_of_the_splits_that_were_given_are_refused(tmp_path):
+    files = {
+        split: [jsonl(tmp_path / f"{split}.jsonl", [{"text": f"{split} {n}", "g": f"g{n + first}"} for n in range(5)])]
+        for split, first in (("train", 0), ("valid", 3), ("test", 100))
+    }
+    with pytest.raises(CorpusError, match="2 groups are in more than one"):
+        prepared(tmp_path, files, group_column="g", split_by_group=True)
+    assert not (tmp_path / "prepared").exists()
+    assert len(prepared(tmp_path, files, group_column="g").split("train")) == 5
+
+
+def test_sequences_without_a_group_are_spread_over_the_splits(tmp_path):
+    rows = [{"text": f"number {n}", "g": None} for n in range(400)]
+    made = prepared(tmp_path, {"all": [jsonl(tmp_path / "a.jsonl", rows)]}, group_column="g", split_by_group=True,
+                    valid_fraction=0.2, test_fraction=0.2)  # fmt: skip
+    assert all(50 < len(made.split(name)) < 350 for name in ("train", "valid", "test"))
+
+
+def test_separators_are_white_space_and_make_no_duplicates(tmp_path):
+    lines = [f"foo\x1fbar baz{n}" for n in range(60)] + [f"foo bar\x1fqux{n}" for n in range(60)]
+    path = write_lines(tmp_path / "a.txt", lines)
+    made = prepared(tmp_path, {"all": [str(path)]}, valid_fraction=0.2, test_fraction=0.2)
+    assert made.manifest["dropped"] == {}
+    assert {"foo", "bar"} <= set(made.vocabulary.tokens)
+
+
+def test_an_empty_file_among_others_is_passed_over_and_alone_it_is_an_error(tmp_path):
+    write_lines(tmp_path / "a.txt", [f"line {n} of many" for n in range(200)])
+    (tmp_path / "zz.txt").touch()
+    assert len(prepared(tmp_path, {"all": [str(tmp_path)]}).split("train")) > 100
+    with pytest.raises(CorpusError, match="is empty"):
+        from_files({"all": [str(tmp_path / "zz.txt")]})
