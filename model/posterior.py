@@ -154,13 +154,23 @@ def heights(size: int, concentration: float) -> Heights:
 def log_normaliser(size: int, concentration: float) -> float:
     """Return log C of the density C exp(concentration mean.z) on the unit sphere in so many dimensions."""
     order = size / 2 - 1
-    log_bessel = math.log(ive(order, concentration)) + concentration
-    return order * math.log(concentration) - size / 2 * math.log(2 * math.pi) - log_bessel
+    return order * math.log(concentration) - size / 2 * math.log(2 * math.pi) - log_bessel(order, concentration)
+
+
+def log_bessel(order: float, argument: float) -> float:
+    """Return log I_order(argument); by Debye's expansion (DLMF 10.41.3) where that is too small for a number."""
+    scaled = float(ive(order, argument))
+    if scaled > 0.0:
+        return math.log(scaled) + argument
+    slope = math.hypot(1.0, argument / order)
+    exponent = slope + math.log(argument / order / (1.0 + slope))
+    correction = 1.0 + (3.0 / slope - 5.0 / slope**3) / (24.0 * order)
+    return order * exponent - 0.5 * math.log(2.0 * math.pi * order * slope) + math.log(correction)
 
 
 def spherical_kl(size: int, concentration: float) -> float:
     """Return KL(vMF || uniform) in nats: it depends on neither the input nor the mean direction."""
     order = size / 2 - 1
-    mean_height = float(ive(order + 1, concentration) / ive(order, concentration))
+    mean_height = math.exp(log_bessel(order + 1, concentration) - log_bessel(order, concentration))
     log_area = math.log(2.0) + size / 2 * math.log(math.pi) - float(gammaln(size / 2))
     return concentration * mean_height + log_normaliser(size, concentration) + log_area

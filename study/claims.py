@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from scipy import stats
 
+from model.collapse import COLLAPSED_KL_NATS
 from study.trial import FINAL_SCORES
 
 POOLED = ("max", "mean", "max+mean", "logsumexp", "attention")
@@ -50,14 +51,17 @@ def mean_interval(differences: NDArray[np.float64], sampling_error: float = 0.0)
     """Return Student's interval of the mean of one difference a seed; infinite with a single seed.
 
     `sampling_error` is a standard error that all seeds share, such as that of the sequences in a split. It is known
-    far better than the spread of a few seeds, so that the degrees of freedom are Welch and Satterthwaite's.
+    far better than the spread of a few seeds, so that the degrees of freedom are Welch and Satterthwaite's; an error
+    more never makes the interval narrower than that of the seeds alone.
     """
     if len(differences) < 2:
         return -np.inf, np.inf
     of_seeds = float(stats.sem(differences))
     error = float(np.hypot(of_seeds, sampling_error))
-    freedom = (len(differences) - 1) * (error / of_seeds) ** 4 if of_seeds else np.inf
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    of_one = len(differences) - 1
+    freedom = of_one * (error / of_seeds) ** 4 if of_seeds else np.inf
+    quantiles = stats.t.ppf((1 + CONFIDENCE) / 2, [freedom, of_one])
+    reach = float(max(quantiles * [error, of_seeds]))
     return float(differences.mean()) - reach, float(differences.mean()) + reach
 
 
@@ -71,6 +75,21 @@ def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
         return -np.inf, np.inf
     found = stats.bootstrap((by_sequence,), np.mean, n_resamples=RESAMPLES, batch=100, method="basic", rng=0)
     return mean_interval(differences.mean(1), float(found.standard_error))
+
+
+def differences(frame: pl.DataFrame) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """Return by method and pooling its nll less that of the plain VAE with pooling last, and the interval of that.
+
+    Only of those that share seeds with it.
+    """
+    plain = select(frame, plainest(frame) or "", "last")
+    found = {}
+    for method, pooling in frame.select("method", "pooling").unique(maintain_order=True).iter_rows():
+        own, reference = pair(select(frame, method, pooling), plain)
+        if own.height and (method, pooling) != (plainest(frame), "last"):
+            difference = nll_of_sequences(own) - nll_of_sequences(reference)
+            found[method, pooling] = (float(difference.mean()), *paired_interval(difference))
+    return found
 
 
 def decide(low: float, high: float) -> str:
@@ -151,8 +170,9 @@ def dispersion_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> 
 
 
 def num_collapsed(frame: pl.DataFrame) -> int:
-    """Count the runs whose posterior carries nothing, by the threshold that their study ends trials by."""
-    return frame.filter((pl.col("kl") < pl.col("collapse_kl_nats")) & (pl.col("au") == 0)).height
+    """Count the runs whose posterior carries nothing, by the threshold of their study, if it has one."""
+    threshold = pl.when(pl.col("collapse_kl_nats") > 0).then("collapse_kl_nats").otherwise(COLLAPSED_KL_NATS)
+    return frame.filter((pl.col("kl") < threshold) & (pl.col("au") == 0)).height
 
 
 def collapse_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Verdict:
@@ -160,7 +180,7 @@ def collapse_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Ve
     difference = column(pooled, "kl") - column(plain, "kl")
     low, high = mean_interval(difference)
     seeds, of_plain, of_pooled = plain.height, num_collapsed(plain), num_collapsed(pooled)
-    if seeds < 2 or of_plain not in (0, seeds) or of_pooled not in (0, seeds):
+    if seeds <= 2 or of_plain not in (0, seeds) or of_pooled not in (0, seeds):
         verdict = "undecided"
     else:
         as_claimed = of_plain == seeds and of_pooled == 0
@@ -179,6 +199,9 @@ def likelihood_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.D
     evidence = f"nll of last minus {name}: {gain.mean():z.2f} nats [{low:z.2f}, {high:z.2f}]"
     verdict = decide(low, high)
     doubtful = max(float(column(each, "untrusted").max()) for each in (plain, pooled, previous) if each.height)
+    if np.isnan(doubtful):
+        evidence += "; with fewer than 100 samples a sequence nothing is known of its importance weights"
+        return Verdict("likelihood", name, "undecided", evidence, low, high)
     if doubtful > TRUSTED:
         evidence += f"; importance weights of {doubtful:.0%} of the sequences of a run cannot be trusted"
         return Verdict("likelihood", name, "undecided", evidence, low, high)

@@ -32,6 +32,7 @@ from study.completion import complete_preset, complete_study
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
 @click.option(
     "--time-budget",
+    "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
     help="End in order after so long; --resume goes on.",

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from data.corpus import Corpus
 from model.collapse import ACTIVE_VARIANCE
-from study.claims import TRUSTED, Verdict, plainest, verdicts
+from study.claims import TRUSTED, Verdict, differences, plainest, verdicts
 from study.journal import without_nan, write_json
 from study.ledger import Ledger
 from study.report import LINE_BREAK, mean_and_spread
@@ -94,13 +94,23 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
 def comparison_table(frame: pl.DataFrame) -> Table:
     """Return the table of a comparison, test split, mean ± standard deviation over seeds."""
     table = Table(title="Test split, mean ± s.d. over seeds", title_justify="left", box=None, pad_edge=False)
-    for name in ("method", "pooling", "seeds", *METRICS, "untrusted", "seconds", "decoder tokens"):
+    against = differences(frame)
+    than = f"nll less {plainest(frame)} last's"
+    for name in ("method", "pooling", "seeds", *METRICS, than, "untrusted", "seconds", "decoder tokens"):
         table.add_column(name, justify="left" if name in ("method", "pooling") else "right")
     for row in summary(frame).iter_rows(named=True):
-        cells = [mean_and_spread(row[name], row[f"{name}_sd"]) for name in METRICS] + [f"{row['untrusted']:.0%}"]
+        cells = [mean_and_spread(row[name], row[f"{name}_sd"]) for name in METRICS]
+        difference = against.get((row["method"], row["pooling"]))
+        cells.append(show_interval(*difference) if difference else "-")
+        cells.append("-" if math.isnan(row["untrusted"]) else f"{row['untrusted']:.0%}")
         costs = [f"{row.get(f'relative_{name}', float('nan')):z.2f}x" for name in ("seconds", "decoder_tokens")]
         table.add_row(row["method"], row["pooling"], str(row["seeds"]), *cells, *costs)
     return table
+
+
+def show_interval(value: float, low: float, high: float) -> str:
+    """Return a value and its interval, short."""
+    return f"{value:z.2f} [{low:z.2f}, {high:z.2f}]"
 
 
 def notes(ledger: Ledger, frame: pl.DataFrame) -> list[str]:
@@ -155,7 +165,12 @@ def store(ledger: Ledger, frame: pl.DataFrame, *, is_whole: bool) -> dict[str, A
     A comparison that `is_whole` is added to the study's run in MLflow too, once however often it is shown.
     """
     frame.drop("folder").write_parquet(ledger.folder / "comparison.parquet")
-    found = {"summary": summary(frame).to_dicts(), "claims": [asdict(each) for each in verdicts(frame)]}
+    against = [
+        {"method": method, "pooling": pooling, "nll_difference": difference, "low": low, "high": high}
+        for (method, pooling), (difference, low, high) in differences(frame).items()
+    ]
+    found = {"summary": summary(frame).to_dicts(), "claims": [asdict(each) for each in verdicts(frame)],
+             "against": {"plain": plainest(frame), "differences": against}}  # fmt: skip
     stored: dict[str, Any] = without_nan(found) | {"in_mlflow": is_whole}
     path = ledger.folder / COMPARISON
     if not path.is_file() or json.loads(path.read_text("utf-8")) != stored:

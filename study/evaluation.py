@@ -63,6 +63,8 @@ class Scores:
     """Tokens of each sequence, `</s>` included, `[rows]`."""
     num_bytes: int
     has_latent: bool = True
+    stopped_early: bool = False
+    """Whether a sequence got no more samples once its error was small enough."""
     width: float = 1.0
     """Standard deviations of what the importance samples were drawn from, as multiples of the posterior's."""
 
@@ -112,9 +114,9 @@ class Scores:
     def reliability(self) -> dict[str, float]:
         """Return `nll` without its first-order bias, what it cost, and the share of sequences not to be trusted.
 
-        `nll_debiased` needs fewer samples, as many for each sequence; it is no upper bound.
-        `untrusted` counts those whose Pareto k-hat is above what their number of samples allows; a sequence that
-        needed fewer than 100 is not judged.
+        `nll_debiased` needs fewer samples, as many for each sequence: nan where sequences were stopped at by their
+        error; it is no upper bound. `untrusted` counts those whose Pareto k-hat is above what their number of samples
+        allows; a sequence that needed fewer than 100 is not judged, and nan says that none could be.
         """
         drawn = likelihood.num_drawn(self.log_weights)
         shapes = [
@@ -122,12 +124,14 @@ class Scores:
             for row, count in zip(self.log_weights, drawn, strict=True)
             if count > 1
         ]
+        can_be_judged = not self.has_latent or int(drawn.max()) >= likelihood.JUDGED_SAMPLES or self.stopped_early
+        debiased = -float(likelihood.debiased_log_likelihood(self.log_weights).mean())
         return {
-            "nll_debiased": -float(likelihood.debiased_log_likelihood(self.log_weights).mean()),
+            "nll_debiased": math.nan if self.stopped_early else debiased,
             "proposal_width": self.width,
             "samples": float(drawn.mean()),
             "decoder_tokens": float((drawn * self.num_targets).sum()),
-            "untrusted": sum(shape > limit for shape, limit in shapes) / len(drawn),
+            "untrusted": sum(shape > limit for shape, limit in shapes) / len(drawn) if can_be_judged else math.nan,
         }
 
 
@@ -181,6 +185,7 @@ def score(
         num_targets=torch.from_numpy(lengths + 1),
         num_bytes=int(split.num_bytes[:num_sequences].sum()),
         has_latent=network.settings.has_latent,
+        stopped_early=tolerance_nats > 0.0 and network.settings.has_latent,
         width=width,
     )
 

@@ -19,12 +19,12 @@ BEYOND_LUCK = 2 * math.sqrt(2)
 def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
     """Return the pooled standard deviation in nats of the validation nll over seeds, and how many settings it rests on.
 
-    Trials that were pruned are left out: they did not train for as long. (nan, 0) where no setting was
-    tried with two seeds.
+    Trials that were ended early, collapsed or pruned, are left out: they did not train for as long. (nan, 0) where no
+    setting was tried with two seeds.
     """
     groups: dict[str, dict[int | None, float]] = defaultdict(dict)
     for trial in trials:
-        if trial.best and trial.state in ("complete", "collapsed"):
+        if trial.best and trial.state == "complete":
             # The same setting with the same seed is the same run again.
             groups[key(without_seed(trial.params))][trial.params.get("seed")] = trial.best["valid/nll"]
     repeated = [list(found.values()) for found in groups.values() if len(found) > 1]

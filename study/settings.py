@@ -118,7 +118,7 @@ class Settings(BaseModel):
         return validate(nest(flatten(self.model_dump()) | bundle | values))
 
 
-def refuse_combination(settings: Settings) -> str:
+def refuse_combination(settings: Settings) -> str:  # noqa: PLR0911 - one a reason
     """Return why some methods make no sense together, or nothing."""
     model, objective, training = settings.model, settings.objective, settings.training
     if not model.has_latent:
@@ -141,6 +141,10 @@ def refuse_combination(settings: Settings) -> str:
     held_up = objective.free_bits != "none" or objective.minimum_rate_nats is not None
     if objective.free_bits != "none" and objective.minimum_rate_nats is not None:
         return "objective.free_bits and objective.minimum_rate_nats both bound the KL from below; choose one"
+    if model.posterior == "delta" and held_up:
+        return (
+            "model.posterior = delta commits to a rate by itself; leave out free bits and objective.minimum_rate_nats"
+        )
     if model.refinement_steps and held_up:
         return "model.refinement_steps descends on the ELBO, not on one with free bits or a minimum rate; choose one"
     if model.posterior == "batch-norm" and training.batch_size < 2 and training.max_batch_tokens is None:

@@ -185,6 +185,13 @@ def scores_on_test(folders: list[Path]) -> dict[str, float]:
     """Return mean and standard deviation over seeds of what the test split said of the winner's runs."""
     rows = [json.loads((folder / FINAL).read_text("utf-8")) for folder in folders]
     found = {name: float(np.mean([row[name] for row in rows])) for name in (*METRICS, "ppl")}
+    # Of a mean of runs: the errors of estimating, the largest bias, the largest share that cannot be trusted.
+    found["nll_se"] = float(np.sqrt(np.mean([row["nll_se"] ** 2 for row in rows]) / len(rows)))
+    found |= {
+        name: max(row[name] for row in rows)
+        for name in ("nll_bias_bound", "untrusted")
+        if None not in (row[name] for row in rows)
+    }
     if len(rows) > 1:
         found |= {f"{name}_sd": float(np.std([row[name] for row in rows], ddof=1)) for name in (*METRICS, "ppl")}
     return found
@@ -201,6 +208,9 @@ def confirmation_tables(confirmation: Confirmation, test: dict[str, float]) -> R
     parts: list[RenderableType] = [table, Text(confirmation.sentence)]
     if test:
         shown = [f"{name} {mean_and_spread(test[name], test.get(f'{name}_sd'))}" for name in (*METRICS, "ppl")]
+        shown.append(f"standard error of estimating nll {test['nll_se']:.3f}")
+        if "untrusted" in test:
+            shown.append(f"importance weights not to be trusted {test['untrusted']:.0%}")
         parts.append(Text("Winner on the test split: " + ", ".join(shown)))
     return Group(*parts)
 

@@ -70,6 +70,31 @@ def test_intervals_cover_what_is_there_and_widen_with_fewer_seeds():
     assert low < 0.2 < high
 
 
+def test_an_error_more_never_narrows_an_interval():
+    seeds = np.array([1.0, -1.0, 0.0])
+    reaches = [claims.mean_interval(seeds, error)[1] for error in (0.0, 0.1, 0.3, 0.5, 1.0, 3.0)]
+    assert reaches == sorted(reaches)
+
+
+def test_every_row_is_held_against_the_plain_vae_sequence_by_sequence(tmp_path):
+    draw, rows = np.random.default_rng(0), []
+    sequences = draw.normal(50, 10, 400)
+    for method, pooling, gain in (("vae", "last", 0.0), ("vae", "max", 1.0), ("bn-vae", "last", 0.0)):
+        for seed in range(3):
+            folder = tmp_path / f"{method}-{pooling}-{seed}"
+            folder.mkdir()
+            log_p = torch.from_numpy(-sequences + gain + draw.normal(0, 0.3, 400) + draw.normal(0, 0.1))
+            save_file({"log_p": log_p}, folder / FINAL_SCORES)
+            rows.append({"method": method, "pooling": pooling, "seed": seed, "folder": str(folder)})
+    found = claims.differences(pl.DataFrame(rows))
+    assert list(found) == [("vae", "max"), ("bn-vae", "last")]
+    difference, low, high = found["vae", "max"]
+    # Far less than the spread of the sequences, which all share.
+    assert -1.6 < low < -1.0 < high < -0.4
+    assert low < difference < high
+    assert found["bn-vae", "last"][1] < 0 < found["bn-vae", "last"][2]
+
+
 def test_three_seeds_that_agree_leave_the_error_of_the_sequences():
     """The spread of a few seeds is known badly, that of the sequences well: Student's factor is for the former only."""
     draw = np.random.default_rng(0)

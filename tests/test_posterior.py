@@ -8,6 +8,7 @@ import torch
 from scipy import integrate, special
 
 from model import likelihood
+from model import posterior as posteriors
 from model.config import NetworkSettings
 from model.encoder import log_variance_of_rate
 from model.posterior import Heights, Posterior, SphericalPosterior, spherical_kl
@@ -175,3 +176,16 @@ def test_the_spherical_likelihood_agrees_with_an_integral_over_the_circle():
         losses = likelihood.reconstructions(model, tokens, lengths, posterior.sample(noise))
     estimate = float(likelihood.log_likelihood(likelihood.log_weights(losses, posterior, noise)))
     assert estimate == pytest.approx(exact, abs=0.02)
+
+
+@pytest.mark.parametrize(("order", "argument"), [(31.0, 80.0), (60.0, 10.0), (127.0, 80.0)])
+def test_the_bessel_function_of_large_spheres_joins_that_of_small_ones(monkeypatch, order, argument):
+    exact = posteriors.log_bessel(order, argument)
+    monkeypatch.setattr(posteriors, "ive", lambda *_: 0.0)
+    assert posteriors.log_bessel(order, argument) == pytest.approx(exact, abs=1e-4)
+
+
+def test_the_kl_of_large_spheres_goes_on_as_it_did():
+    kl = [posteriors.spherical_kl(size, 80.0) for size in (128, 256, 512, 1024, 2048)]
+    assert kl == sorted(kl, reverse=True)
+    assert kl[-1] > 0.0

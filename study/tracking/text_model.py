@@ -33,6 +33,8 @@ class TextModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
 
         given = params or {}
         mode = given.get("mode", "encode")
+        if model_input["text"].isna().any():
+            raise ValueError("a text is missing (None); give every row one")
         texts = [str(text) for text in model_input["text"]]
         if mode == "encode":
             means = self.model.encode(texts)
