@@ -81,7 +81,6 @@ def compare_command(
     study compare --resume compare-chitchat --markdown table.md
     """
     from study import compare
-    from study.claims import verdicts
     from study.compare import points
     from study.console import make_console
     from study.errors import StudyError
@@ -114,13 +113,22 @@ def compare_command(
         rows = {"published": published_rows(ledger.definition)} if published else {}
         click.echo(json.dumps(stored | rows, indent=1))
         return code
+    show(ledger, frame)
+    if published:
+        make_console().print(published_table(ledger.definition))
+    return code
+
+
+def show(ledger: Any, frame: Any) -> None:
+    """Print a comparison's tables and notes."""
+    from study import compare
+    from study.claims import verdicts
+    from study.console import make_console
+
     console = make_console()
     console.print(compare.comparison_table(frame))
     for note in compare.notes(ledger, frame):
         console.print(note, markup=False)
     console.print()
     console.print(compare.claims_table(verdicts(frame)))
-    if published:
-        console.print(published_table(ledger.definition))
     click.echo(f"stored: {ledger.folder / 'comparison.json'}, {ledger.folder / 'comparison.parquet'}", err=True)
-    return code

@@ -54,13 +54,20 @@ def diagnose(subject: str, corpus: str | None, storage: Path) -> Any:
             raise StudyError(f"no file {subject}")
         return diagnose_features(**read_dump(path))
     from study.choose import model_corpus, model_folder
+    from study.findings import informative_peer
+    from study.journal import DEFINITION
+    from study.ledger import Ledger
     from study.models import TrainedModel
 
     trained = TrainedModel.open(model_folder(subject, storage))
     prepared = model_corpus(trained, subject, corpus, storage)
     # Up to the epoch of these weights.
     history = [row for row in run_history(trained.folder) if row["epoch"] <= trained.about.get("epoch", math.inf)]
-    return diagnose_model(trained.network, prepared.split("valid"), trained.about.get("settings", {}), history)
+    found = diagnose_model(trained.network, prepared.split("valid"), trained.about.get("settings", {}), history)
+    study = storage / subject.partition(":")[0]
+    if found.advice and (study / DEFINITION).is_file() and (peer := informative_peer(Ledger.open(study).trials())):
+        found.advice.insert(0, peer)
+    return found
 
 
 def run_history(folder: Path) -> list[dict[str, Any]]:

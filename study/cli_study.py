@@ -125,6 +125,7 @@ def status_command(name: str | None, storage: Path) -> None:
     from study.console import make_console
     from study.journal import study_names
     from study.ledger import Ledger
+    from study.live import LiveView
     from study.report import counts, trial_table, verdict
 
     names = [name] if name else study_names(storage)
@@ -136,8 +137,11 @@ def status_command(name: str | None, storage: Path) -> None:
         trials = ledger.trials()
         states = ", ".join(f"{count} {state}" for state, count in counts(trials).items()) or "no trial yet"
         running = "running" if ledger.is_locked() else "not running"
+        view = LiveView(ledger.definition)
+        view.load(trials)
         console.print(
-            f"{each}: {running}, {len(trials)} of {ledger.definition.num_trials} trials ({states})", markup=False
+            f"{each}: {running}, {len(trials)} of {ledger.definition.num_trials} trials ({states}); {view.summary()}",
+            markup=False,
         )
         console.print(verdict(trials), markup=False)
         if name:

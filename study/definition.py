@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from study.objectives import Goal
@@ -37,6 +37,8 @@ class Definition:
     tracking_uri: str = ""
     optuna_url: str = ""
     command: str = ""
+    provenance: dict[str, str] = field(default_factory=dict)
+    """The versions of what its results depend on, and the commit, when it was started; empty of older studies."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the definition as JSON values."""

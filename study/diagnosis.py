@@ -92,7 +92,12 @@ def diagnose_features(
     metrics = posterior_metrics(posterior)
     metrics["cosine_by_pooling"] = cosines
     metrics["num_given"] = given
-    return conclude(metrics, {})
+    found = conclude(metrics, {})
+    if float(tensors["log_variance"].min()) > 0.0:
+        found.findings.append(
+            "log_variance is nowhere below 0: is it the variance itself? Then take its logarithm first"
+        )
+    return found
 
 
 def as_numbers(name: str, array: ArrayLike) -> Tensor:
@@ -116,8 +121,9 @@ def check_shapes(tensors: dict[str, Tensor], lengths: Tensor | None) -> None:
     if lengths is None:
         return
     steps = features.shape[1] if features.ndim == 3 else 0
-    if lengths.shape != (len(mean),) or not bool(((lengths >= 1) & (lengths <= steps)).all()):
-        raise StudyError(f"expected lengths [N] from 1 to T for features [N, T, H], got {shapes}")
+    whole = lengths == lengths.round() if lengths.is_floating_point() else torch.tensor(True)
+    if lengths.shape != (len(mean),) or not bool(((lengths >= 1) & (lengths <= steps) & whole).all()):
+        raise StudyError(f"expected whole lengths [N] from 1 to T for features [N, T, H], got {shapes}")
 
 
 def posterior_metrics(posterior: Posterior) -> dict[str, Any]:
@@ -201,7 +207,8 @@ def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
     collapsed = is_collapsed_now(metrics)
     size = len(metrics["kl_by_dimension"])
     findings = [
-        f"KL {metrics['kl']:.2f} nats, MI {metrics['mi']:z.2f} nats, {metrics['au']} of {size} latent dimensions active"
+        f"KL {metrics['kl']:z.2f} nats, MI {metrics['mi']:z.2f} nats,"
+        f" {metrics['au']} of {size} latent dimensions active"
         + (f" ({', '.join(map(str, metrics['active_dimensions'][:12]))})" if metrics["au"] else "")
         + f"; over {metrics['num_inputs']:,} inputs"
         + (f" of {metrics['num_given']:,}" if metrics.get("num_given", 0) > metrics["num_inputs"] else ""),
@@ -218,9 +225,9 @@ def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
         )
     if not math.isnan(metrics["dispersion"]):
         how = "nearly all alike" if metrics["dispersion"] > ALIKE else "dispersed"
-        findings.append(f"features are {how}: mean cosine similarity {metrics['dispersion']:.2f}")
+        findings.append(f"features are {how}: mean cosine similarity {metrics['dispersion']:z.2f}")
     if metrics.get("cosine_by_pooling"):
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics["cosine_by_pooling"].items())
+        shown = ", ".join(f"{name} {value:z.2f}" for name, value in metrics["cosine_by_pooling"].items())
         findings.append(f"mean cosine similarity of the same states by pooling: {shown}")
     if collapsed:
         verdict = "collapsed: the posterior is the prior for every input"
@@ -289,6 +296,17 @@ def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return found
 
 
+def padded(features: list[Any], arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return features as one array; states over time of unequal number are padded, and their `lengths` found."""
+    counts = [len(each) for each in features]
+    if "lengths" in arrays or len(set(counts)) == 1 or not isinstance(features[0][0], list):
+        return {"features": np.array(features)}
+    found = np.zeros((len(features), max(counts), len(features[0][0])))
+    for row, each in zip(found, features, strict=True):
+        row[: len(each)] = each
+    return {"features": found, "lengths": np.array(counts)}
+
+
 def read_dump(path: Path) -> dict[str, Any]:
     """Read `features`, `mean`, `log_variance` and maybe `lengths` from .npz or .parquet; raise StudyError."""
     import polars as pl
@@ -299,7 +317,8 @@ def read_dump(path: Path) -> dict[str, Any]:
                 arrays = {name: stored[name] for name in stored.files}
         else:
             frame = pl.read_parquet(path)
-            arrays = {name: np.array(frame[name].to_list()) for name in frame.columns}
+            arrays = {name: np.array(frame[name].to_list()) for name in frame.columns if name != "features"}
+            arrays |= padded(frame["features"].to_list(), arrays) if "features" in frame.columns else {}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
         # NumPy's advice is to unpickle whatever it does not know.
         said = "it is no .npz file of plain numbers" if "pickle" in str(error) else first_line(error)

@@ -91,7 +91,7 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
     frame = plain(trials_frame(usable), definition)
     x = alt.X(f"{over}:Q", title=AXES[over], scale=from_zero(frame, over))
     y = alt.Y("nll:Q", title=AXES["nll"], scale=alt.Scale(zero=False, padding=16))
-    front = plain(trials_frame(pareto_trials(trials)), definition).select("mi", "kl", "nll")
+    front = plain(trials_frame(pareto_trials(trials, over)), definition).select("mi", "kl", "nll")
     line = alt.Chart(front).mark_line(color="#888888", strokeDash=[4, 3]).encode(x=x, y=y, order=alt.Order(f"{over}:Q"))
     points = marks(frame).encode(x=x, y=y, tooltip=[name for name in frame.columns if name not in ("reason", "run_id")])
     layers: list[alt.Chart] = [line, points]
@@ -102,7 +102,7 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
         )
     title = heading(
         f"Validation likelihood against {TITLES[over]}: {definition.corpus_name}, {len(usable)} trials",
-        f"lower is better, and at equal height further right; dashed: not beaten in both nll and MI. {FILLS};"
+        f"lower is better, and at equal height further right; dashed: not beaten in both. {FILLS};"
         " each at its best epoch, and collapsed trials end early",
     )
     return alt.layer(*layers).properties(title=title, width=WIDTH, height=340)
@@ -166,7 +166,7 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
     spans = base.mark_rule(color="#333333", strokeWidth=2).encode(x="low:Q", x2="high:Q")
     layer = alt.layer(bars, spans).properties(width=WIDTH / 2 - 30, height=alt.Step(24))
     title = heading(
-        "What separates the best trials from all, by setting",
+        f"Each setting's share in what separates the best trials from all, after {definition.grace_epochs} epochs",
         "lines: 90 % bootstrap interval over trials; wide is unsure" + (f"; left out: {left_out}" if left_out else ""),
     )
     by_metric = alt.Column("metric:N", title="explained metric", sort=["nll", "mi"])

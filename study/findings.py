@@ -14,7 +14,7 @@ from study.definition import Definition
 from study.diagnosis import INFORMATIVE_NATS
 from study.ledger import TrialRecord, best_row
 from study.noise import BEYOND_LUCK
-from study.report import best_trial, has_collapsed, pareto_trials, show_value
+from study.report import best_trial, has_collapsed, pareto_trials, show_params, show_value
 from study.standings import key, without_seed
 
 CHOICES = ("method", "model.pooling")
@@ -43,7 +43,7 @@ def answer(definition: Definition, trials: list[TrialRecord], noise: str, noise_
     first = (
         f"On {definition.corpus_name}, of the trials that have not collapsed, trial {best.number}"
         f" ({', '.join([*named, 'its settings are below'])}) has the best likelihood: validation nll"
-        f" {row['valid/nll']:.2f} nats a sequence, KL {row['valid/kl']:.2f}, mutual information {row['valid/mi']:.2f}"
+        f" {row['valid/nll']:.2f} nats a sequence, KL {row['valid/kl']:z.2f}, mutual information {row['valid/mi']:z.2f}"
         f" nats, {row['valid/au']} active units{informative_alternative(best, pareto_trials(trials))}."
     )
     if not collapsed:
@@ -89,6 +89,18 @@ def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[Tria
     return f"{how}: here, using z {'costs likelihood' if gap < 0 else 'pays'}"
 
 
+def informative_peer(trials: list[TrialRecord]) -> str:
+    """Return which trial of the same study to do as, where one carries much more; nothing if none does."""
+    usable = [trial for trial in trials if trial.best and trial.best["valid/mi"] >= INFORMATIVE_NATS]
+    if not usable:
+        return ""
+    best = min(usable, key=lambda trial: trial.best["valid/nll"])
+    return (
+        f"do as trial {best.number} of this study, which carries {best.best['valid/mi']:.2f} nats at an nll of"
+        f" {best.best['valid/nll']:.2f}: {show_params(best.params)}"
+    )
+
+
 def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:
     """Return which trial to look at instead where the winner is feasible but its latent variable carries little."""
     if best.best["valid/mi"] >= INFORMATIVE_NATS:
@@ -101,7 +113,7 @@ def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:
     other = min(others, key=lambda trial: trial.best["valid/nll"])
     return (
         f"; its latent variable carries little, and of those that carry at least {INFORMATIVE_NATS:g} nat the best is"
-        f" trial {other.number} (nll {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:.2f})"
+        f" trial {other.number} (nll {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:z.2f})"
     )
 
 

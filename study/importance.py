@@ -29,7 +29,7 @@ def importances(definition: Definition, trials: list[TrialRecord]) -> pl.DataFra
 
     How much a setting's values differ between the best trials and all of them (Watanabe et al.,
     arXiv 2304.10255). Settings that not every trial has are left out, and there is no row below 8 trials.
-    Pruned trials stand with the numbers they had.
+    Trials are compared after equally many epochs, those of the first rung: later, who trained longer is better.
     """
     usable = [trial for trial in trials if trial.best and trial.state in ("complete", "collapsed", "pruned")]
     names = [
@@ -43,11 +43,11 @@ def importances(definition: Definition, trials: list[TrialRecord]) -> pl.DataFra
                                     "low": pl.Float64, "high": pl.Float64})  # fmt: skip
     distributions = {name: as_distribution(definition.space.ranges[name]) for name in names}
     for metric, sign in TARGETS.items():
-        found = evaluate(usable, names, distributions, metric, sign)
+        found = evaluate(usable, definition.grace_epochs, names, distributions, metric, sign)
         draw = np.random.default_rng(0)
         resampled = np.array([
-            list(evaluate([usable[row] for row in draw.integers(len(usable), size=len(usable))], names, distributions,
-                          metric, sign).values())
+            list(evaluate([usable[row] for row in draw.integers(len(usable), size=len(usable))],
+                          definition.grace_epochs, names, distributions, metric, sign).values())
             for _ in range(RESAMPLES)
         ])  # fmt: skip
         low, high = np.quantile(resampled, INTERVAL, axis=0)
@@ -60,14 +60,19 @@ def importances(definition: Definition, trials: list[TrialRecord]) -> pl.DataFra
 
 
 def evaluate(
-    trials: list[TrialRecord], names: list[str], distributions: dict[str, BaseDistribution], metric: str, sign: float
+    trials: list[TrialRecord],
+    epochs: int,
+    names: list[str],
+    distributions: dict[str, BaseDistribution],
+    metric: str,
+    sign: float,
 ) -> dict[str, float]:
-    """Return each setting's importance for one metric, as shares of 1 in the order of `names`."""
+    """Return each setting's importance for one metric after so many epochs, as shares of 1 in the order of `names`."""
     study = optuna.create_study()
     study.add_trials([
         optuna.create_trial(
             params={name: trial.params[name] for name in names}, distributions=distributions,
-            value=sign * float(trial.best[f"valid/{metric}"]),
+            value=sign * early(trial, epochs, f"valid/{metric}"),
         )
         for trial in trials
     ])  # fmt: skip
@@ -78,6 +83,12 @@ def evaluate(
         found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
     total = sum(found.values()) or 1.0
     return {name: float(found.get(name, 0.0)) / total for name in names}
+
+
+def early(trial: TrialRecord, epochs: int, name: str) -> float:
+    """Return a trial's metric after so many epochs, or after its last one before."""
+    rows = [row for row in trial.rows if row["epoch"] <= epochs and name in row]
+    return float(rows[-1][name] if rows else trial.best[name])
 
 
 def as_distribution(allowed: Range) -> BaseDistribution:

@@ -66,7 +66,7 @@ class LiveView:
             cells = ", ".join(f"{name} {cell}" for name, cell in zip(METRIC_COLUMNS, metric_cells(best), strict=True))
             self.console.print(
                 f"[{self.num_over()}/{self.definition.num_trials}] trial {number} {state} after {len(rows)} epochs:"
-                f" {cells}; {show_params(params)}{'; ' + reason if reason else ''}{self._eta()}",
+                f" {cells}; {show_params(params)}{'; ' + reason if reason else ''}{self._eta()}{self._gpus()}",
                 markup=False, soft_wrap=True,
             )  # fmt: skip
 
@@ -116,15 +116,24 @@ class LiveView:
             f" (about {seconds / 60:.1f} min left)" if seconds < 2 * 3600 else f" (about {seconds / 3600:.1f} h left)"
         )
 
+    def _gpus(self) -> str:
+        if not self.definition.gpus_per_trial:
+            return ""
+        budget = f" of {self.max_gpu_hours:g}" if self.max_gpu_hours is not None else ""
+        return f", {self.gpu_hours():.2f}{budget} GPU h"
+
+    def summary(self) -> str:
+        """Return how far the study is, for whoever looks from elsewhere: time trained, of GPUs, and left."""
+        trained = sum(rows[-1]["seconds"] for _, rows, _, _ in self.shown.values() if rows)
+        return f"{trained / 60:.1f} min of training{self._gpus()}{self._eta()}"
+
     def _draw(self) -> Group:
         over, total = self.num_over(), self.definition.num_trials
         seconds = time.monotonic() - self.started
         filled = BAR_WIDTH * over // total
         bar = "━" * filled + "─" * (BAR_WIDTH - filled)
         head = f"{self.definition.name} {bar} {over}/{total} trials, {seconds / 60:.1f} min"
-        if self.definition.gpus_per_trial:
-            budget = f" of {self.max_gpu_hours:g}" if self.max_gpu_hours is not None else ""
-            head += f", {self.gpu_hours():.2f}{budget} GPU h"
+        head += self._gpus()
         table = Table(box=None, pad_edge=False, expand=True)
         for name in ("trial", "state", "epoch", *METRIC_COLUMNS[:4]):
             table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)

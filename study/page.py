@@ -34,7 +34,6 @@ from study.report import (
     show_params,
     show_value,
 )
-from study.tracking.store import package_versions
 from study.training import best_folder
 
 WORDS = ("reconstructions", "interpolation")
@@ -133,8 +132,14 @@ def environment() -> Environment:
     )  # fmt: skip
     made.filters["short"] = show_value
     made.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
-    made.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    made.filters["cell"] = cell
     return made
+
+
+def cell(text: object) -> str:
+    """Return a text as it stands in a cell of a Markdown table: nothing in it is markup."""
+    plain = str(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return plain.replace("\n", " ")
 
 
 def specification(chart: dict[str, Any]) -> str:
@@ -173,11 +178,17 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "seeds": seed_rows(trials),
         "pattern": collapse_pattern(definition, trials).to_dicts(),
         "num_collapsed": sum(has_collapsed(definition, trial) for trial in trials),
+        "collapsed_otherwise": [
+            f"trial {trial.number} is {trial.state}"
+            for trial in trials
+            if trial.state != "collapsed" and has_collapsed(definition, trial)
+        ],
         "samples": samples_of(ledger, best),
         "interpolation": portrait.interpolation if portrait is not None else [],
+        "between": portrait.texts[:2] if portrait is not None else [],
         "costs": costs(definition, trials, price_per_gpu_hour),
         "searched": {name: show_range(allowed) for name, allowed in ranges.items()},
-        "versions": package_versions(),
+        "versions": definition.provenance or {"versions": "not recorded"},
         "written": now(),
         "charts": charts,
     }

@@ -18,6 +18,7 @@ from study.errors import StudyError
 from study.ledger import Ledger
 from study.objectives import Goal
 from study.options import CORPORA, RunOptions, find_corpus
+from study.provenance import here
 from study.reach import check_database, check_ray_address, check_tracking_uri
 from study.settings import merge, nest, parse_assignment, read_preset, read_toml
 from study.space import SearchSpace, build_space
@@ -79,6 +80,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         tracking_uri=absolute_database(tracking_uri) or default_tracking_uri(storage),
         optuna_url=given["optuna_url"] or "",
         command=command,
+        provenance=here(),
     )
     check_sampler(definition)
     return definition

@@ -82,12 +82,12 @@ def best_trial(trials: list[TrialRecord]) -> TrialRecord | None:
     return min(usable, key=lambda trial: trial.best["valid/nll"], default=None)
 
 
-def pareto_trials(trials: list[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that no other beats in both nll (low) and mi (high), from the lowest nll on."""
+def pareto_trials(trials: list[TrialRecord], over: str = "mi") -> list[TrialRecord]:
+    """Return the trials that no other beats in both nll (low) and mi or kl (high), from the lowest nll on."""
     usable = [trial for trial in trials if trial.best and trial.state != "failed"]
     if not usable:
         return []
-    points = np.array([[trial.best["valid/nll"], -trial.best["valid/mi"]] for trial in usable])
+    points = np.array([[trial.best["valid/nll"], -trial.best[f"valid/{over}"]] for trial in usable])
     front = [trial for trial, kept in zip(usable, pareto_front(points), strict=True) if kept]
     return sorted(front, key=lambda trial: trial.best["valid/nll"])
 

@@ -81,7 +81,7 @@ def serve(
     remote = check_host(host, allow_remote=allow_remote, optuna=optuna)
     ledger = Ledger.open(storage / name) if name else None
     refuse_password("--tracking-uri", tracking_uri or "", "keep it in ~/.pgpass")
-    uri = tracking_uri or (ledger.definition.tracking_uri if ledger else default_tracking_uri(storage))
+    uri = tracking_uri or (database_of(ledger) if ledger else default_tracking_uri(storage))
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise StudyError(f"no MLflow database in {storage}; run a study first, or name another --storage")
     if uri.startswith(("http://", "https://")):
@@ -121,6 +121,13 @@ def serve(
         except KeyboardInterrupt:
             return 0
         return processes[0].wait()
+
+
+def database_of(ledger: Ledger) -> str:
+    """Return where a study's runs are: the database that came with its folder, where that was copied here."""
+    uri, beside = ledger.definition.tracking_uri, default_tracking_uri(ledger.folder.parent)
+    moved = uri.startswith("sqlite:///") and Path(uri).name == Path(beside).name
+    return beside if moved and Path(beside.removeprefix("sqlite:///")).is_file() else uri
 
 
 @contextmanager

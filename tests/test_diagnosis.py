@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import json_lines, tiny_settings
 
-from study.diagnosis import collapsed_since, diagnose_features
+from study.diagnosis import collapsed_since, diagnose_features, read_dump
 from study.errors import StudyError
 from study.training import train
 
@@ -155,3 +155,25 @@ def test_a_pickled_dump_is_not_loaded(tmp_path, call):
     code, _, err = call("diagnose", tmp_path / "x.npz")
     assert code == 1
     assert "cannot be read" in err
+
+
+def test_states_of_unequal_number_in_parquet_are_padded(tmp_path):
+    rng = np.random.default_rng(0)
+    states = [rng.normal(size=(count, 4)).tolist() for count in rng.integers(2, 9, 40)]
+    mean = rng.normal(size=(40, 2))
+    frame = pl.DataFrame({"features": states, "mean": mean.tolist(), "log_variance": (mean * 0 - 1).tolist()})
+    frame.write_parquet(tmp_path / "ragged.parquet")
+    found = diagnose_features(**read_dump(tmp_path / "ragged.parquet"))
+    last = np.array([each[-1] for each in states])
+    assert found.metrics["dispersion"] == pytest.approx(
+        diagnose_features(last, mean, mean * 0 - 1).metrics["dispersion"]
+    )
+    assert set(found.metrics["cosine_by_pooling"]) == {"last", "mean", "max"}
+
+
+def test_variances_in_place_of_their_logarithms_are_asked_about():
+    rng = np.random.default_rng(0)
+    features, mean = rng.normal(size=(50, 4)), rng.normal(size=(50, 2))
+    assert "is it the variance itself" in diagnose_features(features, mean, mean * 0 + 0.3).findings[-1]
+    with pytest.raises(StudyError, match="whole lengths"):
+        diagnose_features(rng.normal(size=(50, 6, 4)), mean, mean, np.full(50, 3.5))

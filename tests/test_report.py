@@ -356,3 +356,36 @@ def test_a_spread_is_shown_where_there_are_several_seeds():
     assert mean_and_spread(51.234, 0.1) == "51.23 ± 0.10"
     assert mean_and_spread(51.234, None) == mean_and_spread(51.234, math.nan) == "51.23"
     assert mean_and_spread(math.nan, math.nan) == "-"
+
+
+def test_what_cells_of_markdown_hold_is_no_markup():
+    from study.page import cell
+
+    assert cell("a <unk> | b & c\nd") == "a &lt;unk> \\| b &amp; c d"
+
+
+def test_a_report_names_the_versions_that_the_study_was_started_with(finished_study, page):
+    provenance = Ledger.open(finished_study / "done").definition.provenance
+    assert set(provenance) >= {"commit", "python", "torch", "ray"}
+    assert all(f"{name} {found}" in page for name, found in provenance.items())
+
+
+def test_importance_compares_trials_after_equally_many_epochs(finished_study):
+    definition = replace(Ledger.open(finished_study / "done").definition, grace_epochs=2)
+    # The weight decides how long a trial trains, and nothing else does anything.
+    trials = []
+    for number in range(40):
+        weight = 0.1 + 0.9 * (number * 7 % 40) / 40
+        epochs = 3 + int(10 * weight)
+        params = {"objective.kl_weight": weight, "model.pooling": ["max", "mean"][number % 2]}
+        made = trial(number, "complete", params, 60.0 - epochs, epochs=epochs)
+        rows = [row | {"valid/nll": 60.0 - row["epoch"] + (number % 2), "valid/mi": 0.1} for row in made.rows]
+        trials.append(replace(made, rows=rows))
+    shares = importances(definition, trials).filter(pl.col("metric") == "nll").sort("importance", descending=True)
+    assert shares["setting"][0] == "model.pooling"
+
+
+def test_the_status_says_how_much_is_left(finished_study, call):
+    code, out, _ = call("status", "done", "--storage", finished_study)
+    assert code == 0
+    assert "min of training" in out

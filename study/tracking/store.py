@@ -6,19 +6,16 @@ import fcntl
 import json
 import logging
 import os
-import platform
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.definition import Definition
+from study.provenance import here
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "polars", "pyarrow")
 LOCAL = "sqlite:///"
 
 
@@ -91,20 +88,10 @@ def describe_corpus(definition: Definition) -> DatasetInput:
 
 def provenance(definition: Definition) -> dict[str, str]:
     """Return the tags that say which data, code and packages a run came from."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except OSError:
-        commit = ""  # no git on this machine
+    found = dict(here())
     return {
         "corpus": definition.corpus_name,
         "corpus_fingerprint": definition.corpus_fingerprint,
-        "mlflow.source.git.commit": commit or "unknown",
-        **{f"version.{name}": found for name, found in package_versions().items()},
+        "mlflow.source.git.commit": found.pop("commit"),
+        **{f"version.{name}": number for name, number in found.items()},
     }
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
-    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
