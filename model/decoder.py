@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from model.config import PAD_ID, UNK_ID, NetworkSettings
 from model.cross_entropy import LinearCrossEntropy
-
-State = tuple[Float[Tensor, "1 batch hidden"], Float[Tensor, "1 batch hidden"]]
+from model.recurrence import State, copied, run_lstm
 
 EVALUATION_ROWS = 2048
 """Targets whose logits are held at once when no gradient is needed."""
@@ -51,7 +50,7 @@ class Decoder(nn.Module):
         if self.latent_to_input:
             repeated = latent.unsqueeze(1).expand(-1, tokens.shape[1], -1)
             embedded = torch.cat([embedded, repeated], dim=2)
-        hidden, state = self.lstm(embedded, self.initial_state(latent) if state is None else state)
+        hidden, state = run_lstm(self.lstm, embedded, self.initial_state(latent) if state is None else state)
         hidden = F.dropout(hidden, self.settings.output_dropout, self.training)
         if self.to_output is not None:
             hidden = hidden + self.to_output(latent).unsqueeze(1)
@@ -74,7 +73,7 @@ class Decoder(nn.Module):
         """Return each sequence's -log p(x|z) in nats: every token after `<s>`, `</s>` included."""
         hidden, _ = self.states(self.drop_words(tokens[:, :-1]), latent)
         place, row = target_places(tokens.shape[1] - 1, lengths)
-        place, row = (index.to(tokens.device, non_blocking=True) for index in (place, row))
+        place, row = (copied(index, tokens.device) for index in (place, row))
         losses = self.token_losses(hidden.flatten(0, 1)[place], tokens[:, 1:].flatten()[place])
         return losses.new_zeros(len(tokens)).index_add(0, row, losses)
 

@@ -5,11 +5,11 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from model.config import PAD_ID, NetworkSettings
 from model.pooling import POOLINGS
 from model.posterior import Posterior, SphericalPosterior
+from model.recurrence import copied, run_both_ways, run_lstm
 
 
 class Encoder(nn.Module):
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
     def forward(self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """Return the posterior of each sequence; `lengths` may stay on the CPU."""
         steps = self.steps(tokens, lengths)
-        features = self.pool(steps, lengths.to(steps.device, non_blocking=True))
+        features = self.pool(steps, copied(lengths, steps.device))
         mean, log_variance = self.to_posterior(features).chunk(2, dim=1)
         match self.settings.posterior:
             case "batch-norm":
@@ -79,10 +79,8 @@ class Encoder(nn.Module):
         embedded = self.embedding(tokens)
         if not self.settings.bidirectional:
             # Padding comes after every real token, so that it cannot reach a state that is used.
-            states: Tensor = self.lstm(embedded)[0]
-            return states
-        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1])[0]
+            return run_lstm(self.lstm, embedded)[0]
+        return run_both_ways(self.lstm, embedded, lengths.cpu())
 
     def pool(
         self, steps: Float[Tensor, "batch time hidden"], lengths: Int[Tensor, " batch"]

@@ -37,7 +37,7 @@ def train_encoder(run: TrainingRun, batch: Batch) -> None:
     others are drawn by the seed and the step, so that a resumed run draws the same.
     """
     draw = np.random.default_rng([run.settings.seed, 2, run.progress.step])
-    batches = run.order.epoch(run.progress.epoch)
+    batches = run.batches()
     previous, loss, tokens = float("inf"), torch.zeros((), dtype=torch.float64, device=run.device), 0
     for step in range(1, INNER_STEPS + 1):
         loss = loss + run.update(batch, ("encoder",))[0]

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data.batches import Batch, BatchOrder, iterate
@@ -90,7 +92,8 @@ class TrainingRun:
             training.max_batch_tokens,
             settings.seed,
         )
-        self.num_batches = len(self.order.epoch(0))
+        self._batches = 0, self.order.epoch(0)
+        self.num_batches = len(self._batches[1])
         self.progress = Progress(
             settings.model_dump(),
             corpus.fingerprint,
@@ -142,7 +145,7 @@ class TrainingRun:
         reset_peak_memory(self.device)
         self.network.train()
         started = time.monotonic()
-        batches = self.order.epoch(progress.epoch)
+        batches = self.batches()
         self.num_batches = len(batches)
         for batch in iterate(self.train_split, batches, progress.batch):
             self.step(batch.to(self.device))
@@ -157,6 +160,13 @@ class TrainingRun:
                 return False
         progress.seconds += time.monotonic() - started
         return True
+
+    def batches(self) -> list[NDArray[np.int64]]:
+        """Return this epoch's batches of sequence indices, shuffled once an epoch."""
+        epoch, batches = self._batches
+        if epoch != self.progress.epoch:
+            epoch, batches = self._batches = self.progress.epoch, self.order.epoch(self.progress.epoch)
+        return batches
 
     def step(self, batch: Batch) -> None:
         """Take one optimiser step; nothing in it waits for the device, but for aggressive training's rule."""

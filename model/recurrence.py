@@ -1,0 +1,46 @@
+"""Running an LSTM as a GPU wants it: in float32 whatever autocast says, packed without waiting for the device."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+State = tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch hidden"]]
+
+
+def run_lstm(
+    lstm: nn.LSTM, inputs: Float[Tensor, "batch time inputs"], state: State | None = None
+) -> tuple[Float[Tensor, "batch time hidden"], State]:
+    """Return the top layer's states and the last ones, in float32.
+
+    Autocast would have cuDNN's LSTM in float16, whatever type it was asked for (PyTorch's AutocastRNN.cpp), and without
+    loss scaling gradients vanish in it. TF32 keeps the products on tensor cores.
+    """
+    with torch.autocast(inputs.device.type, enabled=False):
+        found: tuple[Tensor, State]
+        found = lstm(inputs.float(), None if state is None else (state[0].float(), state[1].float()))
+    return found
+
+
+def run_both_ways(
+    lstm: nn.LSTM, inputs: Float[Tensor, "batch time inputs"], lengths: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch time hidden"]:
+    """Return the states of a bidirectional LSTM that never sees padding; `lengths` are on the CPU.
+
+    Sorted here, by indices that are copied without waiting: `pack_padded_sequence` would wait for its own.
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    back = order.argsort()
+    with torch.autocast(inputs.device.type, enabled=False):
+        packed = pack_padded_sequence(
+            inputs.float()[copied(order, inputs.device)], lengths[order], batch_first=True, enforce_sorted=True
+        )
+        states, _ = pad_packed_sequence(lstm(packed)[0], batch_first=True, total_length=inputs.shape[1])
+    return states[copied(back, inputs.device)]
+
+
+def copied(index: Int[Tensor, " any"], device: torch.device) -> Int[Tensor, " any"]:
+    """Return a CPU tensor on a device; from pinned memory, so that the host does not wait for a GPU."""
+    if device.type == "cuda" and index.device.type == "cpu":
+        return index.pin_memory().to(device, non_blocking=True)
+    return index.to(device)
