@@ -288,7 +288,7 @@ def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         )
     found.append(
         "weaken the decoder (model.word_dropout, model.input_dropout), or train the encoder first (method=aggressive),"
-        " which costs 6.5 to 7.6 times as much and all but collapsed on three of four corpora"
+        " which costs 6.5 to 7.6 times as much and all but collapsed on two of four corpora"
     )
     found.append(
         "ask whether z is worth its cost here: if method=language-model has as low an nll, a collapsed model is right"
