@@ -23,6 +23,7 @@ from study.claims import mean_interval
 from study.definition import Definition
 from study.errors import StudyError
 from study.ledger import TrialRecord
+from study.provenance import here
 from study.report import mean_and_spread, show_params
 from study.space import Range, SearchSpace
 from study.trial import FINAL
@@ -94,6 +95,7 @@ def confirmation_study(source: Definition, seeds: int, command: str) -> Definiti
         scheduler="none",
         final_num_samples=0,
         command=command,
+        provenance=here(),
     )
 
 
