@@ -299,7 +299,7 @@ def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
 def padded(features: list[Any], arrays: dict[str, Any]) -> dict[str, Any]:
     """Return features as one array; states over time of unequal number are padded, and their `lengths` found."""
     counts = [len(each) for each in features]
-    if "lengths" in arrays or len(set(counts)) == 1 or not isinstance(features[0][0], list):
+    if "lengths" in arrays or len(set(counts)) <= 1 or not all(counts) or not isinstance(features[0][0], list):
         return {"features": np.array(features)}
     found = np.zeros((len(features), max(counts), len(features[0][0])))
     for row, each in zip(found, features, strict=True):

@@ -177,3 +177,17 @@ def test_variances_in_place_of_their_logarithms_are_asked_about():
     assert "is it the variance itself" in diagnose_features(features, mean, mean * 0 + 0.3).findings[-1]
     with pytest.raises(StudyError, match="whole lengths"):
         diagnose_features(rng.normal(size=(50, 6, 4)), mean, mean, np.full(50, 3.5))
+
+
+@pytest.mark.parametrize("features", [[], [[], [[1.0, 2.0]]]], ids=["none", "one without a state"])
+def test_dumps_without_states_are_refused(tmp_path, features):
+    numbers = [[0.0]] * len(features)
+    schema = {
+        "features": pl.List(pl.List(pl.Float64)),
+        "mean": pl.List(pl.Float64),
+        "log_variance": pl.List(pl.Float64),
+    }
+    frame = pl.DataFrame({"features": features, "mean": numbers, "log_variance": numbers}, schema=schema)
+    frame.write_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(StudyError):
+        diagnose_features(**read_dump(tmp_path / "empty.parquet"))
