@@ -59,11 +59,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus: what its manifest says, its vocabulary and its folder."""
+    """A prepared corpus: its folder and what its manifest says of it."""
 
     folder: Path
     manifest: dict[str, Any]
-    vocabulary: Vocabulary
 
     @classmethod
     def open(cls, folder: Path | str) -> Corpus:
@@ -78,7 +77,23 @@ class Corpus:
                     f"{path} should have {size} bytes, found {'no file' if found is None else found};"
                     " the corpus is damaged: prepare it again with --overwrite"
                 )
-        return cls(folder, manifest, Vocabulary.read(folder / VOCABULARY))
+        return cls(folder, manifest)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary, read when it is first asked for: training needs its size alone."""
+        vocabulary = Vocabulary.read(self.folder / VOCABULARY)
+        if len(vocabulary) != self.vocabulary_size:
+            raise CorpusError(
+                f"{self.folder} is damaged: {len(vocabulary)} tokens in {VOCABULARY}, {self.vocabulary_size} in"
+                f" {MANIFEST}; prepare it again with --overwrite"
+            )
+        return vocabulary
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens known, the four special ones counted."""
+        return int(self.manifest["vocabulary_size"])
 
     @property
     def name(self) -> str:
@@ -140,7 +155,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CorpusError(f"{path} is no manifest of a corpus ({error}); prepare the corpus again") from None
     if version != SCHEMA_VERSION:
         raise CorpusError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}; prepare it again")
-    missing = {"source", "splits", "files", "fingerprint", "settings"} - set(manifest)
+    missing = {"source", "splits", "files", "fingerprint", "settings", "vocabulary_size"} - set(manifest)
     if missing:
         raise CorpusError(f"{path} lacks {', '.join(sorted(missing))}; prepare the corpus again")
     return dict(manifest)

@@ -225,11 +225,14 @@ def spool_sequences(
                     numbers.of(kept["tokens"]), split=pl.lit(split), place=pl.col("key") // (2**64 // NUM_PARTITIONS)
                 )
                 for (place,), rows in kept.partition_by("place", as_dict=True, include_key=False).items():
+                    num_bytes[place] += int(rows["num_bytes"].sum())
+                    if settings.deduplicate and rows["key"].n_unique() < rows.height:
+                        height, rows = rows.height, in_order(rows, deduplicate=True)
+                        dropped["duplicate"] += height - rows.height
                     table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
                     if place not in writers:
                         writers[place] = stack.enter_context(pa.ipc.new_file(str(paths[place]), table.schema))
                     writers[place].write_table(table)
-                    num_bytes[place] += int(rows["num_bytes"].sum())
                 progress(f"read {num_rows:,} sequences, dropped {dropped.total():,}")
     return dropped, gather_buckets(paths, num_bytes)
 
@@ -237,10 +240,10 @@ def spool_sequences(
 def gather_buckets(paths: list[Path], num_bytes: Counter[int]) -> list[list[Path]]:
     """Group neighbouring partitions into buckets of bounded text, by sizes that do not depend on its order."""
     buckets: list[list[Path]] = []
-    size = BUCKET_BYTES
+    size = 0
     for place, path in enumerate(paths):
         if place in num_bytes:
-            if size >= BUCKET_BYTES:
+            if not buckets or size + num_bytes[place] > BUCKET_BYTES:
                 buckets.append([])
                 size = 0
             buckets[-1].append(path)
@@ -261,12 +264,9 @@ def settle_buckets(
     overlap: dict[str, int] = defaultdict(int)
     groups = []
     for number, paths in enumerate(buckets, 1):
-        rows = pl.concat(map(pl.read_ipc, paths)).sort("key", "group_key", "num_bytes", "split")
-        if settings.deduplicate:
-            unique = rows.unique("key", keep="first", maintain_order=True)
-            num_duplicates += rows.height - unique.height
-            rows = unique
-        rows = rows.with_columns(split=choose_split(settings))
+        found = pl.concat(map(pl.read_ipc, paths))
+        rows = in_order(found, deduplicate=settings.deduplicate).with_columns(split=choose_split(settings))
+        num_duplicates += found.height - rows.height
         train = rows.filter(pl.col("split") == "train")
         for split in SPLITS[1:]:
             other = rows.filter(pl.col("split") == split)
@@ -282,6 +282,12 @@ def settle_buckets(
     if groups:
         check_groups(pl.concat(groups).unique())
     return counts, num_duplicates, dict(overlap)
+
+
+def in_order(rows: pl.DataFrame, *, deduplicate: bool) -> pl.DataFrame:
+    """Order sequences by what they are, and keep the first of equal ones only."""
+    rows = rows.sort("key", "group_key", "num_bytes", "split")
+    return rows.unique("key", keep="first", maintain_order=True) if deduplicate else rows
 
 
 def flat(lists: pl.Series) -> NDArray[Any]:

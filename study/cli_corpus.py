@@ -126,7 +126,7 @@ def list_command(folder: Path) -> None:
     for path in found:
         corpus = Corpus.open(path.parent)
         sizes = " / ".join(f"{split['num_sequences']:,}" for split in corpus.manifest["splits"].values())
-        click.echo(f"{path.parent}  {corpus.name}  {sizes} sequences  {len(corpus.vocabulary):,} tokens known")
+        click.echo(f"{path.parent}  {corpus.name}  {sizes} sequences  {corpus.vocabulary_size:,} tokens known")
     if not found:
         click.echo(f"nothing prepared in {folder}", err=True)
     click.echo(f"by name: {', '.join(NAMED)}", err=True)
@@ -177,7 +177,7 @@ def show(corpus: Any) -> None:
     console.print(table)
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items()) or "nothing"
     console.print(
-        f"vocabulary: {len(corpus.vocabulary) - 4:,} tokens and 4 special ones; dropped: {dropped}", markup=False
+        f"vocabulary: {corpus.vocabulary_size - 4:,} tokens and 4 special ones; dropped: {dropped}", markup=False
     )
     if manifest["source"] == "synthetic-topics":
         exact = ", ".join(

@@ -48,7 +48,7 @@ def published_rows(definition: Definition) -> list[dict[str, Any]]:
     if corpus_name not in PUBLISHED:
         raise StudyError(f"nothing published is known for {corpus_name}; there are rows for {', '.join(PUBLISHED)}")
     corpus = Corpus.open(definition.corpus)
-    num_test, num_types = len(corpus.split("test")), len(corpus.vocabulary)
+    num_test, num_types = len(corpus.split("test")), corpus.vocabulary_size
     if num_test != TEST_SEQUENCES[corpus_name]:
         why = f"are on {TEST_SEQUENCES[corpus_name]:,} test sequences, this corpus has {num_test:,}"
     elif abs(num_types / VOCABULARY.get(corpus_name, num_types) - 1) > SAME_SIZE:

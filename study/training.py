@@ -7,6 +7,7 @@ and resumed from its last checkpoint yields, on the same CPU, bit for bit what i
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.batches import Batch, BatchOrder, iterate
-from data.corpus import Corpus
+from data.corpus import VOCABULARY, Corpus
 from model.collapse import is_collapsed
 from model.objective import negative_elbo
 from model.vae import SequenceVAE
@@ -82,7 +83,7 @@ class TrainingRun:
         self.settings, self.corpus, self.folder = settings, corpus, folder
         self.device = choose_device(settings.training)
         torch.manual_seed(settings.seed)
-        self.network = SequenceVAE(settings.model, len(corpus.vocabulary)).to(self.device)
+        self.network = SequenceVAE(settings.model, corpus.vocabulary_size).to(self.device)
         self.optimizers = make_optimizers(self.network, settings)
         self.train_split, self.valid_split = corpus.split("train"), corpus.split("valid")
         training = settings.training
@@ -285,7 +286,7 @@ class TrainingRun:
         progress.best_value, progress.best_epoch, progress.epochs_since_best = value, progress.epoch, 0
         folder = best_folder(self.folder, progress.epoch)
         folder.mkdir(parents=True, exist_ok=True)
-        self.corpus.vocabulary.write(folder / "vocabulary.json")
+        shutil.copyfile(self.corpus.folder / VOCABULARY, folder / VOCABULARY)
         save_network(
             self.network, folder, corpus=self.corpus.name, corpus_fingerprint=self.corpus.fingerprint,
             settings=progress.settings, epoch=progress.epoch, valid=valid, dimensions=dimensions,

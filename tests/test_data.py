@@ -303,6 +303,28 @@ def test_sequences_are_views_of_the_memory_mapped_shards(corpus):
     assert gather(split, np.array([2, 0])).lengths.tolist() == [split.lengths[2] + 2, split.lengths[0] + 2]
 
 
+def test_a_line_that_repeats_is_held_once_a_chunk_whatever_the_order(tmp_path, monkeypatch):
+    settled, in_order = [], pipeline.in_order
+    monkeypatch.setattr(pipeline, "in_order", lambda rows, **given: settled.append(rows) or in_order(rows, **given))
+    lines = sorted(set(some_lines())) * 500
+    mixed = make(tmp_path, random.Random(0).sample(lines, len(lines)), "mixed")
+    assert mixed.manifest["dropped"] == {"duplicate": len(lines) - len(set(lines))}
+    assert settled[-1].height == len(set(lines))
+    assert mixed.fingerprint == make(tmp_path, lines, "sorted").fingerprint
+
+
+def test_the_vocabulary_is_read_when_it_is_asked_for(tmp_path):
+    made = make(tmp_path, some_lines())
+    path = made.folder / "vocabulary.json"
+    words = json.loads(path.read_text())
+    text = json.dumps(words[:-1])
+    path.write_text(text + " " * (path.stat().st_size - len(text)))
+    opened = Corpus.open(made.folder)
+    assert opened.vocabulary_size == len(words)
+    with pytest.raises(CorpusError, match=f"damaged: {len(words) - 1} tokens"):
+        opened.vocabulary  # noqa: B018 - reading it is what fails
+
+
 @pytest.mark.parametrize("place", ["train-00000.arrow", "vocabulary.json"])
 def test_a_truncated_file_is_noticed_when_the_corpus_is_opened(tmp_path, place):
     folder = make(tmp_path, some_lines()).folder
