@@ -163,8 +163,7 @@ def write_corpus(
     numbers = TokenNumbers()
     dropped, buckets = spool_sequences(source, settings, numbers, spool, progress)
     counts, duplicates, overlap = settle_buckets(buckets, settings, progress)
-    if duplicates:
-        dropped["duplicate"] += duplicates
+    dropped += Counter(duplicate=duplicates)
     met = np.flatnonzero(counts.sum(axis=0))
     tokens = numbers.tokens(met)
     in_training = pl.DataFrame({"token": tokens, "count": counts[0, met]}).filter(pl.col("count") > 0)
@@ -207,7 +206,7 @@ class TokenNumbers:
 
 
 def spool_sequences(
-    source: Source, settings: CleaningSettings, numbers: TokenNumbers, spool: Path, progress: Callable[[str], None]
+    source: Source, settings: PrepareSettings, numbers: TokenNumbers, spool: Path, progress: Callable[[str], None]
 ) -> tuple[Counter[str], list[list[Path]]]:
     """Clean the source chunk by chunk into files by hash; return drop counts and the files by bucket."""
     paths = [spool / f"{number:03d}.arrow" for number in range(NUM_PARTITIONS)]
@@ -224,11 +223,11 @@ def spool_sequences(
                 kept = kept.with_columns(
                     numbers.of(kept["tokens"]), split=pl.lit(split), place=pl.col("key") // (2**64 // NUM_PARTITIONS)
                 )
-                for (place,), rows in kept.partition_by("place", as_dict=True, include_key=False).items():
-                    num_bytes[place] += int(rows["num_bytes"].sum())
-                    if settings.deduplicate and rows["key"].n_unique() < rows.height:
-                        height, rows = rows.height, in_order(rows, deduplicate=True)
-                        dropped["duplicate"] += height - rows.height
+                for (place,), found in kept.partition_by("place", as_dict=True, include_key=False).items():
+                    num_bytes[place] += int(found["num_bytes"].sum())
+                    repeats = settings.deduplicate and found["key"].n_unique() < found.height
+                    rows = in_order(found, deduplicate=True) if repeats else found
+                    dropped["duplicate"] += found.height - rows.height
                     table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
                     if place not in writers:
                         writers[place] = stack.enter_context(pa.ipc.new_file(str(paths[place]), table.schema))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.errors import StudyError
 from study.journal import write_json
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
 def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings) -> None:
     """Evaluate the best weights on the test split: metrics, and each sequence's log-likelihood for pairing.
 
-    Once: what is there already stays.
+    Once: what is there already stays. Raises StudyError if that was of another number of importance samples.
     """
     from safetensors.torch import save_file
 
@@ -117,7 +119,15 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings)
     from study.devices import choose_device
     from study.evaluation import score
 
-    if num_samples == 0 or (folder / FINAL).exists():
+    if num_samples == 0:
+        return
+    if (folder / FINAL).exists():
+        found = json.loads((folder / FINAL).read_text("utf-8")).get("samples", num_samples)
+        if found != num_samples:
+            raise StudyError(
+                f"{folder} was evaluated on the test split with {found} importance samples, and is once: ask for"
+                f" {found}, or see other numbers by `study evaluate --samples {num_samples}`"
+            )
         return
     evaluation = settings.evaluation
     network = load_network(max(folder.glob("best-*")), choose_device(settings.training))
@@ -127,4 +137,4 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings)
         max_decoder_tokens=evaluation.max_decoder_tokens,
     )  # fmt: skip
     save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
-    write_json(folder / FINAL, scores.metrics() | scores.reliability())
+    write_json(folder / FINAL, scores.metrics() | scores.reliability() | {"samples": num_samples})

@@ -140,6 +140,9 @@ def test_a_confirmation_is_a_study_that_is_recorded_and_done_once(confirmed, cal
     code, _, err = call("confirm", "done", "--seeds", 5, "--storage", confirmed)
     assert code == 1
     assert "--seeds 3" in err
+    code, _, err = call("confirm", "done", "--top", 2, "--seeds", 3, "--samples", 6, "--storage", confirmed)
+    assert code == 1
+    assert "with 5 importance samples" in err
 
 
 def test_another_studys_confirmation_is_not_taken_for_this_ones(confirmed, call, tmp_path):
