@@ -77,19 +77,50 @@ def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     return mean_interval(differences.mean(1), float(found.standard_error))
 
 
-def differences(frame: pl.DataFrame) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """Return by method and pooling its nll less that of the plain VAE with pooling last, and the interval of that.
+@dataclass(frozen=True)
+class Difference:
+    """How a method and pooling differ from a reference, on the test split, over the seeds that both have."""
 
-    Only of those that share seeds with it.
-    """
-    plain = select(frame, plainest(frame) or "", "last")
-    found = {}
-    for method, pooling in frame.select("method", "pooling").unique(maintain_order=True).iter_rows():
-        own, reference = pair(select(frame, method, pooling), plain)
-        if own.height and (method, pooling) != (plainest(frame), "last"):
-            difference = nll_of_sequences(own) - nll_of_sequences(reference)
-            found[method, pooling] = (float(difference.mean()), *paired_interval(difference))
-    return found
+    method: str
+    pooling: str
+    nll_difference: float
+    """Mean nll less the reference's, nats a sequence; below 0 is better than the reference."""
+    low: float
+    high: float
+    collapsed: int
+    """Runs that collapsed, and of the reference, of so many `seeds`."""
+    reference_collapsed: int
+    seeds: int
+    untrusted: float
+    """The largest share of a run's sequences, the reference's too, whose importance weights cannot be trusted."""
+
+
+def differences(frame: pl.DataFrame) -> list[Difference]:
+    """Return how each method and pooling differs from the plain VAE with pooling last, if they share seeds."""
+    plain = plainest(frame) or ""
+    rows = frame.select("method", "pooling").unique(maintain_order=True).iter_rows()
+    found = [difference(frame, row, (plain, "last")) for row in rows if row != (plain, "last")]
+    return [each for each in found if each is not None]
+
+
+def gains_of_pooling(frame: pl.DataFrame) -> list[Difference]:
+    """Return how each method with a pooled encoder differs from the same method with pooling last."""
+    rows = frame.filter(pl.col("pooling").is_in(POOLED)).select("method", "pooling").unique(maintain_order=True)
+    found = [difference(frame, row, (row[0], "last")) for row in rows.iter_rows()]
+    return [each for each in found if each is not None]
+
+
+def difference(frame: pl.DataFrame, row: tuple[str, str], reference: tuple[str, str]) -> Difference | None:
+    """Return how a method and pooling differ from others, or nothing where no seed was run with both."""
+    own, other = pair(select(frame, *row), select(frame, *reference))
+    if own.height == 0:
+        return None
+    by_sequence = nll_of_sequences(own) - nll_of_sequences(other)
+    untrusted = float(np.max([column(each, "untrusted") for each in (own, other)]))
+    return Difference(
+        *row, float(by_sequence.mean()), *paired_interval(by_sequence), num_collapsed(own), num_collapsed(other),
+        own.height, untrusted,
+    )  # fmt: skip
 
 
 def decide(low: float, high: float) -> str:

@@ -102,33 +102,35 @@ def compare_command(
         ledger, is_new=given["resume"] is None, address=given["address"], show_report=False,
         time_budget_minutes=given["time_budget"], max_gpu_hours=given["max_gpu_hours"],
     )  # fmt: skip
-    frame = compare.results(ledger)
-    if frame.height == 0:
+    found = compare.Comparison(ledger, compare.results(ledger))
+    if found.runs.height == 0:
         click.echo("no trial has been evaluated yet", err=True)
         return code or 1
-    stored = compare.store(ledger, frame, is_whole=code == 0)
+    stored = compare.store(found, is_whole=code == 0)
     if markdown is not None:
-        write_text(markdown, compare.markdown(ledger, frame))
+        write_text(markdown, compare.markdown(found))
     if as_json:
         rows = {"published": published_rows(ledger.definition)} if published else {}
         click.echo(json.dumps(stored | rows, indent=1))
         return code
-    show(ledger, frame)
+    show(found)
     if published:
         make_console().print(published_table(ledger.definition))
     return code
 
 
-def show(ledger: Any, frame: Any) -> None:
+def show(found: Any) -> None:
     """Print a comparison's tables and notes."""
     from study import compare
-    from study.claims import verdicts
     from study.console import make_console
 
     console = make_console()
-    console.print(compare.comparison_table(frame))
-    for note in compare.notes(ledger, frame):
+    first, *others = compare.tables(found)
+    console.print(first)
+    for note in compare.notes(found):
         console.print(note, markup=False)
-    console.print()
-    console.print(compare.claims_table(verdicts(frame)))
-    click.echo(f"stored: {ledger.folder / 'comparison.json'}, {ledger.folder / 'comparison.parquet'}", err=True)
+    for table in others:
+        console.print()
+        console.print(table)
+    folder = found.ledger.folder
+    click.echo(f"stored: {folder / 'comparison.json'}, {folder / 'comparison.parquet'}", err=True)

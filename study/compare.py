@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from io import StringIO
 from itertools import accumulate
 from typing import Any
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from data.corpus import Corpus
 from model.collapse import ACTIVE_VARIANCE
-from study.claims import TRUSTED, Verdict, differences, plainest, verdicts
+from study.claims import TRUSTED, Difference, Verdict, differences, gains_of_pooling, plainest, verdicts
 from study.journal import without_nan, write_json
 from study.ledger import Ledger
 from study.report import LINE_BREAK, mean_and_spread
@@ -77,53 +78,85 @@ def training_seconds(row: dict[str, Any]) -> float:
     return float(row.get("train/seconds", row["seconds"]))
 
 
-def summary(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return mean and standard deviation over seeds by method and pooling, and costs relative to the plain VAE's."""
-    costs = ("seconds", "decoder_tokens")
-    grouped = frame.group_by("method", "pooling", maintain_order=True).agg(
-        pl.len().alias("seeds"),
-        *[pl.col(name).mean() for name in (*METRICS, *ERRORS, *costs)],
-        *[pl.col(name).std().alias(f"{name}_sd") for name in METRICS],
-    )
-    plain = grouped.filter((pl.col("method") == (plainest(frame) or "")) & (pl.col("pooling") == "last"))
-    if plain.height == 0:
-        return grouped
-    return grouped.with_columns(*[(pl.col(name) / plain[name][0]).alias(f"relative_{name}") for name in costs])
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison's runs (see `results`), and what is computed of them, once."""
+
+    ledger: Ledger
+    runs: pl.DataFrame
+
+    @cached_property
+    def summary(self) -> pl.DataFrame:
+        """Mean and standard deviation over seeds by method and pooling, and costs relative to the plain VAE's."""
+        costs = ("seconds", "decoder_tokens")
+        grouped = self.runs.group_by("method", "pooling", maintain_order=True).agg(
+            pl.len().alias("seeds"),
+            *[pl.col(name).mean() for name in (*METRICS, *ERRORS, *costs)],
+            *[pl.col(name).std().alias(f"{name}_sd") for name in METRICS],
+        )
+        plain = grouped.filter((pl.col("method") == (self.plainest or "")) & (pl.col("pooling") == "last"))
+        if plain.height == 0:
+            return grouped
+        return grouped.with_columns(*[(pl.col(name) / plain[name][0]).alias(f"relative_{name}") for name in costs])
+
+    @cached_property
+    def plainest(self) -> str | None:
+        """The method that stands for the plain VAE."""
+        return plainest(self.runs)
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """Each method and pooling against the plain VAE with pooling last."""
+        return differences(self.runs)
+
+    @cached_property
+    def gains(self) -> list[Difference]:
+        """Each method with a pooled encoder against itself with pooling last."""
+        return gains_of_pooling(self.runs)
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """What the runs say of each claim made for pooling."""
+        return verdicts(self.runs)
 
 
-def comparison_table(frame: pl.DataFrame) -> Table:
+def comparison_table(found: Comparison) -> Table:
     """Return the table of a comparison, test split, mean ± standard deviation over seeds."""
     table = Table(title="Test split, mean ± s.d. over seeds", title_justify="left", box=None, pad_edge=False)
-    against = differences(frame)
-    than = f"nll less {plainest(frame)} last's"
+    against = {(each.method, each.pooling): show_difference(each) for each in found.differences}
+    than = f"nll less {found.plainest} last's"
     for name in ("method", "pooling", "seeds", *METRICS, than, "untrusted", "seconds", "decoder tokens"):
         table.add_column(name, justify="left" if name in ("method", "pooling") else "right")
-    for row in summary(frame).iter_rows(named=True):
+    for row in found.summary.iter_rows(named=True):
         cells = [mean_and_spread(row[name], row[f"{name}_sd"]) for name in METRICS]
-        difference = against.get((row["method"], row["pooling"]))
-        cells.append(show_interval(*difference) if difference else "-")
-        cells.append("-" if math.isnan(row["untrusted"]) else f"{row['untrusted']:.0%}")
+        cells += [against.get((row["method"], row["pooling"]), "-"), show_share(row["untrusted"])]
         costs = [f"{row.get(f'relative_{name}', float('nan')):z.2f}x" for name in ("seconds", "decoder_tokens")]
         table.add_row(row["method"], row["pooling"], str(row["seeds"]), *cells, *costs)
     return table
 
 
-def show_interval(value: float, low: float, high: float) -> str:
-    """Return a value and its interval, short."""
-    return f"{value:z.2f} [{low:z.2f}, {high:z.2f}]"
+def show_difference(given: Difference) -> str:
+    """Return a difference and its interval, short."""
+    return f"{given.nll_difference:z.2f} [{given.low:z.2f}, {given.high:z.2f}]"
 
 
-def notes(ledger: Ledger, frame: pl.DataFrame) -> list[str]:
+def show_share(untrusted: float) -> str:
+    """Return the share of sequences not to be trusted; a dash where it is not known."""
+    return "-" if math.isnan(untrusted) else f"{untrusted:.0%}"
+
+
+def notes(comparison: Comparison) -> list[str]:
     """Return what one must know to read the table: units, caps, thresholds, and which likelihoods not to trust."""
-    evaluation = ledger.definition.space.fixed.evaluation
-    whole = len(Corpus.open(ledger.definition.corpus).split("test"))
+    definition = comparison.ledger.definition
+    evaluation = definition.space.fixed.evaluation
+    whole = len(Corpus.open(definition.corpus).split("test"))
     num_sequences = min(evaluation.final_num_sequences or whole, whole)
     found = [
         f"nll, KL, MI in nats a sequence over {num_sequences:,} sequences (MI is at most"
         f" {math.log(num_sequences):z.2f}, their logarithm); AU: dimensions whose posterior mean varies by at least"
         f" {ACTIVE_VARIANCE}; seconds are of training alone"
     ]
-    doubtful = summary(frame).filter(pl.col("untrusted") > TRUSTED)
+    doubtful = comparison.summary.filter(pl.col("untrusted") > TRUSTED)
     if doubtful.height:
         rows = ", ".join(f"{row['method']} {row['pooling']}" for row in doubtful.iter_rows(named=True))
         mend = "give more --samples"
@@ -146,36 +179,54 @@ def claims_table(found: list[Verdict]) -> Table:
     return table
 
 
-def markdown(ledger: Ledger, frame: pl.DataFrame) -> str:
+def gains_table(found: list[Difference]) -> Table:
+    """Return what pooling adds to each method, last state against pooled."""
+    table = Table(title="Pooling beside each method", title_justify="left", box=None, pad_edge=False)
+    for name in ("method", "pooling", "nll less the same method's with pooling last", "collapsed: last", "pooled"):
+        table.add_column(name, justify="left" if name in ("method", "pooling") else "right", overflow="fold")
+    table.add_column("untrusted", justify="right")
+    for each in found:
+        collapsed = [f"{number} of {each.seeds}" for number in (each.reference_collapsed, each.collapsed)]
+        table.add_row(each.method, each.pooling, show_difference(each), *collapsed, show_share(each.untrusted))
+    return table
+
+
+def tables(found: Comparison) -> list[Table]:
+    """Return all tables of a comparison that have rows."""
+    made = (comparison_table(found), gains_table(found.gains), claims_table(found.verdicts))
+    return [table for table in made if table.row_count]
+
+
+def markdown(found: Comparison) -> str:
     """Return a comparison's tables, notes and command as Markdown."""
     parts = []
-    for table in (comparison_table(frame), claims_table(verdicts(frame))):
+    for table in tables(found):
         parts.append(f"**{table.title}**")
         table.title, table.box, table.pad_edge = None, box.MARKDOWN, True
         console = Console(file=StringIO(), width=100_000, highlight=False, emoji=False)
         with console.capture() as captured:
             console.print(table)
         parts.append(re.sub("-{4,}", "---", re.sub(" {2,}", " ", captured.get().strip())))
-    return "\n\n".join([*parts, *notes(ledger, frame), f"`{ledger.definition.command}`"]) + "\n"
+    return "\n\n".join([*parts, *notes(found), f"`{found.ledger.definition.command}`"]) + "\n"
 
 
-def store(ledger: Ledger, frame: pl.DataFrame, *, is_whole: bool) -> dict[str, Any]:
+def store(found: Comparison, *, is_whole: bool) -> dict[str, Any]:
     """Write the trials, their summary and the verdicts beside the study, as parquet and JSON; return the latter.
 
     A comparison that `is_whole` is added to the study's run in MLflow too, once however often it is shown.
     """
-    frame.drop("folder").write_parquet(ledger.folder / "comparison.parquet")
-    against = [
-        {"method": method, "pooling": pooling, "nll_difference": difference, "low": low, "high": high}
-        for (method, pooling), (difference, low, high) in differences(frame).items()
-    ]
-    found = {"summary": summary(frame).to_dicts(), "claims": [asdict(each) for each in verdicts(frame)],
-             "against": {"plain": plainest(frame), "differences": against}}  # fmt: skip
-    stored: dict[str, Any] = without_nan(found) | {"in_mlflow": is_whole}
-    path = ledger.folder / COMPARISON
+    folder = found.ledger.folder
+    found.runs.drop("folder").write_parquet(folder / "comparison.parquet")
+    against = {"plain": found.plainest, "differences": [asdict(each) for each in found.differences]}
+    document = {
+        "summary": found.summary.to_dicts(), "against": against, "gains": [asdict(each) for each in found.gains],
+        "claims": [asdict(each) for each in found.verdicts],
+    }  # fmt: skip
+    stored: dict[str, Any] = without_nan(document) | {"in_mlflow": is_whole}
+    path = folder / COMPARISON
     if not path.is_file() or json.loads(path.read_text("utf-8")) != stored:
         if is_whole:
-            record(ledger, stored)
+            record(found.ledger, stored)
         write_json(path, stored)
     return stored
 

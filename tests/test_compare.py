@@ -53,7 +53,10 @@ def test_a_comparison_runs_every_point_once_and_judges_the_claims(ray_session, c
     lines = (tmp_path / "t.md").read_text("utf-8").splitlines()
     row = next(line for line in lines if line.startswith("| vae | last |"))
     assert f" {plain['nll']:.2f} ± {plain['nll_sd']:.2f} |" in row
-    assert len([line for line in lines if line.startswith("| ")]) == 2 + 5 + len(stored["claims"])
+    assert len([line for line in lines if line.startswith("| ")]) == 3 + 5 + len(stored["claims"]) + len(
+        stored["gains"]
+    )
+    assert [(each["method"], each["pooling"]) for each in stored["gains"]] == [("vae", "max"), ("aggressive", "max")]
     assert call("compare", "--resume", "c", "--markdown", tmp_path / "t.txt", "--storage", tmp_path)[0] == 1
 
 
@@ -85,14 +88,20 @@ def test_every_row_is_held_against_the_plain_vae_sequence_by_sequence(tmp_path):
             folder.mkdir()
             log_p = torch.from_numpy(-sequences + gain + draw.normal(0, 0.3, 400) + draw.normal(0, 0.1))
             save_file({"log_p": log_p}, folder / FINAL_SCORES)
-            rows.append({"method": method, "pooling": pooling, "seed": seed, "folder": str(folder)})
-    found = claims.differences(pl.DataFrame(rows))
-    assert list(found) == [("vae", "max"), ("bn-vae", "last")]
-    difference, low, high = found["vae", "max"]
+            rows.append({"method": method, "pooling": pooling, "seed": seed, "folder": str(folder), "au": 0,
+                         "kl": 0.1 * (method == "bn-vae"), "collapse_kl_nats": 0.1, "untrusted": seed / 100})  # fmt: skip
+    pooled, fixed = claims.differences(pl.DataFrame(rows))
+    assert [(each.method, each.pooling) for each in (pooled, fixed)] == [("vae", "max"), ("bn-vae", "last")]
     # Far less than the spread of the sequences, which all share.
-    assert -1.6 < low < -1.0 < high < -0.4
-    assert low < difference < high
-    assert found["bn-vae", "last"][1] < 0 < found["bn-vae", "last"][2]
+    assert -1.6 < pooled.low < -1.0 < pooled.high < -0.4
+    assert pooled.low < pooled.nll_difference < pooled.high
+    assert fixed.low < 0 < fixed.high
+    assert (fixed.collapsed, fixed.reference_collapsed, fixed.seeds, fixed.untrusted) == (0, 3, 3, 0.02)
+    assert claims.gains_of_pooling(pl.DataFrame(rows)) == [pooled]
+    other = [{**row, "pooling": "mean", "folder": rows[3]["folder"]} for row in rows if row["method"] == "bn-vae"]
+    gained = claims.gains_of_pooling(pl.DataFrame(rows + other))[1]
+    assert (gained.method, gained.pooling) == ("bn-vae", "mean")
+    assert gained.high < -0.4
 
 
 def test_three_seeds_that_agree_leave_the_error_of_the_sequences():
