@@ -1,5 +1,5 @@
 #!/bin/sh
-# The eight tables of results.md, one after the other; each may be broken off and started again. Six hours on 2 CPU cores.
+# The eight tables of results.md, one after the other; each may be broken off and started again. Two hours on 2 fast CPU cores.
 # usage: docs/results.sh PTB_FOLDER SHORT_YELP_FOLDER
 set -eu
 methods=language-model,vae:last,annealing,aggressive:last,autoencoder:last,cyclical:last,bn-vae:last
