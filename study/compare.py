@@ -120,14 +120,14 @@ class Comparison:
         return verdicts(self.runs)
 
 
-def comparison_table(found: Comparison) -> Table:
+def comparison_table(comparison: Comparison) -> Table:
     """Return the table of a comparison, test split, mean ± standard deviation over seeds."""
     table = Table(title="Test split, mean ± s.d. over seeds", title_justify="left", box=None, pad_edge=False)
-    against = {(each.method, each.pooling): show_difference(each) for each in found.differences}
-    than = f"nll less {found.plainest} last's"
+    against = {(each.method, each.pooling): show_difference(each) for each in comparison.differences}
+    than = f"nll less {comparison.plainest} last's"
     for name in ("method", "pooling", "seeds", *METRICS, than, "untrusted", "seconds", "decoder tokens"):
         table.add_column(name, justify="left" if name in ("method", "pooling") else "right")
-    for row in found.summary.iter_rows(named=True):
+    for row in comparison.summary.iter_rows(named=True):
         cells = [mean_and_spread(row[name], row[f"{name}_sd"]) for name in METRICS]
         cells += [against.get((row["method"], row["pooling"]), "-"), show_share(row["untrusted"])]
         costs = [f"{row.get(f'relative_{name}', float('nan')):z.2f}x" for name in ("seconds", "decoder_tokens")]
@@ -191,42 +191,42 @@ def gains_table(found: list[Difference]) -> Table:
     return table
 
 
-def tables(found: Comparison) -> list[Table]:
+def tables(comparison: Comparison) -> list[Table]:
     """Return all tables of a comparison that have rows."""
-    made = (comparison_table(found), gains_table(found.gains), claims_table(found.verdicts))
+    made = (comparison_table(comparison), gains_table(comparison.gains), claims_table(comparison.verdicts))
     return [table for table in made if table.row_count]
 
 
-def markdown(found: Comparison) -> str:
+def markdown(comparison: Comparison) -> str:
     """Return a comparison's tables, notes and command as Markdown."""
     parts = []
-    for table in tables(found):
+    for table in tables(comparison):
         parts.append(f"**{table.title}**")
         table.title, table.box, table.pad_edge = None, box.MARKDOWN, True
         console = Console(file=StringIO(), width=100_000, highlight=False, emoji=False)
         with console.capture() as captured:
             console.print(table)
         parts.append(re.sub("-{4,}", "---", re.sub(" {2,}", " ", captured.get().strip())))
-    return "\n\n".join([*parts, *notes(found), f"`{found.ledger.definition.command}`"]) + "\n"
+    return "\n\n".join([*parts, *notes(comparison), f"`{comparison.ledger.definition.command}`"]) + "\n"
 
 
-def store(found: Comparison, *, is_whole: bool) -> dict[str, Any]:
+def store(comparison: Comparison, *, is_whole: bool) -> dict[str, Any]:
     """Write the trials, their summary and the verdicts beside the study, as parquet and JSON; return the latter.
 
     A comparison that `is_whole` is added to the study's run in MLflow too, once however often it is shown.
     """
-    folder = found.ledger.folder
-    found.runs.drop("folder").write_parquet(folder / "comparison.parquet")
-    against = {"plain": found.plainest, "differences": [asdict(each) for each in found.differences]}
+    folder = comparison.ledger.folder
+    comparison.runs.drop("folder").write_parquet(folder / "comparison.parquet")
+    against = {"plain": comparison.plainest, "differences": [asdict(each) for each in comparison.differences]}
     document = {
-        "summary": found.summary.to_dicts(), "against": against, "gains": [asdict(each) for each in found.gains],
-        "claims": [asdict(each) for each in found.verdicts],
+        "summary": comparison.summary.to_dicts(), "against": against, "gains": [asdict(each) for each in comparison.gains],
+        "claims": [asdict(each) for each in comparison.verdicts],
     }  # fmt: skip
     stored: dict[str, Any] = without_nan(document) | {"in_mlflow": is_whole}
     path = folder / COMPARISON
     if not path.is_file() or json.loads(path.read_text("utf-8")) != stored:
         if is_whole:
-            record(found.ledger, stored)
+            record(comparison.ledger, stored)
         write_json(path, stored)
     return stored
 
