@@ -219,7 +219,8 @@ def store(comparison: Comparison, *, is_whole: bool) -> dict[str, Any]:
     comparison.runs.drop("folder").write_parquet(folder / "comparison.parquet")
     against = {"plain": comparison.plainest, "differences": [asdict(each) for each in comparison.differences]}
     document = {
-        "summary": comparison.summary.to_dicts(), "against": against, "gains": [asdict(each) for each in comparison.gains],
+        "summary": comparison.summary.to_dicts(), "against": against,
+        "gains": [asdict(each) for each in comparison.gains],
         "claims": [asdict(each) for each in comparison.verdicts],
     }  # fmt: skip
     stored: dict[str, Any] = without_nan(document) | {"in_mlflow": is_whole}
