@@ -65,7 +65,7 @@ class BatchOrder:
     size (with `<s>` and `</s>`) stays within that many tokens.
     """
 
-    lengths: NDArray[np.int64]
+    lengths: NDArray[np.integer[Any]]
     batch_size: int
     max_tokens: int | None = None
     seed: int = 0
