@@ -122,7 +122,7 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings)
     if num_samples == 0:
         return
     if (folder / FINAL).exists():
-        found = json.loads((folder / FINAL).read_text("utf-8")).get("samples", num_samples)
+        found = json.loads((folder / FINAL).read_text("utf-8")).get("most_samples", num_samples)
         if found != num_samples:
             raise StudyError(
                 f"{folder} was evaluated on the test split with {found} importance samples, and is once: ask for"
@@ -137,4 +137,4 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings)
         max_decoder_tokens=evaluation.max_decoder_tokens,
     )  # fmt: skip
     save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
-    write_json(folder / FINAL, scores.metrics() | scores.reliability() | {"samples": num_samples})
+    write_json(folder / FINAL, scores.metrics() | scores.reliability() | {"most_samples": num_samples})

@@ -143,6 +143,12 @@ def test_a_confirmation_is_a_study_that_is_recorded_and_done_once(confirmed, cal
     code, _, err = call("confirm", "done", "--top", 2, "--seeds", 3, "--samples", 6, "--storage", confirmed)
     assert code == 1
     assert "with 5 importance samples" in err
+    # Those drawn on average are fewer with a tolerance or without a latent variable; older records have them alone.
+    for path in stamps:
+        final = json.loads(path.read_text())
+        assert final.pop("most_samples") == 5
+        path.write_text(json.dumps(final | {"samples": 3.2}))
+    assert call("confirm", "done", "--top", 2, "--seeds", 3, "--samples", 5, "--storage", confirmed)[0] == 0
 
 
 def test_another_studys_confirmation_is_not_taken_for_this_ones(confirmed, call, tmp_path):
