@@ -88,7 +88,7 @@ class Difference:
     low: float
     high: float
     collapsed: int
-    """Runs that collapsed, and of the reference, of so many `seeds`."""
+    """How many of its runs collapsed, of one for each of the `seeds`; below, of the reference's."""
     reference_collapsed: int
     seeds: int
     untrusted: float
