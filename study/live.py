@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from statistics import mean
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,24 @@ from study.report import METRIC_COLUMNS, USABLE, metric_cells, show_params
 SHOWN_FINISHED, BAR_WIDTH = 8, 24
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of a trial: of a study of thousands, every epoch would fill the driver's memory."""
+
+    params: dict[str, Any]
+    epochs: int
+    seconds: float
+    """Time of training so far."""
+    row: dict[str, Any]
+    """The best epoch of a trial that is over, the last of one that runs; empty before the first."""
+    state: str
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the trial is being trained."""
+        return self.state == "running"
+
+
 class LiveView:
     """Progress, time left, the best so far and each running trial's KL, AU and NLL."""
 
@@ -28,7 +47,7 @@ class LiveView:
         self.max_gpu_hours = max_gpu_hours
         self.console = make_console(stderr=True)
         self.started = time.monotonic()
-        self.shown: dict[int, tuple[dict[str, Any], list[dict[str, Any]], str, str]] = {}
+        self.shown: dict[int, Shown] = {}
         self.message = ""
         self.last = ""
         self._live: Live | None = None
@@ -37,7 +56,11 @@ class LiveView:
         """Begin from what an earlier run of the study left."""
         for trial in trials:
             if trial.state not in ("running", "waiting"):
-                self.shown[trial.number] = (trial.params, trial.rows, trial.state, trial.reason)
+                self.shown[trial.number] = self._shown(trial.params, trial.rows, trial.state)
+
+    def _shown(self, params: dict[str, Any], rows: list[dict[str, Any]], state: str) -> Shown:
+        row = rows[-1] if rows and state == "running" else best_row(rows, self.definition)
+        return Shown(params, len(rows), rows[-1]["seconds"] if rows else 0.0, row, state)
 
     def __enter__(self) -> LiveView:
         """Start to draw, if there is a terminal."""
@@ -56,14 +79,14 @@ class LiveView:
 
     def update(self, number: int, params: dict[str, Any], rows: list[dict[str, Any]], state: str, reason: str) -> None:
         """Show a trial's new epoch or its end."""
-        self.shown[number] = (params, rows, state, reason)
+        shown = self.shown[number] = self._shown(params, rows, state)
         if state != "running":
             self.last = f"last: trial {number} {state} after {len(rows)} epochs" + (f", {reason}" if reason else "")
         if self._live is not None:
             return
         if state != "running":
-            best = best_row(rows, self.definition)
-            cells = ", ".join(f"{name} {cell}" for name, cell in zip(METRIC_COLUMNS, metric_cells(best), strict=True))
+            metrics = zip(METRIC_COLUMNS, metric_cells(shown.row), strict=True)
+            cells = ", ".join(f"{name} {cell}" for name, cell in metrics)
             self.console.print(
                 f"[{self.num_over()}/{self.definition.num_trials}] trial {number} {state} after {len(rows)} epochs:"
                 f" {cells}; {show_params(params)}{'; ' + reason if reason else ''}{self._eta()}{self._gpus()}",
@@ -79,7 +102,7 @@ class LiveView:
 
     def num_over(self) -> int:
         """Count the trials that are over."""
-        return sum(state != "running" for _, _, state, _ in self.shown.values())
+        return sum(not each.is_running for each in self.shown.values())
 
     def seconds_left(self) -> float | None:
         """Estimate the time left from how long trials trained, early ends included; None before the first has ended.
@@ -87,16 +110,15 @@ class LiveView:
         A trial to come takes the mean of those that ended, a running one the mean of those that lasted longer than it
         has, or else what its epochs still to come take at its own pace.
         """
-        ended = [rows[-1]["seconds"] for _, rows, state, _ in self.shown.values() if state != "running" and rows]
+        ended = [each.seconds for each in self.shown.values() if not each.is_running and each.epochs]
         if not ended:
             return None
         most = self.definition.space.most_epochs()
         running = []
-        for _, rows, state, _ in self.shown.values():
-            if state == "running":
-                spent = rows[-1]["seconds"] if rows else 0.0
-                longer = [seconds - spent for seconds in ended if seconds > spent]
-                at_most = spent / len(rows) * max(0, most - len(rows)) if rows else mean(ended)
+        for each in self.shown.values():
+            if each.is_running:
+                longer = [seconds - each.seconds for seconds in ended if seconds > each.seconds]
+                at_most = each.seconds / each.epochs * max(0, most - each.epochs) if each.epochs else mean(ended)
                 running.append(min(at_most, mean(longer)) if longer else at_most)
         waiting = self.definition.num_trials - len(self.shown)
         work = sum(running) + max(0, waiting) * mean(ended)
@@ -105,7 +127,7 @@ class LiveView:
 
     def gpu_hours(self) -> float:
         """Return what all trials, those of earlier runs of the study included, have used of the GPUs so far."""
-        seconds = sum(rows[-1]["seconds"] for _, rows, _, _ in self.shown.values() if rows)
+        seconds = sum(each.seconds for each in self.shown.values())
         return float(seconds * self.definition.gpus_per_trial / 3600)
 
     def _eta(self) -> str:
@@ -124,7 +146,7 @@ class LiveView:
 
     def summary(self) -> str:
         """Return how far the study is, for whoever looks from elsewhere: time trained, of GPUs, and left."""
-        trained = sum(rows[-1]["seconds"] for _, rows, _, _ in self.shown.values() if rows)
+        trained = sum(each.seconds for each in self.shown.values())
         return f"{trained / 60:.1f} min of training{self._gpus()}{self._eta()}"
 
     def _draw(self) -> Group:
@@ -139,12 +161,12 @@ class LiveView:
             table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
         # What is left of the line: the numbers come first.
         table.add_column("settings", overflow="ellipsis", no_wrap=True, ratio=1)
-        running = sorted(number for number, shown in self.shown.items() if shown[2] == "running")
-        finished = sorted(number for number, shown in self.shown.items() if shown[2] != "running")
+        running = sorted(number for number, each in self.shown.items() if each.is_running)
+        finished = sorted(number for number, each in self.shown.items() if not each.is_running)
         for number in [*finished[-SHOWN_FINISHED:], *running]:
-            params, rows, state, _ = self.shown[number]
-            row = rows[-1] if rows and state == "running" else best_row(rows, self.definition)
-            table.add_row(str(number), state, str(len(rows)), *metric_cells(row)[:4], show_params(params))
+            each = self.shown[number]
+            cells = metric_cells(each.row)[:4]
+            table.add_row(str(number), each.state, str(each.epochs), *cells, show_params(each.params))
         parts: list[RenderableType] = [Text(head + self._eta()), Text(self._best_so_far()), table]
         if self.last:
             parts.append(Text(self.last, overflow="ellipsis", no_wrap=True))
@@ -152,11 +174,7 @@ class LiveView:
 
     def _best_so_far(self) -> str:
         goal = self.definition.goal
-        found = [
-            (best_row(rows, self.definition), number)
-            for number, (_, rows, state, _) in self.shown.items()
-            if state in USABLE
-        ]
+        found = [(each.row, number) for number, each in self.shown.items() if each.state in USABLE]
         usable = [(best["valid/nll"], number) for best, number in found if best and goal.is_feasible(best)]
         if not usable:
             return "best so far: none feasible yet"

@@ -80,7 +80,7 @@ def test_gpu_hours_are_those_of_every_trial_so_far():
     view = filled_view()
     assert view.gpu_hours() == 0.0
     view.definition = replace(view.definition, gpus_per_trial=0.5)
-    seconds = sum(rows[-1]["seconds"] for _, rows, _, _ in view.shown.values())
+    seconds = sum(each.seconds for each in view.shown.values())
     assert seconds > 0
     assert view.gpu_hours() == seconds * 0.5 / 3600
     text = drawn(view, 80)
