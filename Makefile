@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: study test lint types slow browser cluster faults audit api constraints clean \
+.PHONY: study test lint types slow fuzz browser cluster faults audit api constraints clean \
 	bench-training bench-likelihood bench-data bench-orchestration bench-search bench-scale bench-gpu
 
 study: $(VENV)/installed  ## a whole study on the default corpus
@@ -21,6 +21,9 @@ types: $(VENV)/installed
 
 slow: $(VENV)/installed  ## the tests that take minutes
 	$(RUN)/python -m pytest -q -m slow
+
+fuzz: $(VENV)/installed  ## damaged files and edge values of options: FUZZ=2000 make fuzz tries so many
+	FUZZ=$${FUZZ:-400} $(RUN)/python -m pytest -q -s -m fuzz
 
 browser: $(VENV)/installed  ## the tests in Chromium (Debian's chromium and chromium-driver)
 	$(RUN)/python -m pytest -q -m browser

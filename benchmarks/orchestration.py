@@ -20,7 +20,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from study.ledger import Ledger, TrialRecord
+from study.ledger import Ledger
+from study.records import TrialRecord
 from study.settings import Settings
 
 STUDY = str(Path(sys.executable).with_name("study"))

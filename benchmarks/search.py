@@ -32,12 +32,12 @@ from scipy import stats
 
 from model.collapse import is_collapsed
 from study.definition import Definition
-from study.ledger import best_row
 from study.objectives import Goal
+from study.records import best_row
 from study.samplers import make_sampler
+from study.schedules import EPOCH, METRIC, make_scheduler
 from study.settings import read_preset
 from study.space import Range, build_space
-from study.tuning import EPOCH, METRIC, make_scheduler
 
 CURVES = Path(__file__).parent / "chitchat-curves.parquet"
 GAUSSIAN = {"settings": {"model": {"posterior": "gaussian"}}}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from data.errors import CorpusError
+from data.files import DamagedFileError, check_type, first_line, is_sealed, read_json, sealed, write_text
 from data.vocabulary import Vocabulary
 
 SCHEMA_VERSION = 1
@@ -26,6 +30,7 @@ class Split:
     """One split's sequences, read from memory-mapped shards that all processes of a node share."""
 
     def __init__(self, name: str, shards: Sequence[pa.RecordBatch]) -> None:
+        """Hold a split's shards; raise CorpusError if a shard's offsets do not fit its tokens."""
         self.name = name
         # from_dlpack, not to_numpy: that imports pandas, which takes a hundred times as long as opening a corpus
         offsets = [np.from_dlpack(shard.column("tokens").offsets) for shard in shards]
@@ -34,8 +39,11 @@ class Split:
         self._ends = np.cumsum([len(shard) for shard in shards])
         # Of half the size and written once: with millions of sequences, what takes time and memory when opening
         self.lengths: NDArray[np.int32] = np.empty(sum(map(len, shards)), np.int32)
-        for stop, ends in zip(self._ends, offsets, strict=True):
-            np.subtract(ends[1:], ends[:-1], out=self.lengths[stop - len(ends) + 1 : stop], casting="same_kind")
+        for stop, ends, values in zip(self._ends, offsets, self._values, strict=True):
+            lengths = self.lengths[stop - len(ends) + 1 : stop]
+            np.subtract(ends[1:], ends[:-1], out=lengths, casting="same_kind")
+            if len(lengths) and (lengths.min() < 0 or ends[0] < 0 or ends[-1] > len(values)):
+                raise CorpusError(f"a shard of {name} is damaged: its offsets do not fit its {len(values)} tokens")
         self._num_bytes = [np.from_dlpack(shard.column("num_bytes")) for shard in shards]
 
     def __len__(self) -> int:
@@ -50,6 +58,11 @@ class Split:
     def num_tokens(self) -> int:
         """Tokens of all sequences, `<s>` and `</s>` not counted."""
         return int(self.lengths.sum())
+
+    @property
+    def highest_id(self) -> int:
+        """The highest token id of all sequences, -1 without any; reads everything."""
+        return max((int(values.max()) for values in self._values if len(values)), default=-1)
 
     def sequence(self, index: int) -> NDArray[np.integer[Any]]:
         """Return the token ids of one sequence, without `<s>` and `</s>`, as a view of the shard."""
@@ -80,7 +93,10 @@ class Corpus:
                     f"{path} should have {size} bytes, found {'no file' if found is None else found};"
                     " the corpus is damaged: prepare it again with --overwrite"
                 )
-        return cls(folder, manifest)
+        corpus = cls(folder, manifest)
+        if not is_verified(folder, manifest):
+            corpus.verify()
+        return corpus
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -121,47 +137,140 @@ class Corpus:
         return Split(name, [self._shard(file) for file in self.manifest["splits"][name]["shards"]])
 
     def verify(self) -> None:
-        """Read everything and raise CorpusError unless the content has the manifest's fingerprint."""
-        found = fingerprint(self.folder, list(self.manifest["files"]))
+        """Read everything and raise CorpusError unless the content has the manifest's fingerprint and every id a token.
+
+        Opening does this too, once a node for files that have not changed since.
+        """
+        try:
+            stamps = file_stamps(self.folder, self.manifest)
+            found = fingerprint(self.folder, list(self.manifest["files"]))
+        except OSError as error:
+            raise CorpusError(f"{error.filename} cannot be read: {error.strerror}") from None
         if found != self.fingerprint:
-            raise CorpusError(f"{self.folder} has fingerprint {found}, its manifest says {self.fingerprint}")
+            raise CorpusError(
+                f"{self.folder} is damaged: its files have fingerprint {found}, its manifest says {self.fingerprint};"
+                " prepare it again with --overwrite"
+            )
+        for name in self.manifest["splits"]:
+            highest = self.split(name).highest_id
+            if highest >= self.vocabulary_size:
+                raise CorpusError(
+                    f"{self.folder} is damaged: token id {highest} in {name}, but {self.vocabulary_size} tokens are"
+                    " known; prepare it again with --overwrite"
+                )
+        remember_verified(self.folder, self.manifest, stamps)
 
     def _shard(self, name: str) -> pa.RecordBatch:
+        path = inside(self.folder, name)
         try:
-            batch = pa.ipc.open_file(pa.memory_map(str(inside(self.folder, name)))).get_batch(0)
-            tokens = batch.column("tokens")
-            assert isinstance(tokens, pa.LargeListArray)
-        except (OSError, pa.ArrowException, AssertionError, KeyError) as error:
-            raise CorpusError(f"{self.folder / name} is no shard of a corpus: {error}") from None
+            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            batch = file.get_batch(0)
+            batch.validate()
+            if file.num_record_batches != 1 or not batch.schema.equals(shard_schema(batch)):
+                raise CorpusError(f"{path} is no shard of a corpus: it has columns {batch.schema.to_string()!r}")
+        except (OSError, pa.ArrowException, KeyError, IndexError) as error:
+            raise CorpusError(f"{path} is no shard of a corpus: {first_line(error)}") from None
         return batch
 
 
 def inside(folder: Path, name: str) -> Path:
     """Return folder/name; raise CorpusError if the name leads out of the folder."""
     path = folder / name
-    if Path(name).name != name:
+    if Path(name).name != name or "\0" in name:
         raise CorpusError(f"{folder / MANIFEST} names the file {name!r}, which is outside its folder")
     return path
 
 
+class SplitManifest(BaseModel):
+    """What a manifest says of one split."""
+
+    model_config = ConfigDict(extra="allow")
+
+    num_sequences: int = Field(ge=0)
+    num_tokens: int = Field(ge=0)
+    num_bytes: int = Field(ge=0)
+    shards: list[str]
+
+
+class Manifest(BaseModel):
+    """What a manifest must hold; more is kept as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    schema_version: int
+    source: str
+    splits: dict[str, SplitManifest]
+    files: dict[str, int]
+    fingerprint: str
+    settings: dict[str, Any]
+    vocabulary_size: int = Field(ge=1)
+    dropped: dict[str, int] = {}
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check a corpus' manifest."""
+    """Read and check a corpus' manifest; raise CorpusError if it is missing, foreign, damaged or of another version."""
     path = folder / MANIFEST
     if not folder.is_dir():
         raise CorpusError(f"{folder} is no folder; run `study corpus prepare` first")
-    if not path.is_file():
+    if not path.exists():
         raise CorpusError(f"{folder} has no {MANIFEST}; run `study corpus prepare` first")
     try:
-        manifest = json.loads(path.read_text("utf-8"))
-        version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{path} is no manifest of a corpus ({error}); prepare the corpus again") from None
-    if version != SCHEMA_VERSION:
-        raise CorpusError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}; prepare it again")
-    missing = {"source", "splits", "files", "fingerprint", "settings", "vocabulary_size"} - set(manifest)
-    if missing:
-        raise CorpusError(f"{path} lacks {', '.join(sorted(missing))}; prepare the corpus again")
-    return dict(manifest)
+        manifest: dict[str, Any] = read_json(path, dict[str, Any])
+        version = manifest.get("schema_version")
+        if version is not None and version != SCHEMA_VERSION:
+            raise CorpusError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}; prepare it again")
+        check_type(manifest, Manifest, path)
+    except DamagedFileError as error:
+        raise CorpusError(f"{error}; it is no manifest of a corpus: prepare the corpus again") from None
+    for name in (*manifest["files"], *(name for split in manifest["splits"].values() for name in split["shards"])):
+        inside(folder, name)
+    cleaning = {"tokenizer", "pattern", "lowercase"} - set(manifest["settings"])
+    if cleaning or is_sealed(manifest) is False:
+        what = f"settings lack {', '.join(sorted(cleaning))}" if cleaning else "its digest is not that of its content"
+        raise CorpusError(f"{path} is damaged: {what}; prepare the corpus again with --overwrite")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a corpus' manifest, with a digest of what it says."""
+    write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=1) + "\n")
+
+
+def file_stamps(folder: Path, manifest: dict[str, Any]) -> dict[str, list[int]]:
+    """Return size, times of change and place on the disk of each file: other content has another stamp."""
+    found = {name: (folder / name).stat() for name in manifest["files"]}
+    return {name: [at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino] for name, at in found.items()}
+
+
+def verified_list(folder: Path) -> Path:
+    """Return where this node keeps what it has verified of a corpus: in the user's cache, never beside the corpus."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
+    return cache / "pooled-vae-study" / "verified" / f"{name}.json"
+
+
+def is_verified(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Say whether this node has read these very files before and found them to be what the manifest says."""
+    try:
+        known: dict[str, Any] = read_json(verified_list(folder), dict[str, Any])
+        return known == {"manifest": sealed(manifest)["digest"], "files": file_stamps(folder, manifest)}
+    except (DamagedFileError, OSError, RuntimeError):
+        return False
+
+
+def remember_verified(folder: Path, manifest: dict[str, Any], stamps: dict[str, list[int]]) -> None:
+    """Note that files with these stamps are what the manifest says; where nothing can be noted they are read again."""
+    with suppress(OSError, RuntimeError):
+        path = verified_list(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"manifest": sealed(manifest)["digest"], "files": stamps}))
+
+
+def shard_schema(batch: pa.RecordBatch) -> pa.Schema:
+    """Return the columns that a shard has: lists of 16- or 32-bit token ids, and the bytes of each sequence's text."""
+    found = batch.schema.field("tokens").type
+    ids = found.value_type if isinstance(found, pa.LargeListType) and found.value_type == pa.uint16() else pa.uint32()
+    return pa.schema({"tokens": pa.large_list(ids), "num_bytes": pa.uint32()})
 
 
 def write_shard(path: Path, tokens: NDArray[Any], lengths: NDArray[Any], num_bytes: NDArray[Any]) -> None:

@@ -10,14 +10,12 @@ size alone, so that the same text in any order and any files gives the same corp
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
-import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,9 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from data.cleaning import CleaningSettings, clean
-from data.corpus import MANIFEST, SCHEMA_VERSION, VOCABULARY, Corpus, fingerprint, write_shard
+from data.corpus import MANIFEST, SCHEMA_VERSION, VOCABULARY, Corpus, fingerprint, write_manifest, write_shard
 from data.errors import CorpusError
+from data.placing import check_nothing_foreign, replace_folder, writing_aside
 from data.sources import SPLITS, Source
 from data.splitting import check_groups, check_splits, choose_split
 from data.vocabulary import UNK_ID, Vocabulary
@@ -87,41 +86,13 @@ def prepare(
             f"{folder} already holds a corpus made from other text or settings;"
             " choose another --out or pass --overwrite"
         )
+    check_nothing_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with writing_aside(folder) as aside:
         manifest = write_corpus(source, settings, aside, progress)
-        (aside / MANIFEST).write_text(json.dumps(manifest | {"identity": identity}, indent=1) + "\n", "utf-8")
+        write_manifest(aside, manifest | {"identity": identity})
         replace_folder(aside, folder)
     return Corpus.open(folder), True
-
-
-@contextmanager
-def writing_aside(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside another, alone; what a killed process left there is removed first."""
-    aside, lock = folder.parent / f".{folder.name}.writing", folder.parent / f".{folder.name}.lock"
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CorpusError(f"{folder} is being prepared by another process; wait for it") from None
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        try:
-            yield aside
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-            lock.unlink(missing_ok=True)
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Put a new folder in the place of an old one, which may not exist."""
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)) / "old"
-        folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old.parent)
-    else:
-        new.rename(folder)
 
 
 def source_identity(source: Source, settings: PrepareSettings) -> str:

@@ -22,6 +22,8 @@ FORMATS = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 SPLITS = ("train", "valid", "test")
 CHUNK_ROWS = 50_000
 BLOCK_BYTES = 8 * 2**20
+MAX_SEQUENCE_BYTES = 64 * 2**20
+"""The longest line that is read; text has none, and what has is kept from filling the memory."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class TextFile:
     column: str | None = None
     group_column: str | None = None
     labelled: bool = False
+    max_sequence_bytes: int = MAX_SEQUENCE_BYTES
 
     @property
     def format(self) -> str:
@@ -48,6 +51,8 @@ class TextFile:
                 case ".jsonl" | ".ndjson":
                     yield from self._objects()
                 case _:
+                    if self.format != ".parquet" and self.path.suffix in COMPRESSIONS:
+                        check_lines(self.path, self.max_sequence_bytes)
                     yield from self._table().collect_batches(chunk_size=CHUNK_ROWS)
         except (pl.exceptions.PolarsError, pa.ArrowException, OSError, EOFError) as error:
             message = (str(error).splitlines() or [type(error).__name__])[0]
@@ -57,12 +62,12 @@ class TextFile:
         text = pl.col("line").str.strip_chars_end("\r")
         if self.labelled:
             text = text.str.replace(r"^[^\t]*\t", "")
-        for block in blocks(self.path):
+        for block in blocks(self.path, self.max_sequence_bytes):
             yield pl.scan_lines(block).select(text=text, group=pl.lit(None, pl.String)).collect()
 
     def _objects(self) -> Iterator[pl.DataFrame]:
         columns = None
-        for block in blocks(self.path):
+        for block in blocks(self.path, self.max_sequence_bytes):
             if columns is None:
                 head = [line for line in block.splitlines()[:100] if line.strip()]
                 columns = self._columns(pl.read_ndjson(b"\n".join(head), infer_schema_length=None).columns)
@@ -95,23 +100,57 @@ class TextFile:
         return frame.select(text=pl.col(column).cast(pl.String), group=group)
 
 
-def blocks(path: Path) -> Iterator[bytes]:
-    """Yield a file's bytes, decompressed by its ending, in blocks of whole lines; raise CorpusError if not UTF-8."""
-    num_lines, rest = 0, b""
+def blocks(path: Path, most_bytes: int = MAX_SEQUENCE_BYTES) -> Iterator[bytes]:
+    """Yield a file's bytes, decompressed by its ending, in blocks of whole lines.
+
+    Raises CorpusError if it is not UTF-8, or a line has more than `most_bytes`: a small compressed file may hold a line
+    that no memory does.
+    """
+    num_lines = 0
+    rest: list[bytes] = []
+    for chunk in raw_blocks(path):
+        head, newline, tail = chunk.rpartition(b"\n")
+        if not newline:
+            rest.append(chunk)
+            check_length(path, sum(map(len, rest)), most_bytes, num_lines)
+            continue
+        block = b"".join([*rest, head, newline])
+        rest = [tail] if tail else []
+        block = block.removeprefix(codecs.BOM_UTF8) if num_lines == 0 else block
+        check_utf8(path, block, num_lines)
+        num_lines += block.count(b"\n")
+        yield block
+    if rest:
+        last = b"".join(rest)
+        last = last.removeprefix(codecs.BOM_UTF8) if num_lines == 0 else last
+        check_utf8(path, last, num_lines)
+        yield last
+
+
+def raw_blocks(path: Path) -> Iterator[bytes]:
+    """Yield a file's bytes, decompressed by its ending."""
     with pa.input_stream(str(path)) as stream:
         while chunk := stream.read(BLOCK_BYTES):
-            whole = (rest + chunk).rpartition(b"\n")
-            block, rest = whole[0] + whole[1], whole[2]
-            if num_lines == 0:
-                block = block.removeprefix(codecs.BOM_UTF8)
-            if block:
-                check_utf8(path, block, num_lines)
-                num_lines += block.count(b"\n")
-                yield block
-    if rest:
-        rest = rest.removeprefix(codecs.BOM_UTF8) if num_lines == 0 else rest
-        check_utf8(path, rest, num_lines)
-        yield rest
+            yield chunk
+
+
+def check_length(path: Path, num_bytes: int, most_bytes: int, num_lines: int) -> None:
+    """Raise CorpusError, naming the line, if one that follows so many lines is too long to be a sequence."""
+    if num_bytes > most_bytes:
+        raise CorpusError(
+            f"{path}: line {num_lines + 1} has more than {most_bytes:,} bytes; is it text with a sequence a line?"
+            " --max-sequence-bytes allows longer ones"
+        )
+
+
+def check_lines(path: Path, most_bytes: int) -> None:
+    """Raise CorpusError if a line of a compressed table is too long, which its reader would take into memory whole."""
+    length = num_lines = 0
+    for chunk in raw_blocks(path):
+        for number, part in enumerate(chunk.split(b"\n")):
+            length = len(part) + (length if number == 0 else 0)
+            num_lines += number > 0
+            check_length(path, length, most_bytes, num_lines)
 
 
 def check_utf8(path: Path, block: bytes, num_lines: int) -> None:
@@ -189,7 +228,12 @@ def supported(path: Path) -> bool:
     return TextFile(path).format in FORMATS
 
 
-def from_files(patterns: dict[str, list[str]], column: str | None = None, group_column: str | None = None) -> Source:
+def from_files(
+    patterns: dict[str, list[str]],
+    column: str | None = None,
+    group_column: str | None = None,
+    max_sequence_bytes: int | None = None,
+) -> Source:
     """Return the source that the user's own files make, by split or under `all`."""
     splits: dict[str, list[TextFile | Frames]] = {}
     for split, names in patterns.items():
@@ -199,7 +243,8 @@ def from_files(patterns: dict[str, list[str]], column: str | None = None, group_
                 raise CorpusError(f"{path} ends in none of {' '.join(FORMATS)} (optionally with .gz or .zst)")
         # An empty one among several holds nothing to miss.
         files = [path for path in files if path.stat().st_size] or files
-        named = [TextFile(path, column, group_column) for path in files]
+        most = max_sequence_bytes or MAX_SEQUENCE_BYTES
+        named = [TextFile(path, column, group_column, max_sequence_bytes=most) for path in files]
         for file in named:
             check_text(file)
         splits[split] = [*named]

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from data.errors import CorpusError
+from data.files import DamagedFileError, read_json
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
@@ -23,9 +26,10 @@ class Vocabulary:
     tokens: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.tokens[:4] != SPECIAL_TOKENS:
+        if self.tokens[:4] != SPECIAL_TOKENS or len(set(self.tokens)) != len(self.tokens):
             raise CorpusError(
-                f"a vocabulary starts with {SPECIAL_TOKENS}, got {self.tokens[:4]}; prepare the corpus again"
+                f"a vocabulary starts with {SPECIAL_TOKENS} and has each token once, got {self.tokens[:4]} and"
+                f" {len(self.tokens) - len(set(self.tokens))} repeats; prepare the corpus again"
             )
 
     def __len__(self) -> int:
@@ -44,6 +48,8 @@ class Vocabulary:
         `counts` has the columns `token` and `count`. Ties are broken by the token itself, so that
         the result does not depend on the order of the text. `size` leaves the special tokens out.
         """
+        import polars as pl
+
         kept = (
             counts.filter((pl.col("count") >= min_count) & ~pl.col("token").is_in(SPECIAL_TOKENS))
             .sort(["count", "token"], descending=[True, False])
@@ -55,11 +61,9 @@ class Vocabulary:
     def read(cls, path: Path) -> Vocabulary:
         """Read the JSON list that `write` wrote."""
         try:
-            tokens = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise CorpusError(f"{path} is no vocabulary (expected a JSON list): {error}") from None
-        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise CorpusError(f"{path} is no vocabulary: expected a JSON list of strings")
+            tokens: list[str] = read_json(path, list[str])
+        except DamagedFileError as error:
+            raise CorpusError(f"{error}; expected a vocabulary, a JSON list of tokens") from None
         return cls(tuple(tokens))
 
     def write(self, path: Path) -> None:
@@ -77,6 +81,8 @@ class Vocabulary:
 
     def encode_column(self, tokens: pl.Series) -> pl.Series:
         """Return the ids of a flat column of tokens, as `encode` does."""
+        import polars as pl
+
         return tokens.replace_strict(
             pl.Series(self.tokens, dtype=pl.String),
             pl.Series([UNK_ID] * 4 + list(range(4, len(self.tokens))), dtype=pl.UInt32),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.files import DamagedFileError, check_type, first_line, is_sealed, read_json, remove_files, sealed
 from model.errors import ModelError
+from study.journal import free_path
 
 STATE, PROGRESS = "state.safetensors", "progress.json"
 SCHEMA_VERSION = 1
 KEPT = 2
+STEP = re.compile(r"step-\d{9,}")
 
 
 @dataclass
@@ -51,23 +54,29 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint aside, rename it into place, and remove all but the newest two."""
+    """Write a checkpoint aside, rename it into place, and remove all but the newest two, file by file."""
     folder.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".writing.", dir=folder))
+    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / STATE)
         with (aside / STATE).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         stored = {"schema_version": SCHEMA_VERSION, "state_sha256": digest, "progress": asdict(progress)}
-        (aside / PROGRESS).write_text(json.dumps(stored), "utf-8")
+        (aside / PROGRESS).write_text(json.dumps(sealed(stored)), "utf-8")
         target = folder / f"step-{progress.step:09d}"
-        if target.exists():
-            shutil.rmtree(target)
+        if not remove_checkpoint(target):
+            # Of this step is what does not belong to it, which is no checkpoint's business.
+            target.rename(free_path(target.with_name(f"{target.name}.foreign")))
         aside.rename(target)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_checkpoint(aside)
+    for old in sorted(each for each in folder.glob("step-*") if STEP.fullmatch(each.name))[:-KEPT]:
+        remove_checkpoint(old)
+
+
+def remove_checkpoint(path: Path) -> bool:
+    """Remove a checkpoint's files, and its folder if nothing else is in it; say whether it is gone."""
+    return remove_files(path, (STATE, PROGRESS))
 
 
 def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
@@ -83,16 +92,19 @@ def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
 def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     """Read one checkpoint; raise ModelError if it is damaged or of another version."""
     try:
-        stored = json.loads((path / PROGRESS).read_text("utf-8"))
-        if stored["schema_version"] != SCHEMA_VERSION:
-            raise ModelError(f"{path} has schema version {stored['schema_version']}, expected {SCHEMA_VERSION}")
+        stored: dict[str, Any] = read_json(path / PROGRESS, dict[str, Any])
+        if stored.get("schema_version") != SCHEMA_VERSION:
+            raise ModelError(f"{path} has schema version {stored.get('schema_version')}, expected {SCHEMA_VERSION}")
+        if is_sealed(stored) is False:
+            raise ModelError(f"{path / PROGRESS} is damaged: its digest is not that of its content")
+        check_type(stored["progress"], Progress, path / PROGRESS)
         with (path / STATE).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != stored["state_sha256"]:
             raise ModelError(f"{path / STATE} is damaged: its digest is not the recorded one")
         return Progress(**stored["progress"]), load_file(path / STATE)
-    except (OSError, KeyError, TypeError, SafetensorError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} is no whole checkpoint: {error!r}") from None
+    except (OSError, KeyError, TypeError, SafetensorError, DamagedFileError) as error:
+        raise ModelError(f"{path} is no whole checkpoint: {first_line(error)}") from None
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

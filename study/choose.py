@@ -6,11 +6,12 @@ from pathlib import Path
 
 from data.corpus import Corpus
 from model.weights import DESCRIPTION
+from study.best_weights import BEST, best_folder
 from study.errors import StudyError
-from study.ledger import Ledger, TrialRecord
+from study.ledger import Ledger
 from study.models import TrainedModel
+from study.records import TrialRecord
 from study.report import best_trial
-from study.training import BEST, best_folder
 
 
 def model_folder(name: str, storage: Path) -> Path:

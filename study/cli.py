@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
+import warnings
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import click
+
+from study.addresses import hidden
 
 COMMANDS = {
     "run": "study.cli_study", "status": "study.cli_study", "report": "study.cli_study",
@@ -21,12 +26,11 @@ COMMANDS = {
     "submit": "study.cli_cluster", "jobs": "study.cli_cluster", "stop": "study.cli_cluster",
     "spot": "study.cli_cluster", "doctor": "study.cli_cluster", "gc": "study.cli_cluster",
 }  # fmt: skip
+OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+"""What a system says of standard output that cannot be written."""
 
-
-OF_THE_SYSTEM = (
-    errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
-)  # fmt: skip
-"""What a system says of a path that is no fault of this program: too long, not allowed, no room, no folder."""
+MOST_LETTERS = 2000
+"""Of an error's line."""
 
 
 class LazyGroup(click.Group):
@@ -65,29 +69,79 @@ def user_errors() -> tuple[type[Exception], ...]:
     return (CorpusError, ModelError, StudyError)
 
 
-def run(arguments: list[str] | None = None) -> int:
+def run(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one a kind of error
     """Run the command line; return 0, 1 for a user's mistake, 2 for wrong usage, 130 if interrupted."""
+    warnings.showwarning = show_warning
     try:
         result: Any = main.main(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return show_usage_error(error)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:
+        discard_output()
         return 0
     except OSError as error:
-        if error.errno not in OF_THE_SYSTEM or error.filename is None:
+        # What a system says of a path that is no fault of this program: too long, not allowed, no room, no folder.
+        place = str(error.filename)[:200] if error.filename is not None else "the output"
+        if error.strerror is None or (error.filename is None and error.errno not in OF_OUTPUT):
             raise
-        click.echo(f"study: {str(error.filename)[:200]} cannot be used: {error.strerror}", err=True)
-        return 1
+        return fail(f"{place} cannot be used: {error.strerror}")
+    except UnicodeError as error:
+        if not isinstance(error, UnicodeEncodeError):
+            raise
+        return fail("an argument or name holds bytes that are no text; rename the file, or mend the argument")
+    except MemoryError:
+        return fail("this needs more memory than there is; ask for less at once")
     except Exception as error:
         if not isinstance(error, user_errors()):
             raise
-        click.echo(f"study: {error}", err=True)
-        return 1
+        return fail(str(error))
     return result if isinstance(result, int) else 0
+
+
+def show_usage_error(error: click.ClickException) -> int:
+    """Print what click says of wrong usage, without passwords; return the exit code."""
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.UsageError) and context is not None:
+        click.echo(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", err=True)
+    click.echo(f"Error: {one_line(error.format_message())}", err=True)
+    return error.exit_code
+
+
+def fail(message: str) -> int:
+    """Print an error in one line, and leave nothing for Python to write at its end; return the exit code."""
+    with suppress(OSError):
+        click.echo(f"study: {one_line(message)}", err=True)
+    discard_output(only_if_broken=True)
+    return 1
+
+
+def one_line(message: str) -> str:
+    """Return a message as it is printed: in one line of bounded length, without passwords."""
+    text = hidden(" ".join(message.split()))
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."
+
+
+def show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Print a warning of ours in one line; others' are for developers."""
+    from study.errors import StudyWarning
+
+    if issubclass(category, StudyWarning):
+        click.echo(f"study: {one_line(str(message))}", err=True)
+
+
+def discard_output(*, only_if_broken: bool = False) -> None:
+    """Have what is still to be written go nowhere: its reader is gone, or there is no room for it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        only_if_broken = False
+    if not only_if_broken:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def entry() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from study.cli_study import storage_option
+from study.cli_types import Number, Whole
 from study.completion import complete_study
 from study.spot import METADATA
 
@@ -78,7 +79,7 @@ def stop_command(name: str, address: str) -> None:
 
 @click.command("spot")
 @click.option("--metadata", default=METADATA, show_default=True, help="Where this instance asks about itself.")
-@click.option("--every", default=5.0, show_default=True, type=click.FloatRange(0.1), help="Seconds between questions.")
+@click.option("--every", default=5.0, show_default=True, type=Number(0.1), help="Seconds between questions.")
 def spot_command(metadata: str, every: float) -> None:
     """Wait beside Ray on a spot instance until its end is announced; then its trials save their state and go elsewhere.
 
@@ -94,34 +95,60 @@ def spot_command(metadata: str, every: float) -> None:
 
 
 @click.command("doctor")
+@click.argument("name", required=False, shell_complete=complete_study)
+@click.option("--repair", is_flag=True, help="Mend the record of the study NAME from what of it is whole.")
 @click.option("--address", help="Look at a running Ray cluster too, such as auto.")
 @click.option("--tracking-uri", help="MLflow server to try; $MLFLOW_TRACKING_URI if not given.")
 @storage_option
-def doctor_command(address: str | None, tracking_uri: str | None, storage: Path) -> int:
-    """Say what is wrong with this machine, the storage, MLflow or a cluster, and how to mend it.
+def doctor_command(name: str | None, repair: bool, address: str | None, tracking_uri: str | None, storage: Path) -> int:
+    """Say what is wrong with this machine, the storage, MLflow, a cluster or the study NAME, and how to mend it.
 
-    The exit code is 1 if something is.
+    The exit code is 1 if something is. --repair keeps what is damaged beside the record, leaves trials that are whole
+    as they are, and has the others trained again by `study run --resume NAME`.
 
     \b
     study doctor
+    study doctor quick --repair
     study doctor --address auto --storage /mnt/shared/runs
     """
     from rich.table import Table
 
     from study.console import make_console
-    from study.doctor import examine
+    from study.doctor import examine, examine_study
+    from study.errors import StudyError
 
+    if repair:
+        if name is None:
+            raise StudyError("--repair mends one study; name it, as in `study doctor NAME --repair`")
+        return mend_study(storage / name)
     table, ill = Table("", "what", "found", "what to do", box=None), 0
-    for finding in examine(storage, tracking_uri, address):
+    for finding in examine_study(storage / name) if name else examine(storage, tracking_uri, address):
         ill += bool(finding.mend)
         table.add_row("!" if finding.mend else "ok", finding.what, finding.found, finding.mend)
     make_console().print(table, markup=False)
     return 1 if ill else 0
 
 
+def mend_study(folder: Path) -> int:
+    """Mend a study's record and say what was done; return 0, also where nothing was to do."""
+    from study.definition import read_definition
+    from study.errors import StudyError
+    from study.journal import DEFINITION
+    from study.repair import repair
+
+    if not (folder / DEFINITION).is_file():
+        raise StudyError(f"no study named {folder.name} in {folder.parent}; see --storage")
+    done = list(repair(folder, read_definition(folder / DEFINITION)))
+    for line in done:
+        click.echo(line)
+    if not done:
+        click.echo(f"the record of {folder.name} is whole; nothing to do", err=True)
+    return 0
+
+
 @click.command("gc")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_study)
-@click.option("--keep", default=5, show_default=True, type=click.IntRange(1), help="Best trials whose weights stay.")
+@click.option("--keep", default=5, show_default=True, type=Whole(1), help="Best trials whose weights stay.")
 @click.option("--delete", is_flag=True, help="Delete; without it only show what would go.")
 @storage_option
 def gc_command(names: tuple[str, ...], keep: int, delete: bool, storage: Path) -> None:
@@ -146,10 +173,14 @@ def gc_command(names: tuple[str, ...], keep: int, delete: bool, storage: Path) -
             continue
         ledger.lock()
         try:
-            stale = [trial.number for trial in ledger.trials() if trial.state == "running"]
+            found = list(ledger.survey())
+            for _, problem in found:
+                if problem:
+                    click.echo(f"{ledger.folder.name}: left alone but for half-written files: {problem}", err=True)
+            stale = [trial.number for trial, _ in found if trial is not None and trial.state == "running"]
             if stale:
                 click.echo(f"{ledger.folder.name}: trials {stale} are recorded as running, but nobody runs them")
-                if delete:
+                if delete and not any(problem for _, problem in found):
                     close_records(ledger, lambda text: click.echo(text, err=True))
             for garbage in list(find_garbage(ledger, keep)):
                 size = garbage.num_bytes

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from study.cli_study import storage_option
+from study.cli_types import MOST_DRAWN, Number, Whole, was_given
 from study.completion import complete_preset, complete_study
 
 
@@ -24,7 +25,7 @@ from study.completion import complete_preset, complete_study
     " `study settings --methods` lists them.",
 )
 @click.option("--poolings", default="last,max", show_default=True, help="Names, with commas between.")
-@click.option("--seeds", default=3, show_default=True, help="Runs of each method and pooling.")
+@click.option("--seeds", type=Whole(max=1000), default=3, show_default=True, help="Runs of each method and pooling.")
 @click.option(
     "--preset", shell_complete=complete_preset, help="Settings to start from; what a method decides is left to it."
 )
@@ -33,19 +34,25 @@ from study.completion import complete_preset, complete_study
 @click.option(
     "--time-budget",
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="MINUTES",
     help="End in order after so long; --resume goes on.",
 )
 @click.option(
     "--max-gpu-hours",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help="End in order once so many are used; --resume goes on.",
 )
-@click.option("--samples", default=500, show_default=True, help="Importance samples of the test likelihood.")
-@click.option("--concurrent", type=int, help="Trials at once; as many as CPUs or GPUs allow if not given.")
-@click.option("--cpus-per-trial", type=float, help="CPUs of each trial.")
-@click.option("--gpus-per-trial", type=float, help="GPUs of each trial, may be a fraction.")
+@click.option(
+    "--samples",
+    type=Whole(max=MOST_DRAWN),
+    default=500,
+    show_default=True,
+    help="Importance samples of the test likelihood.",
+)
+@click.option("--concurrent", type=Whole(), help="Trials at once; as many as CPUs or GPUs allow if not given.")
+@click.option("--cpus-per-trial", type=Number(), help="CPUs of each trial.")
+@click.option("--gpus-per-trial", type=Number(), help="GPUs of each trial, may be a fraction.")
 @click.option("--name", help="Name of the study.  [default: compare-CORPUS]")
 @click.option(
     "--resume",
@@ -80,24 +87,25 @@ def compare_command(
     study compare chitchat --preset quick --methods vae,aggressive --poolings last,max --seeds 3
     study compare --resume compare-chitchat --markdown table.md
     """
+    from data.files import write_text
     from study import compare
     from study.compare import points
     from study.console import make_console
-    from study.errors import StudyError
-    from study.journal import write_text
+    from study.outputs import check_output
     from study.plan import create, new_comparison, resume_study, start
     from study.published import published_rows, published_table
 
-    if markdown is not None and (markdown.suffix != ".md" or not markdown.absolute().parent.is_dir()):
-        raise StudyError(f"--markdown {markdown}: expected a .md file in a folder that exists")
+    if markdown is not None:
+        check_output(markdown, (".md",), "--markdown")
     if given["resume"] is not None:
+        refuse_idle_options()
         ledger = resume_study(given)
     else:
         planned = points(methods.split(","), poolings.split(","), seeds)
         definition = new_comparison(given, planned, samples, shlex.join(["study", *sys.argv[1:]]))
         if published:
             published_rows(definition)
-        ledger = create(given["storage"], definition, planned)
+        ledger = create(given["storage"], definition)
     code = start(
         ledger, is_new=given["resume"] is None, address=given["address"], show_report=False,
         time_budget_minutes=given["time_budget"], max_gpu_hours=given["max_gpu_hours"],
@@ -117,6 +125,16 @@ def compare_command(
     if published:
         make_console().print(published_table(ledger.definition))
     return code
+
+
+def refuse_idle_options() -> None:
+    """Raise StudyError for options that a comparison which is gone on with does not heed."""
+    from study.errors import StudyError
+
+    context = click.get_current_context()
+    idle = [name for name in ("methods", "poolings", "seeds", "samples") if was_given(context, name)]
+    if idle:
+        raise StudyError(f"--resume goes on with a comparison as it was defined; leave out --{', --'.join(idle)}")
 
 
 def show(found: Any) -> None:

@@ -10,16 +10,27 @@ from pathlib import Path
 import click
 
 from study.cli_study import storage_option
+from study.cli_types import MOST_DRAWN, Whole
 from study.completion import complete_study
 
 
 @click.command("confirm")
 @click.argument("name", shell_complete=complete_study)
-@click.option("--top", default=4, show_default=True, help="How many of the best settings to train again.")
+@click.option("--top", type=Whole(), default=4, show_default=True, help="How many of the best settings to train again.")
 @click.option(
-    "--seeds", default=5, show_default=True, help="Seeds that the last ones get; fresh ones, the same for all."
+    "--seeds",
+    type=Whole(),
+    default=5,
+    show_default=True,
+    help="Seeds that the last ones get; fresh ones, the same for all.",
 )
-@click.option("--samples", default=500, show_default=True, help="Importance samples of the winner's test likelihood.")
+@click.option(
+    "--samples",
+    type=Whole(max=MOST_DRAWN),
+    default=500,
+    show_default=True,
+    help="Importance samples of the winner's test likelihood.",
+)
 @click.option(
     "--register", metavar="MODEL", help="Name of the winner's best run in MLflow's registry; the study's if not given."
 )

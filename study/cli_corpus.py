@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from study.cli_types import Number, Whole
+
 
 @click.group("corpus")
 def corpus_command() -> None:
@@ -37,19 +39,20 @@ def corpus_command() -> None:
 @click.option("--tokenizer", type=click.Choice(["whitespace", "regex"]), help="How text becomes tokens.")
 @click.option("--pattern", help="The regular expression of a token.")
 @click.option("--lowercase/--keep-case", default=None, help="Lower-case the text first.")
-@click.option("--min-tokens", type=int, help="Drop shorter sequences.  [default: 1]")
-@click.option("--max-tokens", type=int, help="Drop longer sequences.  [default: 200]")
+@click.option("--min-tokens", type=Whole(), help="Drop shorter sequences.  [default: 1]")
+@click.option("--max-tokens", type=Whole(), help="Drop longer sequences.  [default: 200]")
 @click.option(
     "--drop-contacts/--keep-contacts", default=None, help="Drop sequences with a URL, e-mail address or phone number."
 )
 @click.option(
     "--deduplicate/--keep-duplicates", default=None, help="Keep one of equal sequences.  [default: yes, unless split]"
 )
-@click.option("--valid-fraction", type=float, help="Part of the sequences or groups.  [default: 0.05]")
-@click.option("--test-fraction", type=float, help="Part of the sequences or groups.  [default: 0.05]")
-@click.option("--vocabulary-size", type=int, help="Most frequent tokens to know; all if not given.")
-@click.option("--min-count", type=int, help="Know tokens seen at least so often.  [default: 1]")
-@click.option("--seed", default=0, show_default=True, help="Of synthetic-topics.")
+@click.option("--valid-fraction", type=Number(), help="Part of the sequences or groups.  [default: 0.05]")
+@click.option("--test-fraction", type=Number(), help="Part of the sequences or groups.  [default: 0.05]")
+@click.option("--vocabulary-size", type=Whole(), help="Most frequent tokens to know; all if not given.")
+@click.option("--min-count", type=Whole(), help="Know tokens seen at least so often.  [default: 1]")
+@click.option("--max-sequence-bytes", type=Whole(1), help="Refuse a file with a longer line.  [default: 64 MiB]")
+@click.option("--seed", type=Whole(0), help="Of synthetic-topics.  [default: 0]")
 @click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
 def prepare_command(sources: tuple[str, ...], out: Path, overwrite: bool, **given: Any) -> None:
     """Make a corpus from SOURCES: files, folders, globs, or one named corpus.
@@ -61,6 +64,7 @@ def prepare_command(sources: tuple[str, ...], out: Path, overwrite: bool, **give
     study corpus prepare notes/*.txt.gz --out corpora/notes
     study corpus prepare --train a.txt --valid b.txt --test c.txt --out corpora/mine
     """
+    from data.errors import CorpusError
     from data.prepare import PrepareSettings, prepare
 
     source = choose_source(sources, given)
@@ -70,6 +74,8 @@ def prepare_command(sources: tuple[str, ...], out: Path, overwrite: bool, **give
         chosen["split_by_group"] = True
     if given["pattern"]:
         chosen.setdefault("tokenizer", "regex")
+        if chosen["tokenizer"] != "regex":
+            raise CorpusError(f"--pattern has no effect with --tokenizer {chosen['tokenizer']}; leave one out")
     settings = PrepareSettings.resolve(source, chosen)
     corpus, made = prepare(source, settings, out, overwrite=overwrite, progress=lambda line: click.echo(line, err=True))
     if not made:
@@ -86,17 +92,34 @@ def choose_source(sources: tuple[str, ...], given: dict[str, Any]) -> Any:
     if given_splits:
         if sources or len(given_splits) < len(SPLITS):
             raise CorpusError("a corpus that comes split needs --train, --valid and --test, and no other SOURCE")
-        return from_files(given_splits, given["column"], given["group_column"])
+        return from_files(given_splits, given["column"], given["group_column"], given["max_sequence_bytes"])
     if not sources:
         raise CorpusError("name at least one SOURCE: a file, a folder, a glob or a named corpus")
     if sources[0] in NAMED and not Path(sources[0]).exists():
         if len(sources) > 1:
             raise CorpusError(f"{sources[0]} is a corpus of its own; give no other SOURCE with it")
-        return NAMED[sources[0]](given["folder"], given["seed"])
+        refuse_without_effect(sources[0], given)
+        return NAMED[sources[0]](given["folder"], given["seed"] or 0)
+    if given["seed"] is not None:
+        raise CorpusError("--seed is of synthetic-topics; a split of your own text follows from the text alone")
     if given["folder"]:
         raise CorpusError(f"--from goes with one of {', '.join(NAMED)}, not with {sources[0]}")
     check_known(sources[0], list(NAMED))
-    return from_files({"all": list(sources)}, given["column"], given["group_column"])
+    return from_files({"all": list(sources)}, given["column"], given["group_column"], given["max_sequence_bytes"])
+
+
+def refuse_without_effect(name: str, given: dict[str, Any]) -> None:
+    """Raise CorpusError for options that a named corpus does not heed."""
+    from data.errors import CorpusError
+
+    ignored = [option for option in ("column", "group_column", "max_sequence_bytes") if given[option] is not None]
+    if given["seed"] is not None and name != "synthetic-topics":
+        ignored.append("seed")
+    if given["folder"] and name in ("chitchat", "synthetic-topics"):
+        ignored.append("from")
+    if ignored:
+        names = ", ".join(f"--{option.replace('_', '-')}" for option in ignored)
+        raise CorpusError(f"{names} has no effect on the corpus {name}; leave it out")
 
 
 def check_known(name: str, named: list[str]) -> None:
@@ -120,11 +143,16 @@ def list_command(folder: Path) -> None:
     study corpus list
     """
     from data.corpus import MANIFEST, Corpus
+    from data.errors import CorpusError
     from data.sources import NAMED
 
     found = sorted(folder.glob(f"*/{MANIFEST}"))
     for path in found:
-        corpus = Corpus.open(path.parent)
+        try:
+            corpus = Corpus.open(path.parent)
+        except CorpusError as error:
+            click.echo(f"{path.parent}: {error}", err=True)
+            continue
         sizes = " / ".join(f"{split['num_sequences']:,}" for split in corpus.manifest["splits"].values())
         click.echo(f"{path.parent}  {corpus.name}  {sizes} sequences  {corpus.vocabulary_size:,} tokens known")
     if not found:
@@ -135,7 +163,7 @@ def list_command(folder: Path) -> None:
 @corpus_command.command("show")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--verify", is_flag=True, help="Read everything and compare with the fingerprint.")
-@click.option("--examples", default=3, show_default=True, help="Training sequences to print.")
+@click.option("--examples", type=Whole(0), default=3, show_default=True, help="Training sequences to print.")
 def show_command(folder: Path, verify: bool, examples: int) -> None:
     """Show what the prepared corpus in FOLDER holds.
 

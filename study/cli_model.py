@@ -11,31 +11,43 @@ from typing import Any
 import click
 
 from study.cli_study import storage_option
+from study.cli_types import MOST_DRAWN, Number, Whole, was_given
 from study.completion import complete_model, complete_preset
 
-MODEL_HELP = "MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL."
+OF_DECODING = {"temperature": "sample", "top_k": "sample", "top_p": "sample", "beam_width": "beam"}
+"""Options that mean something to one way of choosing tokens alone."""
 
 
 def decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how tokens are chosen."""
     for option in reversed([
         click.option("--decoding", type=click.Choice(["greedy", "sample", "beam"]), help="How tokens are chosen."),
-        click.option("--temperature", default=1.0, show_default=True, help="Of sampling."),
-        click.option("--top-k", type=int, help="Sample among so many tokens."),
-        click.option("--top-p", default=1.0, show_default=True, help="Sample among the tokens of so much probability."),
-        click.option("--beam-width", default=5, show_default=True, help="Hypotheses kept by beam search."),
-        click.option("--max-tokens", default=60, show_default=True, help="Longest text."),
+        click.option("--temperature", type=click.FLOAT, default=1.0, show_default=True, help="Of sampling."),
+        click.option("--top-k", type=Whole(), help="Sample among so many tokens."),
+        click.option(
+            "--top-p", type=Number(), default=1.0, show_default=True,
+            help="Sample among the tokens of so much probability.",
+        ),
+        click.option(
+            "--beam-width", type=Whole(max=1000), default=5, show_default=True, help="Hypotheses kept by beam search."
+        ),
+        click.option("--max-tokens", type=Whole(max=MOST_DRAWN), default=60, show_default=True, help="Longest text."),
     ]):  # fmt: skip
         command = option(command)
     return command
 
 
 def make_decoding(given: dict[str, Any], method: str) -> Any:
-    """Return the decoding that the options ask for."""
+    """Return the decoding that the options ask for; raise StudyError for one that the others make idle."""
+    from study.errors import StudyError
     from study.models import Decoding
 
     names = ("temperature", "top_k", "top_p", "beam_width", "max_tokens")
-    return Decoding(given["decoding"] or method, **{name: given[name] for name in names})
+    chosen, context = given["decoding"] or method, click.get_current_context()
+    for name, needed in OF_DECODING.items():
+        if was_given(context, name) and chosen != needed:
+            raise StudyError(f"--{name.replace('_', '-')} has no effect with --decoding {chosen}; it is of {needed}")
+    return Decoding(chosen, **{name: given[name] for name in names})
 
 
 def open_model(name: str, storage: Path) -> Any:
@@ -77,10 +89,11 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
     study train chitchat --preset quick --set model.pooling=max --out runs/one
     """
     from data.corpus import Corpus
+    from study.best_weights import best_folder
     from study.errors import StudyError
     from study.options import RunOptions, find_corpus
     from study.settings import merge, nest, parse_assignment, read_preset, read_toml, validate
-    from study.training import Diverged, best_folder, train
+    from study.training import Diverged, train
 
     layers = [read_preset(preset)] if preset is not None else []
     if config:
@@ -118,15 +131,19 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
     show_default=True,
     help="What to evaluate on.",
 )
-@click.option("--samples", type=int, help="Importance samples a sequence.  [default: evaluation.final_num_samples]")
+@click.option(
+    "--samples",
+    type=Whole(max=MOST_DRAWN),
+    help="Importance samples a sequence.  [default: evaluation.final_num_samples]",
+)
 @click.option(
     "--tolerance",
-    type=float,
+    type=Number(),
     metavar="NATS",
     help="Stop sampling a sequence once its log-likelihood's standard error is this small.  [default: never]",
 )
 @click.option("--widen", is_flag=True, help="Draw from a wider posterior where that makes more of the samples.")
-@click.option("--sequences", type=int, help="Evaluate only so many, a random subset.")
+@click.option("--sequences", type=Whole(), help="Evaluate only so many, a random subset.")
 @click.option("--bleu", is_flag=True, help="Add the BLEU of greedy reconstructions.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @storage_option
@@ -211,8 +228,8 @@ def show_metrics(metrics: dict[str, Any]) -> None:
 
 @click.command("sample")
 @click.argument("model", shell_complete=complete_model)
-@click.option("--num", default=10, show_default=True, help="How many texts.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option("--num", type=Whole(max=MOST_DRAWN), default=10, show_default=True, help="How many texts.")
+@click.option("--seed", type=Whole(), default=0, show_default=True, help="Seed of the draws.")
 @decoding_options
 @storage_option
 def sample_command(model: str, num: int, seed: int, storage: Path, **given: Any) -> None:
@@ -252,7 +269,9 @@ def reconstruct_command(model: str, texts: Any, storage: Path, **given: Any) -> 
 @click.argument("model", shell_complete=complete_model)
 @click.argument("start")
 @click.argument("end")
-@click.option("--num", default=7, show_default=True, help="Points on the line, both ends included.")
+@click.option(
+    "--num", type=Whole(max=MOST_DRAWN), default=7, show_default=True, help="Points on the line, both ends included."
+)
 @decoding_options
 @storage_option
 def interpolate_command(model: str, start: str, end: str, num: int, storage: Path, **given: Any) -> None:
@@ -273,8 +292,10 @@ def interpolate_command(model: str, start: str, end: str, num: int, storage: Pat
 @click.argument("model", shell_complete=complete_model)
 @click.argument("text", required=False)
 @click.option("--dimensions", help="Numbers, with commas between.  [default: the four most active]")
-@click.option("--num", default=5, show_default=True, help="Points along each dimension.")
-@click.option("--reach", default=2.0, show_default=True, help="How far, in standard deviations of the prior.")
+@click.option("--num", type=Whole(max=MOST_DRAWN), default=5, show_default=True, help="Points along each dimension.")
+@click.option(
+    "--reach", type=Number(), default=2.0, show_default=True, help="How far, in standard deviations of the prior."
+)
 @decoding_options
 @storage_option
 def traverse_command(
@@ -316,14 +337,11 @@ def encode_command(model: str, texts: Any, path: Path, storage: Path) -> None:
     """
     import polars as pl
 
-    from study.errors import StudyError
+    from study.outputs import check_output, write_output
 
-    if path.suffix != ".parquet" or not path.absolute().parent.is_dir():
-        raise StudyError(f"--to {path}: expected a .parquet file in a folder that exists")
+    check_output(path, (".parquet",), "--to")
     rows = read_texts(texts)
     means = open_model(model, storage).encode(rows)
     frame = pl.DataFrame({"text": rows, "mean": means}, schema_overrides={"mean": pl.Array(pl.Float32, means.shape[1])})
-    aside = path.with_name(f".{path.name}.writing")
-    frame.write_parquet(aside)
-    aside.replace(path)
+    write_output(path, frame.write_parquet)
     print(f"wrote {frame.height} rows of {means.shape[1]} dimensions to {path}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import click
 
+from study.cli_types import Number, Whole
 from study.completion import complete_preset, complete_study
 
 
@@ -17,6 +19,8 @@ class Folder(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
+        if not str(value).strip():
+            self.fail("expected a folder, got an empty name", param, ctx)
         if "://" in str(value):
             self.fail(f"{value}: expected a folder, such as an NFS mount; object stores do not do", param, ctx)
         return super().convert(value, param, ctx)
@@ -37,8 +41,8 @@ storage_option = click.option(
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Hold a setting fixed (repeatable).")
 @click.option("--search", "also", multiple=True, metavar="NAME", help="Search an optional setting too (repeatable).")
 @click.option("--name", help="Name of the study; made from preset or corpus if not given.")
-@click.option("--trials", type=int, help="How many settings to try in all.")
-@click.option("--concurrent", type=int, help="Trials at once; as many as CPUs or GPUs allow if not given.")
+@click.option("--trials", type=Whole(), help="How many settings to try in all.")
+@click.option("--concurrent", type=Whole(), help="Trials at once; as many as CPUs or GPUs allow if not given.")
 @click.option("--cpus-per-trial", type=float, help="CPUs of each trial, may be a fraction.")
 @click.option("--gpus-per-trial", type=float, help="GPUs of each trial, may be a fraction: 0.25 packs four on one.")
 @click.option("--sampler", help="tpe, random, grid, qmc, gp, cma-es or nsga2.")
@@ -69,11 +73,11 @@ def run_command(**given: Any) -> int:
     from study.plan import create, new_study, resume_study, start
 
     time_budget = given["time_budget"]
-    if time_budget is not None and not time_budget > 0:
-        raise click.BadParameter("must be above 0", param_hint="--time-budget")
+    if time_budget is not None and not 0 < time_budget < math.inf:
+        raise click.BadParameter("must be above 0, and finite", param_hint="--time-budget")
     max_gpu_hours = given["max_gpu_hours"]
-    if max_gpu_hours is not None and not max_gpu_hours > 0:
-        raise click.BadParameter("must be above 0", param_hint="--max-gpu-hours")
+    if max_gpu_hours is not None and not 0 < max_gpu_hours < math.inf:
+        raise click.BadParameter("must be above 0, and finite", param_hint="--max-gpu-hours")
     if given["resume"] is not None:
         ledger = resume_study(given)
     else:
@@ -81,7 +85,7 @@ def run_command(**given: Any) -> int:
         if given["dry_run"]:
             show_plan(definition)
             return 0
-        ledger = create(given["storage"], definition, [])
+        ledger = create(given["storage"], definition)
     return start(
         ledger, is_new=given["resume"] is None, address=given["address"], time_budget_minutes=time_budget,
         max_gpu_hours=max_gpu_hours,
@@ -115,14 +119,16 @@ def show_plan(definition: Any) -> None:
 @click.command("status")
 @click.argument("name", required=False, shell_complete=complete_study)
 @storage_option
-def status_command(name: str | None, storage: Path) -> None:
+def status_command(name: str | None, storage: Path) -> int:
     """Show how far NAME is, or every study here; works from another terminal while it runs.
 
     \b
     study status
     study status quick
     """
+    from study.cli import one_line
     from study.console import make_console
+    from study.errors import StudyError
     from study.journal import study_names
     from study.ledger import Ledger
     from study.live import LiveView
@@ -132,9 +138,16 @@ def status_command(name: str | None, storage: Path) -> None:
     console = make_console()
     if not names:
         click.echo(f"no study in {storage} yet; start one by `study run --preset quick`", err=True)
+    damaged = False
     for each in names:
-        ledger = Ledger.open(storage / each)
-        trials = ledger.trials()
+        try:
+            ledger = Ledger.open(storage / each)
+            trials = ledger.trials()
+        except StudyError as error:
+            # One bad study hides no other.
+            damaged = True
+            click.echo(f"{each}: {one_line(str(error))}", err=True)
+            continue
         states = ", ".join(f"{count} {state}" for state, count in counts(trials).items()) or "no trial yet"
         running = "running" if ledger.is_locked() else "not running"
         view = LiveView(ledger.definition)
@@ -146,6 +159,7 @@ def status_command(name: str | None, storage: Path) -> None:
         console.print(verdict(trials), markup=False)
         if name:
             console.print(trial_table("", trials))
+    return 1 if damaged else 0
 
 
 @click.command("report")
@@ -164,7 +178,7 @@ def status_command(name: str | None, storage: Path) -> None:
 @click.option(
     "--trial", type=click.IntRange(min=0), help="Of which trial, where --which is of a model.  [default: the best]"
 )
-@click.option("--price-per-gpu-hour", type=click.FloatRange(min=0), help="Add what the GPUs cost to --html's costs.")
+@click.option("--price-per-gpu-hour", type=Number(min=0), help="Add what the GPUs cost to --html's costs.")
 @storage_option
 def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     """Show what a study found: best settings, the trade-off between likelihood and use of z, every trial.
@@ -216,12 +230,11 @@ def export_command(name: str, path: Path, rows: str, storage: Path) -> None:
     study export quick --to quick.parquet
     study export quick --to trials.parquet --rows trials
     """
-    from study.errors import StudyError
     from study.ledger import Ledger
+    from study.outputs import check_output
     from study.report import write_export
 
-    if path.suffix != ".parquet" or not path.absolute().parent.is_dir():
-        raise StudyError(f"--to {path}: expected a .parquet file in a folder that exists")
+    check_output(path, (".parquet",), "--to")
     num = write_export(Ledger.open(storage / name).trials(), path, rows)
     click.echo(f"wrote {num} {rows} to {path}", err=True)
 

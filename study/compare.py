@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import StringIO
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,12 +18,15 @@ from rich.table import Table
 from rich.text import Text
 
 from data.corpus import Corpus
+from data.files import DamagedFileError, read_json, sealed
 from model.collapse import ACTIVE_VARIANCE
 from study.claims import TRUSTED, Difference, Verdict, differences, gains_of_pooling, plainest, verdicts
-from study.journal import without_nan, write_json
+from study.errors import StudyError
+from study.journal import without_nan, write_sealed
 from study.ledger import Ledger
+from study.markup import code
 from study.report import LINE_BREAK, mean_and_spread
-from study.trial import FINAL
+from study.trial import FINAL, read_final
 
 COMPARISON = "comparison.json"
 METRICS = ("nll", "elbo", "reconstruction", "kl", "mi", "mi_in_batch", "au", "ppl", "dispersion")
@@ -36,6 +39,9 @@ def points(methods: list[str], poolings: list[str], seeds: int) -> list[dict[str
 
     A method may name its own pooling, as in `aggressive:last`; a language model has none.
     """
+    for option, names in (("--methods", methods), ("--poolings", poolings)):
+        if not all(name.strip() for name in names):
+            raise StudyError(f"{option} has an empty name; `study settings --methods` and `study settings` list them")
     made = []
     for seed in range(seeds):
         for entry in methods:
@@ -57,7 +63,7 @@ def results(ledger: Ledger) -> pl.DataFrame:
         folder = ledger.trial_folder(trial.number)
         if trial.state not in ("complete", "collapsed") or not (folder / FINAL).is_file():
             continue
-        last, final = trial.rows[-1], json.loads((folder / FINAL).read_text("utf-8"))
+        last, final = trial.rows[-1], read_final(folder)
         # Epochs before a decoder reset have costs, but no model that counts.
         nll = [float("inf") if "phase" in row else row["valid/nll"] for row in trial.rows]
         rows.append({
@@ -207,7 +213,7 @@ def markdown(comparison: Comparison) -> str:
         with console.capture() as captured:
             console.print(table)
         parts.append(re.sub("-{4,}", "---", re.sub(" {2,}", " ", captured.get().strip())))
-    return "\n\n".join([*parts, *notes(comparison), f"`{comparison.ledger.definition.command}`"]) + "\n"
+    return "\n\n".join([*parts, *notes(comparison), code(comparison.ledger.definition.command)]) + "\n"
 
 
 def store(comparison: Comparison, *, is_whole: bool) -> dict[str, Any]:
@@ -225,11 +231,20 @@ def store(comparison: Comparison, *, is_whole: bool) -> dict[str, Any]:
     }  # fmt: skip
     stored: dict[str, Any] = without_nan(document) | {"in_mlflow": is_whole}
     path = folder / COMPARISON
-    if not path.is_file() or json.loads(path.read_text("utf-8")) != stored:
+    if not is_stored(path, stored):
         if is_whole:
             record(comparison.ledger, stored)
-        write_json(path, stored)
+        write_sealed(path, stored)
     return stored
+
+
+def is_stored(path: Path, content: dict[str, Any]) -> bool:
+    """Say whether a file holds this; it is written again where it is missing or damaged."""
+    try:
+        stored: dict[str, Any] = read_json(path, dict[str, Any])
+        return bool(sealed(content)["digest"] == stored.get("digest"))
+    except DamagedFileError:
+        return False
 
 
 def record(ledger: Ledger, stored: dict[str, Any]) -> None:
@@ -245,7 +260,7 @@ def record(ledger: Ledger, stored: dict[str, Any]) -> None:
     found = "; ".join(f"{each['claim']} ({each['pooling']}): {each['verdict']}" for each in stored["claims"])
     definition = ledger.definition
     text = (
-        f"**{definition.name}**: methods on corpus `{definition.corpus_name}`, test split. Claims made for pooling:"
-        f" {found}.{LINE_BREAK}Reproduce: `{definition.command}`"
+        f"**{definition.name}**: methods on corpus {code(definition.corpus_name)}, test split. Claims made for pooling:"
+        f" {found}.{LINE_BREAK}Reproduce: {code(definition.command)}"
     )
     log_aggregates(definition, ledger.run_ids()["study"], metrics, {COMPARISON: stored}, text)

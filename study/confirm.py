@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from contextlib import closing
@@ -13,10 +12,12 @@ from typing import Any
 from study.console import make_console
 from study.definition import Definition
 from study.errors import StudyError
-from study.journal import DEFINITION, write_json
-from study.ledger import Ledger, TrialRecord
+from study.journal import DEFINITION, read_sealed, write_sealed
+from study.ledger import Ledger
+from study.markup import code
 from study.plan import start
 from study.reach import check_ray_address, check_tracking_uri
+from study.records import TrialRecord
 from study.report import LINE_BREAK, show_params
 from study.standings import (
     Confirmation,
@@ -100,11 +101,11 @@ def confirm(
         confirmation = conclude(settings, fresh, ledger.trials())
         test, best = crown(ledger, confirmation.standings[0], samples)
         model = registered(ledger, register)
-        write_json(ledger.folder / RESULT, Confirmed(confirmation, test, model).as_json())
+        write_sealed(ledger.folder / RESULT, Confirmed(confirmation, test, model).as_json())
         if best is not None and not model:
             model = register_best(ledger, best, register or folder.name)
         found = Confirmed(confirmation, test, model)
-        write_json(ledger.folder / RESULT, found.as_json())
+        write_sealed(ledger.folder / RESULT, found.as_json())
         record(ledger, found)
     return 0, found
 
@@ -131,7 +132,12 @@ def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, flo
 def registered(ledger: Ledger, name: str | None) -> str:
     """Return the address under which an earlier call registered the winner (as `name`, if one is given), or nothing."""
     path = ledger.folder / RESULT
-    address = str(json.loads(path.read_text("utf-8")).get("model", "")) if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    stored: dict[str, Any] = read_sealed(
+        path, dict[str, Any], f"remove it, and the winner is registered again from {path.parent}"
+    )
+    address = str(stored.get("model", ""))
     return address if name is None or address.startswith(f"models:/{name}/") else ""
 
 
@@ -151,7 +157,7 @@ def register_best(ledger: Ledger, trial: TrialRecord, name: str) -> str:
 
 def weights(ledger: Ledger, trial: TrialRecord) -> Path:
     """Return the folder of a trial's best weights."""
-    from study.training import best_folder
+    from study.best_weights import best_folder
 
     return best_folder(ledger.trial_folder(trial.number), trial.best["epoch"])
 
@@ -171,11 +177,11 @@ def describe(definition: Definition, found: Confirmed) -> str:
     """Return the story of a confirmation in Markdown."""
     first = found.confirmation.standings[0]
     lines = [
-        f"**{definition.name}** on corpus `{definition.corpus_name}`: {found.confirmation.sentence}",
+        f"**{definition.name}** on corpus {code(definition.corpus_name)}: {found.confirmation.sentence}",
         f"Validation nll {first.means['nll']:.2f} ± {first.deviations['nll']:.2f} over seeds {first.seeds}."
         + (f" Test nll {found.test['nll']:.2f} ± {found.test.get('nll_sd', math.nan):.2f}." if found.test else "")
         + (f" Registered: `{found.model}`." if found.model else ""),
-        f"Reproduce: `{definition.command}`",
+        f"Reproduce: {code(definition.command)}",
         f"Confirmed settings: {show_params(first.params)}",
     ]
     return LINE_BREAK.join(lines)

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import psutil
 import torch
@@ -63,15 +64,23 @@ def limit_gpu_memory(fraction: float) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of a GPU's peak memory."""
+    """Start a new measurement of peak memory: of a GPU, or on Linux of this process, which earlier trials used."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    # 5: the high-water mark starts again from what is resident now.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory in use: on a GPU since the last reset, on the CPU of the process so far."""
+    """Return the most memory in use since the last reset; where none is possible, of the process so far."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     # Kilobytes, but bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from study.errors import StudyError
+from study.journal import storage_hint
 
 LEAST_DISK_GB = 2.0
 LEAST_MEMORY_GB = 2.0
@@ -110,13 +111,30 @@ def examine_studies(storage: Path) -> Iterator[Finding]:
 
     damaged: list[str] = []
     for ledger in studies(storage, damaged.append):
+        damaged += [problem for _, problem in ledger.survey() if problem]
         if ledger.num_left() and not ledger.is_locked():
             yield Finding(
                 f"study {ledger.folder.name}", f"{ledger.num_left()} of {ledger.definition.num_trials} trials are left",
-                f"go on with `study run --resume {ledger.folder.name}`, or let `study gc` close its records",
+                f"go on with `study run --resume {ledger.folder.name}{storage_hint(storage)}`, or let `study gc` close"
+                " its records",
             )  # fmt: skip
     for problem in damaged:
         yield Finding("study", problem, "bring its files back, or move its folder away")
+
+
+def examine_study(folder: Path) -> Iterator[Finding]:
+    """Hold a study's journals, database and definition against each other."""
+    from study.ledger import Ledger
+
+    try:
+        found = [problem for _, problem in Ledger.open(folder).survey() if problem]
+    except StudyError as error:
+        found = [str(error)]
+    for problem in found:
+        what, _, mend = problem.rpartition("; ")
+        yield Finding(f"study {folder.name}", what or problem, mend if what else "bring its files back")
+    if not found:
+        yield Finding(f"study {folder.name}", "its record is whole")
 
 
 def examine_cluster(address: str, storage: Path) -> Iterator[Finding]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import polars as pl
 
 from model.config import POOLING_NAMES
-from study.errors import StudyError
+from study.outputs import check_output, write_output
 
 ENDINGS = (".png", ".svg", ".html")
 WIDTH = 560
@@ -86,11 +87,6 @@ def heading(text: str, below: str) -> alt.TitleParams:
 
 def save(chart: Chart, path: Path) -> None:
     """Write a figure by its file's ending, aside and then renamed; HTML needs no network. Raises StudyError."""
-    if path.suffix not in ENDINGS or not path.absolute().parent.is_dir():
-        raise StudyError(f"{path}: expected a {', '.join(ENDINGS)} file in a folder that exists")
-    aside = path.with_name(f".writing.{path.name}")
-    if path.suffix == ".html":
-        chart.save(aside, inline=True)
-    else:
-        chart.save(aside, scale_factor=1.5)
-    aside.replace(path)
+    check_output(path, ENDINGS)
+    options: dict[str, Any] = {"inline": True} if path.suffix == ".html" else {"scale_factor": 1.5}
+    write_output(path, lambda aside: chart.save(aside, **options))

@@ -28,7 +28,7 @@ from study.drawing import (
 )
 from study.errors import StudyError
 from study.importance import importances
-from study.ledger import TrialRecord
+from study.records import TrialRecord
 from study.report import best_trial, epochs_frame, has_collapsed, pareto_trials, show_value, trials_frame
 
 MOST_LINES = 100

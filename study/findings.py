@@ -12,8 +12,8 @@ from scipy import stats
 
 from study.definition import Definition
 from study.diagnosis import INFORMATIVE_NATS
-from study.ledger import TrialRecord, best_row
 from study.noise import BEYOND_LUCK
+from study.records import TrialRecord, best_row
 from study.report import best_trial, has_collapsed, pareto_trials, show_params, show_value
 from study.standings import key, without_seed
 

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.best_weights import BEST_FILES, best_folders
+from study.checkpoints import PROGRESS, STATE
 from study.errors import StudyError
 from study.journal import study_names
-from study.ledger import ENDS, Ledger
+from study.ledger import Ledger
+from study.records import ENDS
 from study.report import USABLE
-from study.training import BEST, CHECKPOINTS
+from study.training import CHECKPOINTS
 
-HALF_WRITTEN = ".writing.*"
+HALF_WRITTEN = ".writing[-.]*"
+OWN_FILES = (*BEST_FILES, STATE, PROGRESS)
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder or file that can go, of a study, and why."""
+    """A folder or file of a study that can go, and why; of a folder, the files that this program wrote into it."""
 
     study: str
     path: Path
     why: str
 
     @property
+    def files(self) -> list[Path]:
+        """What of it is removed: nothing that was put there by anyone else."""
+        if not self.path.is_dir():
+            return [self.path]
+        return [path for path in self.path.rglob("*") if is_own(path) and not is_behind_link(path, self.path)]
+
+    @property
     def num_bytes(self) -> int:
-        """Bytes of the files in it."""
-        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+def is_own(path: Path) -> bool:
+    """Say whether a file is one that training writes into a trial's folder."""
+    return path.name in OWN_FILES and path.is_file() and not path.is_symlink()
+
+
+def is_behind_link(path: Path, top: Path) -> bool:
+    """Say whether a link lies between a folder and what is below it."""
+    return any(parent.is_symlink() for parent in path.parents if parent.is_relative_to(top))
 
 
 def studies(storage: Path, on_problem: Callable[[str], None]) -> Iterator[Ledger]:
@@ -52,21 +73,26 @@ def find_garbage(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:
 
 
 def _unneeded(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:
-    name, trials = ledger.folder.name, ledger.trials()
+    name, found = ledger.folder.name, list(ledger.survey())
+    for number in range(len(found)):
+        folder = ledger.trial_folder(number)
+        if not (folder.is_symlink() or folder.parent.is_symlink()):
+            for path in sorted(folder.glob(f"**/{HALF_WRITTEN}")):
+                yield Garbage(name, path, "half-written")
+    if any(problem for _, problem in found):
+        # Mending it may need everything else.
+        return
+    trials = [trial for trial, _ in found if trial is not None]
     usable = sorted((t for t in trials if t.feasible and t.state in USABLE), key=lambda t: t.best["valid/nll"])
     is_over = ledger.num_left() == 0 and all(trial.state in ENDS for trial in trials)
     kept = {trial.number for trial in usable[:num_kept]}
     for trial in trials:
         folder = ledger.trial_folder(trial.number)
-        if folder.is_symlink() or folder.parent.is_symlink():
-            continue
-        for path in sorted(folder.glob(f"**/{HALF_WRITTEN}")):
-            yield Garbage(name, path, "half-written")
-        if trial.state not in ENDS:
+        if folder.is_symlink() or folder.parent.is_symlink() or trial.state not in ENDS:
             continue
         if (folder / CHECKPOINTS).is_dir():
             yield Garbage(name, folder / CHECKPOINTS, f"state of a trial that is {trial.state}")
-        weights = sorted(folder.glob(f"{BEST}-*"))
+        weights = best_folders(folder)
         for path in weights[:-1]:
             yield Garbage(name, path, "weights of an epoch that was not the best in the end")
         if weights and is_over and trial.number not in kept:
@@ -74,8 +100,11 @@ def _unneeded(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:
 
 
 def remove(garbage: Garbage) -> None:
-    """Delete a folder or file for good."""
+    """Delete a file, or a folder's files of ours and the folders that are empty then, for good."""
+    for path in garbage.files:
+        path.unlink(missing_ok=True)
     if garbage.path.is_dir():
-        shutil.rmtree(garbage.path)
-    else:
-        garbage.path.unlink()
+        below = [path for path in garbage.path.rglob("*") if path.is_dir() and not path.is_symlink()]
+        for folder in [*sorted(below, reverse=True), garbage.path]:
+            with suppress(OSError):
+                folder.rmdir()

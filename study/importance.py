@@ -11,7 +11,7 @@ import polars as pl
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from study.definition import Definition
-from study.ledger import TrialRecord
+from study.records import TrialRecord
 from study.space import Range
 
 RESAMPLES = 60

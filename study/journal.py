@@ -1,16 +1,41 @@
-"""A trial's epochs on disk, a line each, and JSON files that are whole or not there."""
+"""A trial's epochs on disk, a line each, every line with a digest of itself and all before it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
+
+from data.files import (
+    DamagedFileError,
+    check_type,
+    parse_json,
+    read_bytes,
+    read_json,
+    sealed,
+    write_text,
+)
+from study.errors import StudyError
 
 DEFINITION = "study.json"
 """The file that makes a folder a study's."""
+JOURNAL = "epochs.jsonl"
+MOST_BYTES = 2**30
+DIGEST = ', "digest": "'
+Value = int | float | str | None
+Kind = TypeVar("Kind")
+
+
+class DamagedJournalError(StudyError):
+    """A trial's journal is not what was written; `rows` are the epochs before the damage."""
+
+    def __init__(self, message: str, rows: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 def study_names(storage: Path) -> list[str]:
@@ -19,29 +44,112 @@ def study_names(storage: Path) -> list[str]:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Return a trial's epochs; a last line that was cut short by a crash does not count."""
-    path = folder / "epochs.jsonl"
-    return list(_whole_lines(path)) if path.exists() else []
+    """Return a trial's epochs; a last line that was cut short by a crash does not count.
+
+    Raises DamagedJournalError if a line is missing, was changed or is no epoch.
+    """
+    path = folder / JOURNAL
+    if not os.path.lexists(path):
+        return []
+    rows: list[dict[str, Any]] = []
+    try:
+        lines = read_bytes(path, MOST_BYTES).split(b"\n")[:-1]
+    except DamagedFileError as error:
+        raise DamagedJournalError(f"{error}{mend(folder.parent.parent)}", rows) from None
+    before, is_digested = "", bool(lines) and DIGEST.encode() in lines[0]
+    for number, line in enumerate(lines, 1):
+        where = f"{path} line {number}"
+        try:
+            text = line.decode()
+            body, digest = split_digest(text)
+            if is_digested:
+                check_digest(digest, next_digest(before, body), where)
+            rows.append(checked(parse_json(body if digest else text, dict[str, Value], where), rows, where))
+        except UnicodeDecodeError:
+            raise DamagedJournalError(f"{where} is no text{mend(folder.parent.parent)}", rows) from None
+        except DamagedFileError as error:
+            raise DamagedJournalError(f"{error}{mend(folder.parent.parent)}", rows) from None
+        before = digest
+    return rows
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text("utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+def mend(folder: Path) -> str:
+    """Return what to do about the damaged record of the study in a folder, as the end of a sentence."""
+    return f"; `study doctor {folder.name} --repair{storage_hint(folder.parent)}` goes on from what is whole"
+
+
+def storage_hint(storage: Path) -> str:
+    """Return the option by which a command finds studies that are not in the usual folder, or nothing."""
+    return "" if storage == Path("runs") else f" --storage {shlex.quote(str(storage))}"
+
+
+def checked(row: dict[str, Any], before: list[dict[str, Any]], where: str) -> dict[str, Any]:
+    """Return a row; raise DamagedFileError unless it is an epoch that comes after those before it."""
+    epoch, seconds = row.get("epoch"), row.get("seconds")
+    if not isinstance(epoch, int) or epoch <= (before[-1]["epoch"] if before else 0):
+        raise DamagedFileError(f"{where}: expected the number of a later epoch, got {str(epoch)[:60]}")
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise DamagedFileError(f"{where}: expected seconds, got {str(seconds)[:60]}")
+    wrong = [name for name, value in row.items() if "/" in name and not isinstance(value, int | float)]
+    if wrong:
+        raise DamagedFileError(f"{where}: {wrong[0]} is no number")
+    missing = {"valid/nll", "valid/kl", "valid/mi", "valid/au", "outcome"} - row.keys()
+    if missing:
+        raise DamagedFileError(f"{where} lacks {', '.join(sorted(missing))}")
+    return row
+
+
+def check_digest(stored: object, found: str, where: str) -> None:
+    """Raise DamagedFileError unless a digest that was stored is the one of what was found."""
+    if stored != found:
+        raise DamagedFileError(f"{where} is damaged: its digest is not that of its content")
+
+
+def split_digest(line: str) -> tuple[str, str]:
+    """Return a line's JSON without its digest, and the digest; an empty one of a line that has none."""
+    place = line.rfind(DIGEST)
+    return (f"{line[:place]}}}", line[place + len(DIGEST) : -2]) if place >= 0 else (line, "")
+
+
+def next_digest(before: str, body: str) -> str:
+    """Return the digest of a line that follows the line with the digest `before`."""
+    return hashlib.sha256(f"{before}{body}".encode()).hexdigest()[:16]
 
 
 def append_journal(folder: Path, row: dict[str, Any]) -> None:
     """Append an epoch to a trial's journal, on disk before this returns; repair a line cut short before."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "epochs.jsonl").open("a+b") as stream:
-        size = stream.seek(0, os.SEEK_END)
+    with (folder / JOURNAL).open("a+b") as stream:
         stream.seek(0)
-        whole = stream.read().rfind(b"\n") + 1
-        if whole != size:
+        content = stream.read()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
             stream.truncate(whole)
-        stream.write(json.dumps(row).encode() + b"\n")
+        last = content[content.rfind(b"\n", 0, whole - 1) + 1 : whole - 1] if whole else b""
+        before, body = split_digest(last.decode())[1], json.dumps(row)
+        # Of an older version's study, whose lines have none.
+        line = f'{body[:-1]}{DIGEST}{next_digest(before, body)}"}}' if before or not last else body
+        stream.write(line.encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def rewrite_journal(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Put a journal of these epochs in the place of a damaged one, which is kept beside it."""
+    path = folder / JOURNAL
+    if os.path.lexists(path):
+        path.replace(free_path(path.with_name(f"{JOURNAL}.damaged")))
+    for row in rows:
+        append_journal(folder, row)
+
+
+def free_path(path: Path) -> Path:
+    """Return a path that nothing is at: this one, or this one with a number."""
+    candidate, number = path, 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
 
 
 def without_nan(content: Any) -> Any:
@@ -58,8 +166,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file aside, then rename it into place."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, "utf-8")
-    aside.replace(path)
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that is whole or not there, with a digest of what it says."""
+    write_json(path, sealed(without_nan(content)))
+
+
+def read_sealed(path: Path, kind: type[Kind] | Any, what_to_do: str) -> Kind:
+    """Return what `write_sealed` wrote, without its digest, as values of a type; raise StudyError if it is damaged."""
+    try:
+        content: dict[str, Any] = read_json(path, dict[str, Any])
+        if "digest" in content:
+            check_digest(content.pop("digest"), sealed(content)["digest"], str(path))
+        check_type(content, kind, path)
+    except DamagedFileError as error:
+        raise StudyError(f"{error}; {what_to_do}") from None
+    return cast(Kind, content)

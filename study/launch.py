@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.addresses import shown
 from study.definition import Definition
 from study.errors import StudyError, first_line, tells_of_full_disk
-from study.ledger import Ledger, TrialRecord
+from study.journal import storage_hint
+from study.ledger import Ledger
 from study.live import LiveView
+from study.local_ray import local_ray, set_environment
 from study.nodes import check_nodes
+from study.records import TrialRecord
 from study.report import describe_study, seeds_frame, summary_metrics, trials_frame
 from study.tracking import Tracker, View
 
@@ -82,9 +86,10 @@ def naming_a_full_disk(ledger: Ledger) -> Iterator[None]:
     except Exception as error:
         if not is_full_disk(error):
             raise
+        hint = storage_hint(ledger.folder.parent)
         raise StudyError(
             f"no room is left on the disk of {ledger.folder}; free some (`study gc --delete` removes what studies no"
-            f" longer need), then go on with `study run --resume {ledger.definition.name}`"
+            f" longer need), then go on with `study run --resume {ledger.definition.name}{hint}`"
         ) from None
 
 
@@ -157,8 +162,9 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
     from ray import tune
 
     from study.failures import outliving_killed_trials
+    from study.schedules import make_scheduler
     from study.trial import run_trial
-    from study.tuning import EndOfStudy, LedgerCallback, LedgerSearcher, make_scheduler
+    from study.tuning import EndOfStudy, LedgerCallback, LedgerSearcher
 
     definition = ledger.definition
 
@@ -174,7 +180,8 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
     stopper = EndOfStudy(callback, budget.seconds, lambda: view.gpu_hours() >= budget.gpu_hours)
 
     def give_up() -> None:
-        view.problem(f"Ray does not answer; go on with `study run --resume {definition.name}`")
+        hint = storage_hint(ledger.folder.parent)
+        view.problem(f"Ray does not answer; go on with `study run --resume {definition.name}{hint}`")
         settle(ledger, tracker, "interrupted", view.problem, with_report=False)
         os._exit(INTERRUPTED)
 
@@ -251,6 +258,10 @@ def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     })  # fmt: skip
+    # glibc gives each trial's new thread an arena of its own, eight a core, and keeps what every one of them once held.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    if address is None:
+        set_environment()
     import ray
 
     if ray.is_initialized():
@@ -263,26 +274,31 @@ def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
 @contextmanager
 def connected(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to a Ray cluster, or start one here; raise StudyError if there is none."""
+    if address is None:
+        quiet_ray()
+        with local_ray(num_cpus):
+            yield
+        return
     import ray
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # Why a trial failed is on record, and its traceback in Tune's folder.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module="ray")
+    quiet_ray()
     try:
-        if address is None:
-            ray.init(
-                address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False,
-                logging_level="ERROR", object_store_memory=200 * 2**20,
-            )  # fmt: skip
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:
+        if tells_of_full_disk(str(error)):
+            raise
         raise StudyError(
-            f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)};"
+            f"no Ray cluster answers at {shown(address)}: {first_line(error)};"
             " check with `ray status`, or leave --address out to use this machine alone"
         ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def quiet_ray() -> None:
+    """Have Ray say nothing of its own: why a trial failed is on record, and its traceback in Tune's folder."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="ray")

@@ -9,95 +9,108 @@ and reports are made from this record and can be made again.
 from __future__ import annotations
 
 import fcntl
-import json
-import logging
-import math
 import time
 import warnings
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from study.definition import Definition
+from data.files import DamagedFileError, read_json, remove_files
+from study import database
+from study.database import DATABASE
+from study.definition import Definition, read_definition, write_definition
 from study.errors import StudyError
-from study.journal import DEFINITION, append_journal, read_journal, study_names, write_json
-from study.patience import PatientStorage
+from study.integrity import disagreement, seal_of
+from study.journal import DEFINITION, append_journal, mend, read_journal, storage_hint, study_names
+from study.proposal import FIXED, draw, pass_on_notes, store
+from study.records import TrialRecord, best_row
 from study.samplers import make_sampler
 
-DATABASE, LOCK, TRIALS, RUN_IDS = "optuna.db", ".lock", "trials", "mlflow.json"
-ENDS = ("complete", "pruned", "collapsed", "failed")
-STATES = (*ENDS, "running", "waiting")
-"""What can have become of a trial: trained to its end; ended by the schedule; ended because its posterior
-collapsed; broken (with a reason); being trained; interrupted, to be gone on with by --resume."""
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the ledger has it."""
-
-    number: int
-    state: str
-    reason: str
-    params: dict[str, Any]
-    rows: list[dict[str, Any]] = field(repr=False)
-    seconds: float
-    feasible: bool
-    best: dict[str, Any] = field(repr=False)
-    """The row of the best epoch; empty before the first one."""
-    run_id: str | None
-    started: bool
-    """Whether it has ever been handed out: an enqueued trial waits before that."""
+LOCK, TRIALS, RUN_IDS = ".lock", "trials", "mlflow.json"
+OWN_FILES = (DEFINITION, *(f"{DATABASE}{end}" for end in ("", "-journal", "-wal", "-shm")), RUN_IDS, LOCK)
+"""What a study that has tried nothing has written into its folder."""
 
 
 class Ledger:
-    """The record of one study. One process writes it at a time; any number may read."""
+    """The record of one study. One process writes it at a time; any number may read.
 
-    def __init__(
-        self, folder: Path, definition: Definition, study: optuna.Study, storage: optuna.storages.RDBStorage
-    ) -> None:
+    It is opened for reading, which changes nothing on the disk; the first thing written opens it for writing.
+    """
+
+    def __init__(self, folder: Path, definition: Definition) -> None:
         self.folder = folder
         self.definition = definition
-        self.study = study
-        self._storage = storage
+        self._study: optuna.Study | None = None
+        self._is_writer = False
         self._open: dict[int, optuna.Trial] = {}
         self._rows: dict[int, list[dict[str, Any]]] = {}
         self._lock: IO[str] | None = None
 
     @classmethod
     def create(cls, folder: Path, definition: Definition) -> Ledger:
-        """Start the record of a new study and lock it; raise StudyError if the folder already has one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = lock_folder(folder, definition.name)
-        if (folder / DEFINITION).exists():
-            stream.close()
+        """Start the record of a new study in a folder that is new or empty, and lock it.
+
+        Raises StudyError, and touches nothing, if the folder has a study or anything else.
+        """
+        if (folder / LOCK).is_file() and (folder / DEFINITION).is_file():
+            # Said first of a study that is being run.
+            lock_folder(folder, definition.name).close()
+        found = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+        if DEFINITION in found:
             raise StudyError(
-                f"a study named {definition.name} exists already; continue it with --resume {definition.name},"
+                f"a study named {definition.name} exists already; continue it with --resume"
+                f" {definition.name}{storage_hint(folder.parent)},"
                 " or choose another --name"
             )
+        if found or (folder.exists() and not folder.is_dir()):
+            raise StudyError(
+                f"{folder} is not empty and no study ({', '.join(sorted(found)[:3]) or 'a file'});"
+                " choose another --name"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        ledger = cls(folder, definition)
+        ledger._lock = lock_folder(folder, definition.name)
         # First of all, so that a study killed at any later moment can be resumed.
-        write_json(folder / DEFINITION, definition.to_json())
-        ledger = cls(folder, definition, *connect(folder, definition))
-        ledger._lock = stream
+        write_definition(folder / DEFINITION, definition)
+        ledger.enqueue(list(definition.planned))
         return ledger
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
-        """Open the record of a study for reading; raise StudyError if there is none."""
+        """Open the record of a study for reading; raise StudyError if there is none or it is damaged."""
         path = folder / DEFINITION
         if not path.is_file():
             known = study_names(folder.parent)
             hint = f"known here: {', '.join(known)}" if known else "none has been run there"
             raise StudyError(f"no study named {folder.name} in {folder.parent} ({hint}); see --storage")
-        try:
-            definition = Definition.from_json(json.loads(path.read_text("utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
-            raise StudyError(f"{path} does not define a study: {error!r}; it is foreign or damaged") from None
-        if not definition.optuna_url and not (folder / DATABASE).exists() and (folder / TRIALS).exists():
-            raise StudyError(f"{folder / DATABASE} is missing; the study's record is damaged")
-        return cls(folder, definition, *connect(folder, definition))
+        ledger = cls(folder, read_definition(path))
+        if not database.exists(folder, ledger.definition) and (folder / TRIALS).exists():
+            raise StudyError(f"{folder / DATABASE} is missing; the study's record is damaged{mend(folder)}")
+        # What is damaged is said at once.
+        ledger.study  # noqa: B018
+        return ledger
+
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's study, connected when it is first asked for."""
+        if self._study is None:
+            if self._is_writer or database.exists(self.folder, self.definition):
+                self._study = database.connect(self.folder, self.definition, writing=self._is_writer)
+            else:
+                self._study = database.empty(self.definition)
+        return self._study
+
+    def _for_writing(self) -> optuna.Study:
+        """Return Optuna's study as one that can be written, made if it is not there."""
+        if not self._is_writer:
+            if self.definition.optuna_url or not database.exists(self.folder, self.definition):
+                database.create(self.folder, self.definition)
+            self._is_writer, self._study = True, None
+        return self.study
 
     def lock(self) -> None:
         """Become the one writer; raise StudyError if another process is. Ends with the process."""
@@ -113,6 +126,14 @@ class Ledger:
             except OSError:
                 return True
         return False
+
+    def discard(self) -> None:
+        """Remove the record of a study that has tried nothing, file by file; whatever else is in its folder stays."""
+        if self.definition.optuna_url:
+            optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)
+        self._study = None
+        remove_files(self.folder, OWN_FILES)
+        self.close()
 
     def close(self) -> None:
         """Let another process become the writer."""
@@ -131,39 +152,63 @@ class Ledger:
 
     def enqueue(self, points: list[dict[str, Any]]) -> None:
         """Have these searched values tried, in this order, before the sampler proposes any; once each."""
+        study = self._for_writing()
         for point in points:
-            self.study.enqueue_trial(point, skip_if_exists=True)
+            study.enqueue_trial(point, skip_if_exists=True)
 
     def extend(self, points: list[dict[str, Any]]) -> None:
         """Have these searched values tried as well, each once however often it is asked for."""
         self.enqueue(points)
         self.definition = replace(self.definition, num_trials=len(self._frozen()))
-        write_json(self.folder / DEFINITION, self.definition.to_json())
+        write_definition(self.folder / DEFINITION, self.definition)
 
     def release_interrupted(self) -> list[int]:
         """Make every trial that Optuna has as RUNNING wait to be handed out again; return their numbers."""
+        study = self._for_writing()
+        # Those of a study that was killed while they were entered.
+        self.enqueue(list(self.definition.planned))
         released = []
         for trial in self._frozen():
             if trial.state == TrialState.RUNNING:
-                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
                 released.append(trial.number)
         self._open.clear()
+        self._rows.clear()
         return released
 
     def ask(self) -> tuple[int, dict[str, Any]]:
-        """Take the next trial, an interrupted one first; return its number and its searched values."""
-        definition, existing = self.definition, len(self._frozen())
-        # What a trial is given depends on the seed and what is known, not on when the driver started.
-        self.study.sampler = make_sampler(
-            definition.sampler, definition.space, definition.goal, definition.seed, existing
-        )
-        trial = self.study.ask()
+        """Take the next trial, an interrupted one first; return its number and its searched values.
+
+        What a trial is given follows from the study's seed, its own number and what is known when it is first asked
+        for. All its values are drawn, then stored at once, then it is taken: a kill leaves it whole or not there.
+        """
+        definition, study = self.definition, self._for_writing()
+        self._settle_next(study)
+        trial = study.ask()
         values = definition.space.suggest(trial)
         self._open[trial.number] = trial
         self._rows[trial.number] = read_journal(self.trial_folder(trial.number))
         for row in self._rows[trial.number]:
             self._report(trial, row)
         return trial.number, values
+
+    def _settle_next(self, study: optuna.Study) -> None:
+        """See to it that the trial which Optuna will hand out next is there, with each of its values."""
+        known = self._frozen()
+        if known:
+            pass_on_notes(study, known[-1])
+        waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
+        number = len(known) if waiting is None else waiting.number
+        definition = self.definition
+        study.sampler = make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, number)
+        if waiting is None:
+            store(study, draw(study, study.sampler, definition.space, number, {}))
+            return
+        fixed = waiting.system_attrs.get(FIXED, {}) | waiting.params
+        drawn = draw(study, study.sampler, definition.space, number, fixed)
+        if drawn.params.keys() - fixed.keys():
+            # Of values to be tried, the ones that were left to the sampler.
+            study._storage.set_trial_system_attr(waiting._trial_id, FIXED, drawn.params)
 
     def rows(self, number: int) -> list[dict[str, Any]]:
         """Return the epochs on record of a trial, oldest first."""
@@ -205,32 +250,64 @@ class Ledger:
         for name, value in best.items():
             if name.startswith("valid/"):
                 trial.set_user_attr(f"best/{name[6:]}", value)
-        for name, violation in goal.constraints(best).items():
-            trial.set_constraint(name, violation)
+        with warnings.catch_warnings():
+            # A kill may have come after they were set.
+            warnings.simplefilter("ignore", UserWarning)
+            for name, violation in goal.constraints(best).items():
+                trial.set_constraint(name, violation)
+        trial.set_user_attr("digest", seal_of(trial.params, state, reason))
         match state:
             case "complete":
-                self.study.tell(trial, goal.values(best))
+                self._for_writing().tell(trial, goal.values(best))
             case "pruned" | "collapsed":
-                self.study.tell(trial, state=TrialState.PRUNED)
+                self._for_writing().tell(trial, state=TrialState.PRUNED)
             case _:
-                self.study.tell(trial, state=TrialState.FAIL)
+                self._for_writing().tell(trial, state=TrialState.FAIL)
         return state, reason
 
     def trials(self) -> list[TrialRecord]:
-        """Return every trial of the study, oldest first."""
-        run_ids = self.run_ids()
-        return [self._record(trial, run_ids) for trial in self._frozen()]
+        """Return every trial of the study, oldest first.
+
+        Raises StudyError if journals and database do not say the same: neither is believed over the other.
+        """
+        found = []
+        for record, problem in self.survey():
+            if problem:
+                raise StudyError(problem)
+            assert record is not None
+            found.append(record)
+        return found
+
+    def survey(self) -> Iterator[tuple[TrialRecord | None, str]]:
+        """Yield every trial, and what is wrong with its record; None where there is no telling what it was."""
+        run_ids, name, frozen = self.run_ids(), self.folder.name, self._frozen()
+        for trial in frozen:
+            try:
+                rows = self.rows(trial.number)
+                problem = disagreement(trial, rows, best_row(rows, self.definition), self.definition)
+            except StudyError as error:
+                yield None, f"the record of trial {trial.number} of {name} is damaged: {error}"
+                continue
+            if problem:
+                problem = f"the record of trial {trial.number} of {name} is damaged: {problem}{mend(self.folder)}"
+            yield self._record(trial, rows, run_ids), problem
+        for folder in sorted((self.folder / TRIALS).glob("*[0-9]")):
+            if folder.name.isdecimal() and int(folder.name) >= len(frozen) and (folder / "epochs.jsonl").exists():
+                problem = f"{folder} has epochs of a trial that Optuna's database does not know"
+                yield None, f"the record of {name} is damaged: {problem}{mend(self.folder)}"
 
     def run_ids(self) -> dict[str, str]:
-        """Return the MLflow run of the study (`study`) and of each trial, by number."""
-        path = self.folder / RUN_IDS
-        return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+        """Return the MLflow run of the study (`study`) and of each trial, by number; made again if it is damaged."""
+        try:
+            found: dict[str, str] = read_json(self.folder / RUN_IDS, dict[str, str])
+        except DamagedFileError:
+            return {}
+        return found
 
     def _frozen(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+        return database.trials(self.study, self.folder)
 
-    def _record(self, trial: FrozenTrial, run_ids: dict[str, str]) -> TrialRecord:
-        rows = self.rows(trial.number)
+    def _record(self, trial: FrozenTrial, rows: list[dict[str, Any]], run_ids: dict[str, str]) -> TrialRecord:
         best = best_row(rows, self.definition)
         waiting = "waiting" if trial.state == TrialState.WAITING else "running"
         return TrialRecord(
@@ -249,43 +326,10 @@ class Ledger:
 
 def lock_folder(folder: Path, name: str) -> IO[str]:
     """Lock a study's folder for this process; raise StudyError if another one has it."""
-    stream = (folder / LOCK).open("w")
+    stream = (folder / LOCK).open("a")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         stream.close()
         raise StudyError(f"the study {name} is being run by another process; wait for it or stop it first") from None
     return stream
-
-
-def connect(folder: Path, definition: Definition) -> tuple[optuna.Study, optuna.storages.RDBStorage]:
-    """Open the Optuna study of a definition, or create it; raise StudyError if the database is not to be had."""
-    import sqlalchemy.exc
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    url = definition.optuna_url or f"sqlite:///{(folder / DATABASE).absolute()}"
-    # A server holds the studies of many folders.
-    name = f"{definition.name}-{definition.identifier[:8]}" if definition.optuna_url else definition.name
-    try:
-        storage = PatientStorage(url) if definition.optuna_url else optuna.storages.RDBStorage(url)
-        sampler = make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, 0)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            sampler=sampler,
-            directions=definition.goal.directions,
-            load_if_exists=True,
-        )
-        study.set_metric_names(definition.goal.metric_names)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise StudyError(f"Optuna's database of {definition.name} cannot be opened: {error}") from None
-    return study, storage
-
-
-def best_row(rows: list[dict[str, Any]], definition: Definition) -> dict[str, Any]:
-    """Return the row with the best validation by the study's criterion, or an empty one."""
-    criterion = f"valid/{definition.space.fixed.evaluation.criterion}"
-    finite = [row for row in rows if math.isfinite(row.get(criterion, math.nan)) and "phase" not in row]
-    return min(finite, key=lambda row: row[criterion], default={})

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from study.console import make_console
 from study.definition import Definition
-from study.ledger import TrialRecord, best_row
+from study.records import TrialRecord, best_row
 from study.report import METRIC_COLUMNS, USABLE, metric_cells, show_params
 
 SHOWN_FINISHED, BAR_WIDTH = 8, 24

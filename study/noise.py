@@ -8,7 +8,8 @@ from collections import defaultdict
 import numpy as np
 
 from study.journal import DEFINITION
-from study.ledger import Ledger, TrialRecord
+from study.ledger import Ledger
+from study.records import TrialRecord
 from study.report import best_trial
 from study.standings import key, without_seed
 

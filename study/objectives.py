@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,15 +34,20 @@ class Goal:
         """Return the goal of an --objective and its --floor METRIC=VALUE; raise StudyError."""
         if name not in ("nll", "pareto"):
             raise StudyError(f"unknown objective {name!r}; expected nll or pareto")
-        parsed = []
+        parsed: list[tuple[str, float]] = []
         for floor in floors:
             match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.eE+-]+)\s*", floor)
             if match is None or match[1] not in FLOOR_METRICS:
                 raise StudyError(f"expected --floor METRIC=VALUE with one of {', '.join(FLOOR_METRICS)}, got {floor!r}")
             try:
-                parsed.append((match[1], float(match[2])))
+                least = float(match[2])
             except ValueError:
                 raise StudyError(f"--floor {floor}: {match[2]} is no number") from None
+            if not math.isfinite(least):
+                raise StudyError(f"--floor {floor}: no trial reaches {least}; give a number")
+            if any(name == match[1] for name, _ in parsed):
+                raise StudyError(f"--floor {match[1]} is given twice; give each metric one floor")
+            parsed.append((match[1], least))
         return cls(name, tuple(parsed), collapse_kl_nats)
 
     @property

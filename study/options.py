@@ -12,6 +12,8 @@ from data.errors import CorpusError
 from study.errors import StudyError
 
 CORPORA = Path("corpora")
+LARGEST = 10**9
+"""Of a count: beyond it, it is a slip."""
 
 
 class RunOptions(BaseModel):
@@ -40,7 +42,9 @@ class RunOptions(BaseModel):
             if not isinstance(table, dict):
                 raise StudyError(f"[study] must be a table, got {table!r}")
             merged |= {name: value for name, value in table.items() if value is not None}
-        for name in merged:
+        for name, value in merged.items():
+            if isinstance(value, bool) or (isinstance(value, int) and abs(value) > LARGEST):
+                raise StudyError(f"study.{name}: expected another value, got {str(value).lower()[:40]}")
             if name not in cls.model_fields:
                 close = difflib.get_close_matches(name, cls.model_fields, 1)
                 hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(cls.model_fields)}"

@@ -14,16 +14,23 @@ from markupsafe import Markup, escape
 
 from data.corpus import Corpus
 from data.errors import CorpusError
+from data.files import write_text
 from model.errors import ModelError
+from study.best_weights import best_folder
 from study.drawing import Chart, save
 from study.errors import StudyError
 from study.figures import FIGURES
 from study.findings import answer, collapse_pattern, costs, counted
-from study.journal import without_nan, write_text
-from study.ledger import Ledger, TrialRecord
+from study.journal import without_nan
+from study.ledger import Ledger
+from study.markup import code as code_span
+from study.markup import code_block, prose
+from study.markup import plain as cell
 from study.models import TrainedModel
 from study.noise import known_noise
+from study.outputs import check_output, refuse_foreign
 from study.portrait import PORTRAITS, Portrait, portray
+from study.records import TrialRecord
 from study.report import (
     best_trial,
     counts,
@@ -34,7 +41,7 @@ from study.report import (
     show_params,
     show_value,
 )
-from study.training import best_folder
+from study.trial import SAMPLES, read_samples
 
 WORDS = ("reconstructions", "interpolation")
 """Figures that a document has as tables, in which one can search and copy."""
@@ -107,12 +114,15 @@ def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None)
     """Write a study's report as Markdown, its figures as SVG files beside it; raise StudyError."""
     check_target(path, ".md")
     content = gather(ledger, price_per_gpu_hour)
-    figures, titles = {}, {}
+    figures, titles, drawn = {}, {}, {}
     for name, chart in content.pop("charts").items():
         if name in WORDS:
             continue
         titles[name] = chart.to_dict()["title"]["text"]
         figures[name] = f"{path.stem}-{name}.svg"
+        drawn[name] = chart
+    refuse_foreign([path.with_name(file) for file in figures.values()], path)
+    for name, chart in drawn.items():
         save(chart, path.with_name(figures[name]))
     text = environment().get_template("report.md.j2").render(**content, figures=figures, titles=titles)
     write_text(path, text)
@@ -120,8 +130,7 @@ def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None)
 
 def check_target(path: Path, ending: str) -> None:
     """Raise StudyError unless a file of this ending can be written there."""
-    if path.suffix != ending or not path.absolute().parent.is_dir():
-        raise StudyError(f"{path}: expected a {ending} file in a folder that exists")
+    check_output(path, (ending,))
 
 
 def environment() -> Environment:
@@ -132,14 +141,8 @@ def environment() -> Environment:
     )  # fmt: skip
     made.filters["short"] = show_value
     made.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
-    made.filters["cell"] = cell
+    made.filters |= {"cell": cell, "prose": prose, "code_block": code_block, "code_span": code_span}
     return made
-
-
-def cell(text: object) -> str:
-    """Return a text as it stands in a cell of a Markdown table: nothing in it is markup."""
-    plain = str(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return plain.replace("\n", " ")
 
 
 def specification(chart: dict[str, Any]) -> str:
@@ -210,10 +213,10 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
 
 def samples_of(ledger: Ledger, trial: TrialRecord | None, num: int = 8) -> list[dict[str, str]]:
     """Return validation texts beside their reconstructions, and prior samples, of a trial; empty if it wrote none."""
-    path = ledger.trial_folder(trial.number) / "samples.json" if trial is not None else None
+    path = ledger.trial_folder(trial.number) / SAMPLES if trial is not None else None
     if path is None or not path.is_file():
         return []
-    table: dict[str, list[str]] = json.loads(path.read_text("utf-8"))
+    table = read_samples(path.parent)
     return [dict(zip(table, row, strict=True)) for row in list(zip(*table.values(), strict=True))[:num]]
 
 

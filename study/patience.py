@@ -18,8 +18,12 @@ RESTART_SECONDS = 300.0
 class PatientStorage(RDBStorage):
     """Optuna's storage, each of whose transactions is tried again until a server that went away is back."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, engine_kwargs={"pool_pre_ping": True})
+    def __init__(self, url: str, *, writing: bool = True) -> None:
+        """Connect to a server; a connection for reading refuses every change, where it is PostgreSQL's."""
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if not writing and url.startswith("postgresql"):
+            options["connect_args"] = {"options": "-c default_transaction_read_only=on"}
+        super().__init__(url, engine_kwargs=options, skip_table_creation=not writing)
 
 
 def patient(transaction: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ import math
 import os
 import random
 import re
-import shutil
 import tempfile
 import uuid
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from study.definition import Definition
 from study.errors import StudyError
+from study.journal import storage_hint
 from study.ledger import Ledger
 from study.objectives import Goal
 from study.options import CORPORA, RunOptions, find_corpus
@@ -26,6 +26,8 @@ from study.space import SearchSpace, build_space
 REMOTE_CONCURRENT = 16
 RESUME_OPTIONS = ("resume", "storage", "address", "time_budget", "max_gpu_hours", "concurrent")
 OPTION_NAMES = {"corpus": "CORPUS", "assignments": "--set", "also": "--search", "floors": "--floor"}
+RESERVED = ("mlflow.db", "mlartifacts")
+"""What lies beside the studies."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -34,6 +36,8 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     from data.corpus import Corpus
 
     tracking_uri = given["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI")
+    if given["tracking_uri"] is not None and not given["tracking_uri"].strip():
+        raise StudyError("--tracking-uri is empty; leave it out to record in a database beside the studies")
     check_ray_address(given["address"])
     check_tracking_uri(tracking_uri)
     check_database(given["optuna_url"])
@@ -81,8 +85,10 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         optuna_url=given["optuna_url"] or "",
         command=command,
         provenance=here(),
+        planned=grid_points(options.sampler, space, space.fixed.seed, num_trials(options, space)),
     )
     check_sampler(definition)
+    check_apart(storage, definition.name, definition.tracking_uri)
     return definition
 
 
@@ -102,20 +108,24 @@ def new_comparison(given: dict[str, Any], points: list[dict[str, Any]], samples:
     return replace(
         definition,
         num_trials=len(points),
+        planned=tuple(points),
         final_num_samples=samples,
         name=definition.name if given["name"] else free_name(given["storage"], f"compare-{definition.corpus_name}"),
     )
 
 
-def create(storage: Path, definition: Definition, planned: list[dict[str, Any]]) -> Ledger:
-    """Create and lock a study's ledger; `planned` values, or a grid's points, are tried before any proposals."""
-    ledger = Ledger.create(storage / definition.name, definition)
-    if definition.sampler == "grid":
-        points = definition.space.grid()
-        random.Random(definition.seed).shuffle(points)  # noqa: S311 - an order, no secret
-        planned = points[: definition.num_trials]
-    ledger.enqueue(planned)
-    return ledger
+def create(storage: Path, definition: Definition) -> Ledger:
+    """Create and lock a study's ledger."""
+    return Ledger.create(storage / definition.name, definition)
+
+
+def grid_points(sampler: str, space: SearchSpace, seed: int, num: int) -> tuple[dict[str, Any], ...]:
+    """Return the points of a grid in an order of the seed's, as many as are tried; none for other samplers."""
+    if sampler != "grid":
+        return ()
+    points = space.grid()
+    random.Random(seed).shuffle(points)  # noqa: S311 - an order, no secret
+    return tuple(points[:num])
 
 
 def resume_study(given: dict[str, Any]) -> Ledger:
@@ -169,15 +179,14 @@ def start(
     except StudyError:
         if is_new and not any(trial.started for trial in ledger.trials()):
             # Its name is free again: nothing has been tried.
-            shutil.rmtree(ledger.folder)
+            ledger.discard()
         raise
     finally:
         ledger.close()
     if show_report:
         trials = ledger.trials()
         make_console().print(study_report(definition, trials, known_noise(ledger, trials)[1]))
-    storage = ledger.folder.parent
-    option = "" if storage == Path("runs") else f" --storage {storage}"
+    option = storage_hint(ledger.folder.parent)
     if not outcome.recorded:
         progress.print(
             f"MLflow has not heard everything; `study run --resume {name}{option}` sends the rest", markup=False
@@ -196,9 +205,11 @@ def check_study_name(name: str, option: str = "--name") -> str:
     """Return a study's name; raise StudyError unless it can stand in paths and queries."""
     if not NAME.fullmatch(name):
         raise StudyError(
-            f"{option} {name!r}: expected at most 64 letters, digits, dots, dashes and underscores,"
+            f"{option} {name[:100]!r}: expected at most 64 letters, digits, dots, dashes and underscores,"
             " beginning with a letter or digit"
         )
+    if name.lower() in RESERVED or name.lower().startswith(f"{RESERVED[0]}-"):
+        raise StudyError(f"{option} {name}: MLflow's own files beside the studies have that name; choose another")
     return name
 
 
@@ -256,6 +267,15 @@ def choose_concurrent(options: RunOptions, address: str | None) -> int:
                 f" {torch.cuda.device_count()} GPUs; use 0 to train on the CPU"
             )
     return options.concurrent or max(1, min(slots, options.trials))
+
+
+def check_apart(storage: Path, name: str, tracking_uri: str) -> None:
+    """Raise StudyError if a study's folder and a tracking database would be at one place, or one within the other."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return
+    folder, file = (storage / name).absolute(), Path(tracking_uri.removeprefix("sqlite:///")).absolute()
+    if folder == file or folder in file.parents or file in folder.parents:
+        raise StudyError(f"the tracking database {file} and the folder of the study {folder} collide; move one of them")
 
 
 def absolute_database(uri: str | None) -> str | None:

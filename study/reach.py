@@ -6,7 +6,9 @@ import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
+from study.addresses import holds_secret, names_user, refuse_secret, shown
 from study.errors import StudyError, first_line
 
 TIMEOUT_SECONDS = 5.0
@@ -16,44 +18,41 @@ def check_ray_address(address: str | None) -> None:
     """Raise StudyError unless something listens at a Ray address; `auto` is left to Ray to find."""
     if address is None or address in ("auto", "local"):
         return
-    place = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
+    refuse_secret("--address", address, "give Ray's token by RAY_AUTH_TOKEN or ~/.ray/auth_token")
     try:
+        place = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
         host, port = place.hostname, place.port
     except ValueError:
         host = port = None
     if host is None or port is None:
-        raise StudyError(f"--address {address}: expected auto, HOST:PORT or ray://HOST:PORT")
+        raise StudyError(f"--address {shown(address)}: expected auto, HOST:PORT or ray://HOST:PORT")
     try:
         socket.create_connection((host, port), TIMEOUT_SECONDS).close()
-    except OSError as error:
+    except (OSError, UnicodeError, OverflowError) as error:
         raise StudyError(
-            f"no Ray cluster answers at {address} ({error}); check with `ray status --address {address}`,"
+            f"no Ray cluster answers at {address} ({first_line(error)}); check with `ray status --address {address}`,"
             " or leave --address out to use this machine alone"
         ) from None
 
 
-def refuse_password(option: str, url: str, instead: str) -> None:
-    """Raise StudyError if an address holds a password."""
-    try:
-        password = urllib.parse.urlsplit(url).password
-    except ValueError:
-        password = None
-    if password is not None:
-        raise StudyError(f"{option} holds a password, which would be stored and shown; {instead}")
-
-
 def check_tracking_uri(uri: str | None) -> None:
-    """Raise StudyError if a tracking address holds a password or its server does not answer."""
+    """Raise StudyError if a tracking address holds a password or its server or file cannot be used."""
     if uri is None:
         return
-    place = urllib.parse.urlsplit(uri)
-    if place.password is not None or ("@" in place.netloc and place.scheme in ("http", "https")):
+    try:
+        place = urllib.parse.urlsplit(uri)
+    except ValueError:
+        place = urllib.parse.urlsplit("")
+    if holds_secret(uri) or (names_user(uri) and place.scheme in ("http", "https")):
         raise StudyError(
             "--tracking-uri holds a user or password, which would be stored with the study;"
             " set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
+    if place.scheme == "sqlite":
+        check_sqlite("--tracking-uri", uri)
+        return
     if place.scheme not in ("http", "https"):
-        if place.scheme != "sqlite" and not place.scheme.startswith("databricks"):
+        if place.scheme != "databricks" and uri != "databricks":
             raise StudyError(
                 f"--tracking-uri {uri}: expected http://HOST:PORT or sqlite:///FILE; of another database, start"
                 " `mlflow server --backend-store-uri ...` and give the server's address"
@@ -78,26 +77,42 @@ def check_tracking_uri(uri: str | None) -> None:
         ) from None
 
 
+def check_sqlite(option: str, uri: str) -> None:
+    """Raise StudyError unless an address names a file that is a sqlite database, or can become one."""
+    name = uri.removeprefix("sqlite:///")
+    expected = f"{option} {uri}: expected sqlite:///FILE, or sqlite:////ABSOLUTE/FILE"
+    if name == uri or not name.strip("/") or name.startswith(":memory:") or "?" in name:
+        raise StudyError(f"{expected}; what is kept in memory is lost")
+    path = Path(name).absolute()
+    try:
+        if path.is_dir():
+            raise StudyError(f"{expected}; {path} is a folder")
+        if path.exists() and path.stat().st_size:
+            with path.open("rb") as stream:
+                if stream.read(16) != b"SQLite format 3\0":
+                    raise StudyError(f"{expected}; {path} is something else and is left alone")
+    except OSError as error:
+        raise StudyError(f"{option} {uri} cannot be used: {error.strerror}") from None
+
+
 def check_database(url: str | None) -> None:
     """Raise StudyError if a database address holds a password, or its server does not answer."""
     if url is None:
         return
     import sqlalchemy
 
+    refuse_secret("--optuna-url", url, "keep it in ~/.pgpass, or in $PGPASSWORD")
     try:
         place = sqlalchemy.make_url(url)
-        if place.password is not None:
-            raise StudyError(
-                "--optuna-url holds a password, which would be stored with the study; keep it in ~/.pgpass, or in"
-                " $PGPASSWORD"
-            )
         if place.host is None:
             raise StudyError(f"--optuna-url {url} names no server; leave it out to use a file in the study's folder")
         engine = sqlalchemy.create_engine(place)
         with engine.connect():
             pass
         engine.dispose()
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        if isinstance(error, StudyError):
+            raise
         raise StudyError(f"--optuna-url {url}: expected postgresql://USER@HOST/DATABASE") from None
     except ImportError as error:
         raise StudyError(f"--optuna-url {url} needs {error.name}: pip install 'pooled-vae-study[cluster]'") from None

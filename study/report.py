@@ -14,8 +14,10 @@ from rich.text import Text
 
 from model.collapse import is_collapsed
 from study.definition import Definition
-from study.ledger import TrialRecord
+from study.markup import code
 from study.objectives import pareto_front
+from study.outputs import write_output
+from study.records import TrialRecord
 from study.space import CONDITIONS
 
 JSON_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "bits_per_byte", "dispersion")
@@ -130,10 +132,10 @@ def describe_study(definition: Definition, trials: list[TrialRecord], reason: st
     states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
     lines = [
         f"**{definition.name}**: {len(trials)} of {definition.num_trials} trials on corpus"
-        f" `{definition.corpus_name}` ({definition.corpus_fingerprint}): {states}.",
+        f" {code(definition.corpus_name)} ({definition.corpus_fingerprint}): {states}.",
         f"Ended early: {reason}." if reason else "",
         verdict(trials),
-        f"Reproduce: `{definition.command}`" if definition.command else "",
+        f"Reproduce: {code(definition.command)}" if definition.command else "",
         f"Best settings: {show_params(best.params)}" if best is not None and best.params else "",
     ]
     return LINE_BREAK.join(line for line in lines if line)
@@ -302,9 +304,7 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
 def write_export(trials: list[TrialRecord], path: Path, rows: str) -> int:
     """Write trials or epochs as parquet, aside and then renamed; return the number of rows."""
     frame = trials_frame(trials) if rows == "trials" else epochs_frame(trials)
-    aside = path.with_name(f".{path.name}.writing")
-    frame.write_parquet(aside)
-    aside.replace(path)
+    write_output(path, frame.write_parquet)
     return frame.height
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,10 +22,11 @@ from pathlib import Path
 import click
 import psutil
 
+from study.addresses import refuse_secret
 from study.errors import StudyError
-from study.ledger import DATABASE, Ledger
+from study.ledger import Ledger
 from study.plan import default_tracking_uri
-from study.reach import refuse_password
+from study.reach import check_sqlite
 
 LOOPBACK = "127.0.0.1"
 USER = "admin"
@@ -80,7 +80,9 @@ def serve(
     """
     remote = check_host(host, allow_remote=allow_remote, optuna=optuna)
     ledger = Ledger.open(storage / name) if name else None
-    refuse_password("--tracking-uri", tracking_uri or "", "keep it in ~/.pgpass")
+    refuse_secret("--tracking-uri", tracking_uri, "keep it in ~/.pgpass")
+    if tracking_uri and tracking_uri.startswith("sqlite:"):
+        check_sqlite("--tracking-uri", tracking_uri)
     uri = tracking_uri or (database_of(ledger) if ledger else default_tracking_uri(storage))
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise StudyError(f"no MLflow database in {storage}; run a study first, or name another --storage")
@@ -150,6 +152,8 @@ def check_host(host: str, *, allow_remote: bool, optuna: bool) -> bool:
     if not is_address(host):
         raise StudyError(f"--host {host!r}: expected an address of this machine, such as 127.0.0.1 or 0.0.0.0 for all")
     if ipaddress.ip_address(host).is_loopback:
+        if allow_remote:
+            raise StudyError(f"--allow-remote has no effect with --host {host}, which is this machine alone")
         return False
     if not allow_remote:
         raise StudyError(
@@ -213,12 +217,11 @@ def mlflow_environment(door: Door, folder: Path) -> dict[str, str]:
 
 
 def optuna_command(ledger: Ledger, port: int) -> list[str]:
-    """Return the command that starts optuna-dashboard; raise StudyError if it is not installed."""
-    script = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent)) or shutil.which("optuna-dashboard")
-    if script is None:
+    """Return the command that starts optuna-dashboard, behind its guard; raise StudyError if it is not installed."""
+    if find_spec("optuna_dashboard") is None:
         raise StudyError("optuna-dashboard is not installed; install pooled-vae-study[dashboard]")
-    url = ledger.definition.optuna_url or f"sqlite:///{(ledger.folder / DATABASE).absolute()}"
-    return [script, url, "--host", LOOPBACK, "--port", str(port)]
+    folder = ledger.folder.absolute()
+    return [sys.executable, "-m", "study.dashboard", str(folder.parent), folder.name, str(port)]
 
 
 def experiment_pages(uri: str, ledger: Ledger | None) -> list[tuple[str, str]]:

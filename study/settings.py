@@ -11,11 +11,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from data.files import DamagedFileError, read_bytes
 from model.collapse import COLLAPSED_KL_NATS
 from model.config import MAX_DECODER_TOKENS, NetworkSettings, ObjectiveSettings
 from study.errors import StudyError
 from study.methods import METHODS, method_settings
 
+MOST_TOML_BYTES = 16 * 2**20
+LARGEST = 10**12
+"""Of a whole number: beyond it, it is a slip."""
 UNSET = "unset"
 """What `--set NAME=unset` says to take back an optional setting of a preset."""
 
@@ -153,9 +157,28 @@ def refuse_combination(settings: Settings) -> str:  # noqa: PLR0911 - one a reas
 
 
 @cache
+def defaults() -> dict[str, Any]:
+    """Return every setting's default, by its dotted name."""
+    return flatten(Settings().model_dump())
+
+
+def check_kind(name: str, value: Any) -> None:
+    """Raise StudyError for a value of another kind than a setting's, which would be taken for one of its own."""
+    usual = defaults()[name]
+    if isinstance(value, bool) and not isinstance(usual, bool):
+        raise StudyError(f"{name}: expected another value than true or false, got {str(value).lower()}")
+    if isinstance(value, str) and isinstance(usual, int | float):
+        raise StudyError(
+            f"{name}: expected {'true or false' if isinstance(usual, bool) else 'a number'}, got {value!r}"
+        )
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise StudyError(f"{name}: expected a number within reason, got {value:.3g}")
+
+
+@cache
 def setting_names() -> tuple[str, ...]:
     """Return every setting's dotted name."""
-    return tuple(flatten(Settings().model_dump()))
+    return tuple(defaults())
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -200,6 +223,8 @@ def validate(nested: dict[str, Any]) -> Settings:
         check_name(name)
     if flat.get("method") in METHODS:
         nested = nest(method_settings(flat["method"]) | flat)
+    for name, value in flat.items():
+        check_kind(name, value)
     try:
         return Settings.model_validate(nested)
     except ValidationError as error:
@@ -216,9 +241,11 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not sign or not name:
         raise StudyError(f"expected NAME=VALUE, got {text!r}; for example --set model.pooling=mean")
     check_name(name)
+    if len(value.splitlines()) > 1:
+        raise StudyError(f"{name} takes one value, got several lines; give each setting by a --set of its own")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return name, None if value.strip() == UNSET else value.strip()
     if isinstance(parsed, dict | list):
         raise StudyError(f"{name} takes one value, got {value.strip()}; ranges go into a [search] table of --config")
@@ -228,9 +255,13 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a settings file; raise StudyError if it is missing or no TOML."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        return tomllib.loads(read_bytes(path, MOST_TOML_BYTES).decode())
+    except DamagedFileError as error:
+        raise StudyError(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path} cannot be read: {error.reason} at byte {error.start}; expected UTF-8") from None
+    except RecursionError:
+        raise StudyError(f"{path} is nested too deeply to be settings") from None
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{path} is not valid TOML: {error}") from None
 

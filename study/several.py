@@ -6,13 +6,14 @@ from pathlib import Path
 
 from rich.table import Table
 
+from data.files import write_text
 from study.definition import Definition
 from study.figures import studies_trade_off
 from study.findings import answer
-from study.journal import write_text
-from study.ledger import Ledger, TrialRecord
+from study.ledger import Ledger
 from study.noise import known_noise, seed_noise
 from study.page import check_target, now, to_html
+from study.records import TrialRecord
 from study.report import best_trial, counts, show_number, show_params
 
 METRICS = ("nll", "kl", "mi", "au", "ppl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from study.addresses import shown
 from study.errors import StudyError, first_line
 
 METADATA = "http://169.254.169.254"
@@ -41,9 +43,9 @@ def read_notice(metadata: str) -> str:
         if error.code == 404:
             return ""
         raise StudyError(f"{metadata} answers with {error.code}; expected an AWS instance's metadata") from None
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise StudyError(
-            f"nobody answers at {metadata} ({first_line(error)}); this is for spot instances of AWS"
+            f"nobody answers at {shown(metadata)} ({first_line(error)}); this is for spot instances of AWS"
         ) from None
 
 

@@ -22,11 +22,11 @@ from scipy import stats
 from study.claims import mean_interval
 from study.definition import Definition
 from study.errors import StudyError
-from study.ledger import TrialRecord
 from study.provenance import here
+from study.records import TrialRecord
 from study.report import mean_and_spread, show_params
 from study.space import Range, SearchSpace
-from study.trial import FINAL
+from study.trial import read_final
 
 SEED_ROUNDS = (1, 3, 5, 10)
 """Seeds after which the worse half of the settings is left out."""
@@ -185,7 +185,7 @@ def compare_first_two(standings: list[Standing], finalists_left: int) -> Confirm
 
 def scores_on_test(folders: list[Path]) -> dict[str, float]:
     """Return mean and standard deviation over seeds of what the test split said of the winner's runs."""
-    rows = [json.loads((folder / FINAL).read_text("utf-8")) for folder in folders]
+    rows = [read_final(folder) for folder in folders]
     found = {name: float(np.mean([row[name] for row in rows])) for name in (*METRICS, "ppl")}
     # Of a mean of runs: the errors of estimating, the largest bias, the largest share that cannot be trusted.
     found["nll_se"] = float(np.sqrt(np.mean([row["nll_se"] ** 2 for row in rows]) / len(rows)))

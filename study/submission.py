@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from study.addresses import refuse_secret
 from study.errors import StudyError, first_line
-from study.reach import refuse_password
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -20,6 +20,7 @@ STATES = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 
 def connect(address: str) -> JobSubmissionClient:
     """Return a client of the cluster's job server; raise StudyError if it does not answer."""
+    refuse_secret("--address", address, "give Ray's token by RAY_AUTH_TOKEN or ~/.ray/auth_token")
     try:
         from ray.job_submission import JobSubmissionClient
 
@@ -37,8 +38,9 @@ def connect(address: str) -> JobSubmissionClient:
 def check_secrets(arguments: Sequence[str]) -> None:
     """Raise StudyError if a password is in the arguments of a job, or in what it is given of the environment."""
     for argument in arguments:
-        refuse_password("an argument", argument.rpartition("=")[2], "keep it in ~/.pgpass on the head")
-    refuse_password("$MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", ""), "set it on the head")
+        for part in (argument, argument.partition("=")[2]):
+            refuse_secret("an argument", part, "keep it in ~/.pgpass on the head")
+    refuse_secret("$MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", ""), "set it on the head")
 
 
 def submit(client: JobSubmissionClient, arguments: Sequence[str], folder: str) -> str:

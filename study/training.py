@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from data.batches import Batch, BatchOrder, iterate
@@ -24,6 +25,7 @@ from model.collapse import is_collapsed
 from model.objective import negative_elbo
 from model.vae import SequenceVAE
 from model.weights import load_weights, save_network
+from study.best_weights import best_folder, remove_unneeded_best
 from study.checkpoints import (
     Progress,
     load_checkpoint,
@@ -41,7 +43,7 @@ from study.settings import Settings
 Row = dict[str, Any]
 """One epoch: `epoch` (from 1), `step`, `seconds`, `train/...` and `valid/...`; the last one has an `outcome`."""
 
-CHECKPOINTS, BEST = "checkpoints", "best"
+CHECKPOINTS = "checkpoints"
 PRETRAINING = "pretraining"
 """The `phase` of epochs before the decoder is reset; they cannot be a run's best."""
 
@@ -112,7 +114,7 @@ class TrainingRun:
         if found is None:
             return
         progress, tensors = found
-        if Settings.model_validate(progress.settings) != self.settings or progress.corpus != self.progress.corpus:
+        if not self._is_same(progress.settings) or progress.corpus != self.progress.corpus:
             raise StudyError(f"{self.folder} holds a run with other settings or another corpus; choose another folder")
         self.progress = progress
         self.network.load_state_dict(
@@ -126,6 +128,12 @@ class TrainingRun:
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+    def _is_same(self, stored: dict[str, Any]) -> bool:
+        try:
+            return Settings.model_validate(stored) == self.settings
+        except ValidationError:
+            return False
 
     def save(self) -> None:
         """Write a checkpoint, and remove best weights that no kept checkpoint needs."""
@@ -333,17 +341,3 @@ class TrainingRun:
         if epoch >= training.epochs or progress.num_halvings >= training.max_halvings:
             return "complete"
         return ""
-
-
-def best_folder(folder: Path, epoch: int) -> Path:
-    """Return where a run keeps the weights of an epoch that was its best."""
-    return folder / f"{BEST}-{epoch:05d}"
-
-
-def remove_unneeded_best(folder: Path, progress: Progress) -> None:
-    """Remove best weights but the newest three: two checkpoints and the present may each need one."""
-    import shutil
-
-    for old in sorted(folder.glob(f"{BEST}-*"))[:-3]:
-        if old != best_folder(folder, progress.best_epoch):
-            shutil.rmtree(old, ignore_errors=True)

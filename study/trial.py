@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import fcntl
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,13 +12,33 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
 from study.errors import StudyError
-from study.journal import write_json
+from study.journal import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from study.settings import Settings
 
-FINAL, FINAL_SCORES = "final.json", "final.safetensors"
+FINAL, FINAL_SCORES, SAMPLES = "final.json", "final.safetensors", "samples.json"
+
+
+class FinalMetrics(BaseModel):
+    """What must be known of a test evaluation; more is kept as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    nll: float
+    nll_se: float
+    elbo: float
+    kl: float
+    mi: float
+    au: float
+    ppl: float
+    nll_bias_bound: float | None = None
+    untrusted: float | None = None
+
+
 GRACE_SECONDS = 60
 """How long a process that was told to end waits for its trial's checkpoint; a spot instance has two minutes."""
 FAILURE = "failure"
@@ -99,13 +118,29 @@ def until_told_to_end(train: Callable[..., Iterator[dict[str, Any]]]) -> Iterato
 
 def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
     """Write reconstructions of validation sequences and samples from the prior, by the best weights so far."""
+    from study.best_weights import best_folders
     from study.models import TrainedModel
 
-    newest = max(folder.glob("best-*"))
+    newest = best_folders(folder)[-1]
     model = TrainedModel.open(newest, "cpu")
     texts = model.texts(corpus.split("valid"), num_rows)
     table = {"input": texts, "reconstruction": model.reconstruct(texts), "prior_sample": model.sample(num_rows)}
-    write_json(folder / "samples.json", table)
+    write_sealed(folder / SAMPLES, table)
+
+
+def read_final(folder: Path) -> dict[str, Any]:
+    """Return what the test split said of a trial; raise StudyError if the file is damaged."""
+    again = "remove it, and the same command evaluates the trial again"
+    found: dict[str, Any] = read_sealed(folder / FINAL, FinalMetrics, again)
+    return found
+
+
+def read_samples(folder: Path) -> dict[str, list[str]]:
+    """Return the texts that a trial wrote at its end, by columns of equal length; raise StudyError if damaged."""
+    table: dict[str, list[str]] = read_sealed(folder / SAMPLES, dict[str, list[str]], "remove it to go on without them")
+    if len({len(column) for column in table.values()}) > 1:
+        raise StudyError(f"{folder / SAMPLES} is damaged: its columns differ in length; remove it")
+    return table
 
 
 def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings) -> None:
@@ -116,13 +151,14 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings)
     from safetensors.torch import save_file
 
     from model.weights import load_network
+    from study.best_weights import best_folders
     from study.devices import choose_device
     from study.evaluation import score
 
     if num_samples == 0:
         return
     if (folder / FINAL).exists():
-        found = json.loads((folder / FINAL).read_text("utf-8")).get("most_samples", num_samples)
+        found = read_final(folder).get("most_samples", num_samples)
         if found != num_samples:
             raise StudyError(
                 f"{folder} was evaluated on the test split with {found} importance samples, and is once: ask for"
@@ -130,11 +166,11 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings)
             )
         return
     evaluation = settings.evaluation
-    network = load_network(max(folder.glob("best-*")), choose_device(settings.training))
+    network = load_network(best_folders(folder)[-1], choose_device(settings.training))
     scores = score(
         network, corpus.split("test"), num_samples=num_samples, tolerance_nats=evaluation.final_tolerance_nats,
         widen=evaluation.final_widen, num_sequences=evaluation.final_num_sequences, batch_size=evaluation.batch_size,
         max_decoder_tokens=evaluation.max_decoder_tokens,
     )  # fmt: skip
     save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
-    write_json(folder / FINAL, scores.metrics() | scores.reliability() | {"most_samples": num_samples})
+    write_sealed(folder / FINAL, scores.metrics() | scores.reliability() | {"most_samples": num_samples})

@@ -5,87 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from model.collapse import is_collapsed
-from study.definition import Definition
 from study.errors import StudyError, tells_of_full_disk
 from study.failures import why_it_failed
-from study.ledger import ENDS, Ledger
+from study.ledger import Ledger
+from study.records import ENDS
+from study.schedules import METRIC, earlier, ended_by_schedule, replay, show, was_stopped
 from study.trial import FAILURE
 
-METRIC, EPOCH = "valid/nll", "epoch"
-BEHIND_NATS = 1e6
-SCHEDULER_NAMES = ("asha", "median", "none")
 ALL_FAILED = 5
 """The study is given up when its first so many trials have all failed."""
-
-
-@dataclass(frozen=True, eq=False)
-class EarlierTrial:
-    """What a schedule asks of a trial that is over."""
-
-    trial_id: str
-    config: dict[str, Any]
-    status: str = "TERMINATED"
-
-
-def ranked(trial: Any, result: dict[str, Any], collapse_kl_nats: float) -> dict[str, Any] | None:
-    """Return an epoch as schedules rank it: collapsed trials behind all others; None of a language model.
-
-    A collapsed trial is a language model, and often a good one: it would end trials at its rungs that can win, which it
-    cannot itself. A language model that was asked for is a yardstick: it ends none and is not ended.
-    """
-    if trial.config["settings"]["model"]["posterior"] == "none":
-        return None
-    if METRIC in result and is_collapsed(result["valid/kl"], int(result["valid/au"]), collapse_kl_nats):
-        return result | {METRIC: result[METRIC] + BEHIND_NATS}
-    return result
-
-
-class CollapseLast:
-    """What makes a schedule of Ray's know collapse."""
-
-    collapse_kl_nats: float
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Return what to do with a trial after an epoch."""
-        seen = ranked(trial, result, self.collapse_kl_nats)
-        return "CONTINUE" if seen is None else str(super().on_trial_result(tune_controller, trial, seen))  # type: ignore[misc]
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Take the last epoch of a trial."""
-        seen = ranked(trial, result, self.collapse_kl_nats)
-        if seen is not None:
-            super().on_trial_complete(tune_controller, trial, seen)  # type: ignore[misc]
-
-
-class KnowingASHA(CollapseLast, ASHAScheduler):
-    """ASHA on nll that knows collapse."""
-
-    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
-        super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
-        self.collapse_kl_nats = collapse_kl_nats
-
-
-class KnowingMedian(CollapseLast, MedianStoppingRule):
-    """The median rule on nll that knows collapse."""
-
-    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
-        super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
-        self.collapse_kl_nats = collapse_kl_nats
-
-    def show(self, trial: Any, rows: list[dict[str, Any]]) -> None:
-        """Take epochs that are past: asked itself, it would stop trials of the past and refuse to hear more of them."""
-        seen = [ranked(trial, row, self.collapse_kl_nats) for row in rows]
-        if rows and None not in seen:
-            self._results[trial].extend(seen)
 
 
 class LedgerSearcher(Searcher):
@@ -110,6 +45,10 @@ class LedgerSearcher(Searcher):
                 settings = definition.space.settings(params)
             except StudyError as error:
                 self.callback.finish(number, params, "failed", str(error))
+                continue
+            if end := self.callback.end_on_record(number):
+                # A kill came between its last epoch and the note that this ended it.
+                self.callback.finish_on_record(number, params, *end)
                 continue
             return {
                 "trial": number,
@@ -175,15 +114,33 @@ class LedgerCallback(Callback):
         if number in self._failures:
             self._finish(trial, "failed", self._failures[number])
         elif rows and rows[-1]["outcome"]:
-            outcome = rows[-1]["outcome"]
-            settings = self.ledger.definition.space.fixed.evaluation
-            reason = (
-                f"KL below {settings.collapse_kl_nats} nats and no active unit for {settings.collapse_epochs} epochs"
-            )
-            self._finish(trial, outcome, reason if outcome == "collapsed" else "")
+            self._finish(trial, *self._own_end(rows))
         else:
-            epoch = rows[-1]["epoch"] if rows else 0
-            self._finish(trial, "pruned", f"worse than its peers at epoch {epoch}")
+            self._finish(trial, "pruned", ended_by_schedule(rows))
+
+    def end_on_record(self, number: int) -> tuple[str, str] | None:
+        """Return state and reason of a trial whose last epoch on record ended it, or None if it goes on."""
+        rows = self.ledger.rows(number)
+        if not rows:
+            return None
+        if rows[-1]["outcome"]:
+            return self._own_end(rows)
+        if was_stopped(self.ledger, number):
+            return "pruned", ended_by_schedule(rows)
+        return None
+
+    def finish_on_record(self, number: int, params: dict[str, Any], state: str, reason: str) -> None:
+        """Record the end of a trial that an earlier run has seen; the schedule knows it from then on."""
+        if self.scheduler is not None:
+            record = next(trial for trial in self.ledger.trials() if trial.number == number)
+            replay(self.scheduler, earlier(self.ledger.definition, record), record.rows)
+        self.finish(number, params, state, reason)
+
+    def _own_end(self, rows: list[dict[str, Any]]) -> tuple[str, str]:
+        settings = self.ledger.definition.space.fixed.evaluation
+        reason = f"KL below {settings.collapse_kl_nats} nats and no active unit for {settings.collapse_epochs} epochs"
+        outcome = rows[-1]["outcome"]
+        return outcome, reason if outcome == "collapsed" else ""
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial whose retries are spent; raise OSError if it was the disk that failed."""
@@ -240,49 +197,6 @@ class EndOfStudy(Stopper):
         elif self.stopping:
             self.reason = "interrupted"
         return bool(self.reason)
-
-
-def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
-    """Return the schedule of a definition, knowing what earlier runs of the study have seen.
-
-    Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll`, which is
-    at KL weight 1 whatever a trial trains with, collapsed trials last. Raises StudyError if the name is unknown.
-    """
-    epochs, collapse_kl_nats = definition.space.most_epochs(), definition.goal.collapse_kl_nats
-    match definition.scheduler:
-        case "none":
-            return FIFOScheduler()
-        case "asha":
-            scheduler: TrialScheduler = KnowingASHA(
-                collapse_kl_nats, max_t=epochs + 1,
-                grace_period=min(definition.grace_epochs, epochs), reduction_factor=3,
-            )  # fmt: skip
-        case "median":
-            scheduler = KnowingMedian(collapse_kl_nats, grace_period=definition.grace_epochs, min_samples_required=3)
-        case name:
-            raise StudyError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULER_NAMES)}")
-    for trial in ledger.trials():
-        if trial.state not in ("waiting", "failed"):
-            settings = definition.space.settings(trial.params).model_dump()
-            replay(scheduler, EarlierTrial(f"earlier-{trial.number}", {"settings": settings}), trial.rows)
-    return scheduler
-
-
-def replay(scheduler: TrialScheduler, trial: EarlierTrial, rows: list[dict[str, Any]]) -> None:
-    """Show a schedule the epochs of a trial of an earlier run, so that its rungs stand as they stood."""
-    scheduler.on_trial_add(None, trial)
-    show(scheduler, trial, rows)
-    if rows:
-        scheduler.on_trial_complete(None, trial, dict(rows[-1]))
-
-
-def show(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> None:
-    """Show a schedule some epochs that are past, whatever it decides."""
-    if isinstance(scheduler, KnowingMedian):
-        scheduler.show(trial, rows)
-        return
-    for row in rows:
-        scheduler.on_trial_result(None, trial, dict(row))
 
 
 def is_recorded(name: str) -> bool:

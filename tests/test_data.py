@@ -3,6 +3,7 @@
 import gc
 import gzip
 import json
+import os
 import random
 
 import numpy as np
@@ -17,8 +18,9 @@ from data import prepare as pipeline
 from data import sources
 from data.batches import BatchOrder, collate, gather, iterate
 from data.cleaning import CleaningSettings, clean, tokenize_texts
-from data.corpus import Corpus
+from data.corpus import Corpus, fingerprint, write_manifest, write_shard
 from data.errors import CorpusError
+from data.placing import MARK
 from data.prepare import PrepareSettings, prepare
 from data.sources import NAMED, from_files
 from data.vocabulary import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID, Vocabulary
@@ -31,9 +33,9 @@ def some_lines(num=300, seed=0):
     return [" ".join(draw.choices(WORDS, k=draw.randint(1, 9))) for _ in range(num)]
 
 
-def make(tmp_path, lines, name="out", **settings) -> Corpus:
+def make(tmp_path, lines, name="out", overwrite=False, **settings) -> Corpus:
     source = from_files({"all": [str(write_lines(tmp_path / f"{name}.txt", lines))]})
-    return prepare(source, PrepareSettings.resolve(source, settings), tmp_path / name)[0]
+    return prepare(source, PrepareSettings.resolve(source, settings), tmp_path / name, overwrite=overwrite)[0]
 
 
 def all_texts(corpus, split):
@@ -193,9 +195,88 @@ def test_another_column_is_another_corpus(tmp_path):
 def test_what_a_killed_preparation_left_is_removed_by_the_next(tmp_path):
     stale = tmp_path / ".out.writing"
     stale.mkdir()
+    (stale / MARK).touch()
     (stale / "half").write_text("x")
     make(tmp_path, some_lines())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.txt"]
+    assert not (tmp_path / "out" / MARK).exists()
+
+
+def test_preparing_touches_no_file_that_is_not_its_own(tmp_path):
+    """Neither beside the corpus, where it writes first, nor among the files that --overwrite replaces."""
+    strange = tmp_path / ".out.writing"
+    strange.mkdir()
+    (strange / "half").write_text("mine")
+    with pytest.raises(CorpusError, match="in the way"):
+        make(tmp_path, some_lines())
+    (strange / "half").rename(tmp_path / "kept")
+    strange.rmdir()
+    lock = tmp_path / ".out.lock"
+    lock.write_text("mine")
+    corpus = make(tmp_path, some_lines())
+    (corpus.folder / "notes.txt").write_text("mine")
+    (corpus.folder / "train-00009.arrow").symlink_to(tmp_path / "kept")
+    with pytest.raises(CorpusError, match=r"notes.txt, train-00009.arrow"):
+        make(tmp_path, some_lines(seed=5), overwrite=True)
+    assert [path.read_text() for path in (corpus.folder / "notes.txt", tmp_path / "kept", lock)] == ["mine"] * 3
+    assert Corpus.open(corpus.folder).fingerprint == corpus.fingerprint
+
+
+def test_shards_that_are_not_the_manifests_are_refused_before_they_are_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    corpus = make(tmp_path, some_lines())
+    folder, manifest = corpus.folder, (corpus.folder / "manifest.json").read_text()
+    assert len(list((tmp_path / "cache").rglob("*.json"))) == 1
+    valid, test = folder / "valid-00000.arrow", folder / "test-00000.arrow"
+    # Of one size and time, so that nothing but the content, or when the disk last heard of it, tells.
+    content = bytearray(valid.read_bytes())
+    before = valid.stat()
+    content[len(content) // 2] ^= 1
+    valid.write_bytes(content)
+    os.utime(valid, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(CorpusError, match="fingerprint"):
+        Corpus.open(folder)
+    content[len(content) // 2] ^= 1
+    valid.write_bytes(content)
+    Corpus.open(folder)
+    changed = json.loads(manifest)
+    for name, other in (("valid", "test"), ("test", "valid")):
+        changed["splits"][name] |= {"shards": json.loads(manifest)["splits"][other]["shards"]}
+    (folder / "manifest.json").write_text(json.dumps(changed))
+    with pytest.raises(CorpusError, match="digest"):
+        Corpus.open(folder)
+    (folder / "manifest.json").write_text(manifest)
+    valid.rename(folder / "x")
+    test.rename(valid)
+    (folder / "x").rename(test)
+    with pytest.raises(CorpusError, match="damaged"):
+        Corpus.open(folder)
+
+
+def test_token_ids_beyond_the_vocabulary_and_offsets_beyond_the_tokens_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    corpus = make(tmp_path, some_lines())
+    path, ids = corpus.folder / "valid-00000.arrow", np.array([5, 6, corpus.vocabulary_size], np.uint16)
+
+    def open_with_shard(offsets):
+        write_shard(path, ids, np.array([1, 2]), np.ones(2))
+        # Arrow itself would not write offsets that do not fit.
+        written, wanted = (np.array(each, np.int64).tobytes() for each in ([0, 1, 3], offsets))
+        assert path.read_bytes().count(written) == 1
+        path.write_bytes(path.read_bytes().replace(written, wanted))
+        files = corpus.manifest["files"] | {path.name: path.stat().st_size}
+        found = fingerprint(corpus.folder, list(files))
+        write_manifest(corpus.folder, corpus.manifest | {"files": files, "fingerprint": found})
+        return Corpus.open(corpus.folder)
+
+    with pytest.raises(CorpusError, match=f"token id {corpus.vocabulary_size} in valid"):
+        open_with_shard([0, 1, 3])
+    ids[-1] -= 1
+    assert list(open_with_shard([0, 1, 3]).split("valid").lengths) == [1, 2]
+    with pytest.raises(CorpusError, match=r"no shard|offsets do not fit"):
+        open_with_shard([0, 1, 9])
+    with pytest.raises(CorpusError, match=r"no shard|offsets do not fit"):
+        open_with_shard([0, 3, 1])
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text_and_blocks_may_cut_anywhere(tmp_path, monkeypatch):
@@ -319,6 +400,7 @@ def test_the_vocabulary_is_read_when_it_is_asked_for(tmp_path):
     words = json.loads(path.read_text())
     text = json.dumps(words[:-1])
     path.write_text(text + " " * (path.stat().st_size - len(text)))
+    write_manifest(made.folder, made.manifest | {"fingerprint": fingerprint(made.folder, list(made.manifest["files"]))})
     opened = Corpus.open(made.folder)
     assert opened.vocabulary_size == len(words)
     with pytest.raises(CorpusError, match=f"damaged: {len(words) - 1} tokens"):

@@ -40,13 +40,32 @@ def names(paths):
     [
         (
             "ray",
-            {f"study.{name}" for name in ("trial", "tuning", "launch", "failures", "nodes", "submission")},
+            {
+                f"study.{name}"
+                for name in ("trial", "tuning", "launch", "failures", "nodes", "submission", "local_ray", "schedules")
+            },
         ),
         (
             "mlflow",
             {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")},
         ),
-        ("optuna", {"study.ledger", "study.patience", "study.samplers", "study.space", "study.importance"}),
+        (
+            "optuna",
+            {
+                f"study.{name}"
+                for name in (
+                    "ledger",
+                    "database",
+                    "integrity",
+                    "proposal",
+                    "repair",
+                    "patience",
+                    "samplers",
+                    "space",
+                    "importance",
+                )
+            },
+        ),
         (
             "click",
             {
@@ -58,6 +77,7 @@ def names(paths):
                 "study.cli_confirm",
                 "study.cli_look",
                 "study.cli_cluster",
+                "study.cli_types",
                 "study.completion",
                 "study.serving",
                 "study.reporting",

@@ -12,8 +12,8 @@ from study.errors import StudyError
 from study.journal import append_journal, read_journal
 from study.ledger import Ledger
 from study.objectives import Goal
+from study.schedules import EarlierTrial, make_scheduler, show
 from study.space import build_space
-from study.tuning import EarlierTrial, make_scheduler, show
 
 
 def definition(**changes) -> Definition:

@@ -5,8 +5,8 @@ from io import StringIO
 from rich.console import Console
 from test_ledger import definition, row
 
-from study.ledger import TrialRecord
 from study.live import LiveView
+from study.records import TrialRecord
 
 PARAMS = {"model.pooling": "first+last", "objective.kl_weight": 0.9031, "objective.annealing": "cyclical-cosine",
           "model.latent_size": 64, "objective.annealing_fraction": 0.323, "objective.num_cycles": 2}  # fmt: skip

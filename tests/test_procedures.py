@@ -8,7 +8,7 @@ from test_training import numbers, stop_after
 
 from study import procedures
 from study.errors import StudyError
-from study.ledger import best_row
+from study.records import best_row
 from study.settings import validate
 from study.training import TrainingRun, train
 

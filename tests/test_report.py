@@ -12,9 +12,10 @@ from conftest import json_lines
 from study import findings
 from study.figures import FIGURES, drawable
 from study.importance import importances
-from study.ledger import Ledger, TrialRecord
+from study.ledger import Ledger
 from study.page import WORDS
 from study.portrait import PORTRAITS
+from study.records import TrialRecord
 from study.report import best_trial, mean_and_spread, seeds_frame, show_number, trials_frame
 from study.space import Range, SearchSpace
 from study.tracking.overview import overview, settings_tag

@@ -9,12 +9,13 @@ from conftest import tiny_settings
 
 from model.errors import ModelError
 from model.weights import load_network
+from study.best_weights import best_folder
 from study.checkpoints import KEPT, read_checkpoint
 from study.devices import autocast, choose_device
 from study.errors import StudyError
 from study.evaluation import score
 from study.optimizers import clip_gradients, make_optimizers
-from study.training import Diverged, TrainingRun, best_folder, train
+from study.training import Diverged, TrainingRun, train
 
 TIMES = ("seconds", "train/seconds", "train/tokens_per_second", "train/peak_memory_mb")
 
@@ -163,6 +164,11 @@ def test_a_model_folder_tells_its_faults(corpus, tmp_path):
     weights, description = folder / "model.safetensors", folder / "model.json"
     stored = json.loads(description.read_text())
     stored["network"]["hidden_size"] = 99
+    description.write_text(json.dumps(stored))
+    with pytest.raises(ModelError, match="digest"):
+        load_network(folder)
+    # Of an older version, which wrote none.
+    del stored["digest"], stored["digests"]
     description.write_text(json.dumps(stored))
     with pytest.raises(ModelError, match="another network"):
         load_network(folder)

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.corpus import read_manifest
 from study.definition import Definition
 from study.provenance import here
 
@@ -71,7 +72,7 @@ def describe_corpus(definition: Definition) -> DatasetInput:
     """Return a study's corpus as MLflow records a dataset: its name, fingerprint, place and the size of its splits."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    manifest = json.loads((Path(definition.corpus) / "manifest.json").read_text("utf-8"))
+    manifest = read_manifest(Path(definition.corpus))
     splits = {
         name: {count: split[count] for count in ("num_sequences", "num_tokens") if count in split}
         for name, split in manifest["splits"].items()

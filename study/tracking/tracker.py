@@ -20,10 +20,12 @@ import polars as pl
 from study.definition import Definition
 from study.errors import StudyError, first_line
 from study.journal import write_json
-from study.ledger import RUN_IDS, Ledger, best_row
+from study.ledger import RUN_IDS, Ledger
+from study.records import best_row
 from study.report import USABLE
 from study.tracking.overview import FEASIBLE_NLL, SETTINGS_TAG, TAG, overview, settings_tag
 from study.tracking.store import artifact_location, connect, describe_corpus, provenance
+from study.trial import SAMPLES, read_samples
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -273,9 +275,8 @@ class Tracker:
         weights = folder / f"best-{best.get('epoch', 0):05d}"
         if weights.is_dir():
             self._client.log_artifacts(run_id, str(weights), "best")
-        samples = folder / "samples.json"
-        if samples.is_file():
-            self._log_table(run_id, "samples.json", json.loads(samples.read_text("utf-8")))
+        if (folder / SAMPLES).is_file():
+            self._log_table(run_id, SAMPLES, read_samples(folder))
 
     def _log_table(self, run_id: str, name: str, table: dict[str, list[Any]]) -> None:
         """Log a table by its columns as `log_table` stores it, but the same however often it is logged."""

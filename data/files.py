@@ -1,0 +1,152 @@
+"""Files of our own: written whole or not at all, checked when read, removed without touching others'."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+Kind = TypeVar("Kind")
+
+MOST_JSON_BYTES = 256 * 2**20
+"""The largest JSON file that is read: a study's, a corpus' or a run's own are far smaller."""
+
+HALF_WRITTEN = ".writing-*"
+"""What a file or folder is called until it is whole."""
+
+
+class DamagedFileError(ValueError):
+    """A file is not what this project wrote: the message says which file and what was found."""
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Give a new, empty file beside `path` to write, and rename it to `path` when it is whole.
+
+    Its name is nobody else's. Left by an exception, it is removed and `path` is as it was. A link stays one, and what
+    it leads to is written.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    aside = path.with_name(f".writing-{secrets.token_hex(6)}-{path.name[-100:]}")
+    try:
+        os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        # What was asked for is what a user knows.
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+    try:
+        yield aside
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is whole or as it was before; devices and pipes are written as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that is whole or as it was before; devices and pipes are written as they are."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)
+        return
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+def read_bytes(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
+    """Return a file's content; raise DamagedFileError if it is missing, no file, unreadable or too large."""
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise DamagedFileError(f"{path} is no file")
+        if size > most_bytes:
+            raise DamagedFileError(f"{path} has {size:,} bytes, more than the {most_bytes:,} that it can have")
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_json(path: Path, kind: type[Kind] | Any, most_bytes: int = MOST_JSON_BYTES) -> Kind:
+    """Return a JSON file as values of a type (of pydantic's: a model, a TypedDict, `dict[str, int]`).
+
+    Raises DamagedFileError if it is missing, too large, nested too deeply, no JSON or of another type.
+    """
+    found: Kind = parse_json(read_bytes(path, most_bytes), kind, path)
+    return found
+
+
+def parse_json(content: bytes | str, kind: type[Kind] | Any, where: object) -> Kind:
+    """Return JSON text as values of a type; `where` it stands is for the DamagedFileError of a text that is not."""
+    try:
+        found: Kind = adapter(kind).validate_json(content)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise DamagedFileError(f"{where} is damaged or foreign: {first_problem(error)}") from None
+    return found
+
+
+def check_type(value: object, kind: Any, where: object) -> None:
+    """Raise DamagedFileError unless a value that was read is of a type."""
+    try:
+        adapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise DamagedFileError(f"{where} is damaged or foreign: {first_problem(error)}") from None
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return JSON values with a digest of all the others as their last, `digest`."""
+    rest = {name: value for name, value in content.items() if name != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return rest | {"digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def is_sealed(content: dict[str, Any]) -> bool | None:
+    """Say whether JSON values are those that were sealed; None without a digest, which older versions wrote none of."""
+    return None if "digest" not in content else sealed(content)["digest"] == content["digest"]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return what checks values of a type."""
+    return TypeAdapter(kind)
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first thing that a validation found wrong, in one short line: where, what, and what was there."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))[:100]
+    found = "" if isinstance(first["input"], dict | list | bytes) else f", got {str(first['input'])[:60]!r}"
+    words = str(first["msg"]).removeprefix("Value error, ").splitlines()[0][:200]
+    return f"{place}: {words}{found}" if place else f"{words}{found if first['type'] != 'json_invalid' else ''}"
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> bool:
+    """Remove files of ours by their names in a folder, and the folder if nothing else is in it; say whether it is gone.
+
+    Whatever else is there stays, and so do links and folders that have a name of ours.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return not folder.exists()
+    for name in names:
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
