@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -34,7 +35,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     Its name is nobody else's. Left by an exception, it is removed and `path` is as it was. A link stays one, and what
     it leads to is written.
     """
-    path = path.resolve() if path.is_symlink() else path
+    path = followed(path)
     aside = path.with_name(f".writing-{secrets.token_hex(6)}-{path.name[-100:]}")
     try:
         os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -47,6 +48,14 @@ def written_aside(path: Path) -> Iterator[Path]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def followed(path: Path) -> Path:
+    """Return what a link leads to in the end, or the path itself; raise OSError of a link that leads to itself."""
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except RuntimeError:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ COMMANDS = {
     "export": "study.cli_study", "ui": "study.cli_study", "settings": "study.cli_study",
     "compare": "study.cli_compare", "confirm": "study.cli_confirm",
     "diagnose": "study.cli_look",
-    "train": "study.cli_model", "evaluate": "study.cli_model", "sample": "study.cli_model",
+    "train": "study.cli_model", "evaluate": "study.cli_evaluate", "sample": "study.cli_model",
     "reconstruct": "study.cli_model", "interpolate": "study.cli_model", "traverse": "study.cli_model",
     "encode": "study.cli_model",
     "corpus": "study.cli_corpus",

@@ -249,7 +249,7 @@ def is_stored(path: Path, content: dict[str, Any]) -> bool:
 
 def record(ledger: Ledger, stored: dict[str, Any]) -> None:
     """Add the comparison to the study's run in MLflow: each setting's mean test metrics, and the document."""
-    from study.tracking.registry import log_aggregates
+    from study.tracking.registry import log_aggregates, study_run
 
     metrics = {
         f"test/{row['method']}/{row['pooling'].replace('+', '-and-')}/{name}": row[name]
@@ -263,4 +263,4 @@ def record(ledger: Ledger, stored: dict[str, Any]) -> None:
         f"**{definition.name}**: methods on corpus {code(definition.corpus_name)}, test split. Claims made for pooling:"
         f" {found}.{LINE_BREAK}Reproduce: {code(definition.command)}"
     )
-    log_aggregates(definition, ledger.run_ids()["study"], metrics, {COMPARISON: stored}, text)
+    log_aggregates(definition, study_run(ledger), metrics, {COMPARISON: stored}, text)

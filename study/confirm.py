@@ -145,14 +145,14 @@ def register_best(ledger: Ledger, trial: TrialRecord, name: str) -> str:
     """Register a run's best weights in MLflow; return the model's address, or nothing for a language model."""
     from data.corpus import Corpus
     from study.models import TrainedModel
-    from study.tracking.registry import register_model
+    from study.tracking.registry import register_model, study_run
 
     folder, definition = weights(ledger, trial), ledger.definition
     trained = TrainedModel.open(folder, "cpu")
     if not trained.network.settings.has_latent:
         return ""
     examples = trained.texts(Corpus.open(definition.corpus).split("valid"), 2)
-    return register_model(definition, ledger.run_ids()["study"], folder, name, examples)
+    return register_model(definition, study_run(ledger), folder, name, examples)
 
 
 def weights(ledger: Ledger, trial: TrialRecord) -> Path:
@@ -164,11 +164,11 @@ def weights(ledger: Ledger, trial: TrialRecord) -> Path:
 
 def record(ledger: Ledger, found: Confirmed) -> None:
     """Add what was found to the confirmation's parent run."""
-    from study.tracking.registry import log_aggregates
+    from study.tracking.registry import log_aggregates, study_run
 
     definition: Definition = ledger.definition
     log_aggregates(
-        definition, ledger.run_ids()["study"], as_metrics(found.confirmation, found.test),
+        definition, study_run(ledger), as_metrics(found.confirmation, found.test),
         {RESULT: found.as_json()}, describe(definition, found),
     )  # fmt: skip
 

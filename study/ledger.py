@@ -9,21 +9,23 @@ and reports are made from this record and can be made again.
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import StringConstraints
 
 from data.files import DamagedFileError, read_json, remove_files
 from study import database
 from study.database import DATABASE
 from study.definition import Definition, read_definition, write_definition
-from study.errors import StudyError
+from study.errors import StudyError, StudyWarning
 from study.integrity import disagreement, seal_of
 from study.journal import DEFINITION, append_journal, mend, read_journal, storage_hint, study_names
 from study.proposal import FIXED, draw, pass_on_notes, store
@@ -31,6 +33,8 @@ from study.records import TrialRecord, best_row
 from study.samplers import make_sampler
 
 LOCK, TRIALS, RUN_IDS = ".lock", "trials", "mlflow.json"
+RunId = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{8,64}$")]
+"""MLflow's name of a run."""
 OWN_FILES = (DEFINITION, *(f"{DATABASE}{end}" for end in ("", "-journal", "-wal", "-shm")), RUN_IDS, LOCK)
 """What a study that has tried nothing has written into its folder."""
 
@@ -298,9 +302,13 @@ class Ledger:
 
     def run_ids(self) -> dict[str, str]:
         """Return the MLflow run of the study (`study`) and of each trial, by number; made again if it is damaged."""
+        path = self.folder / RUN_IDS
+        if not os.path.lexists(path):
+            return {}
         try:
-            found: dict[str, str] = read_json(self.folder / RUN_IDS, dict[str, str])
-        except DamagedFileError:
+            found: dict[str, RunId] = read_json(path, dict[str, RunId])
+        except DamagedFileError as error:
+            warnings.warn(StudyWarning(f"{error}; it is made again when the study goes on"), stacklevel=2)
             return {}
         return found
 

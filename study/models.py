@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from data.batches import Batch, BatchOrder, collate
 from data.cleaning import CleaningSettings, tokenize_texts
 from data.corpus import Split
+from data.files import first_problem
 from data.vocabulary import Vocabulary
 from model import generation
 from model.diagnostics import active_dimensions
 from model.errors import ModelError
 from model.vae import SequenceVAE
-from model.weights import describe, load_network
+from model.weights import DESCRIPTION, describe, load_network
 from study.evaluation import evaluating
 
 BATCH_SIZE = 64
@@ -77,7 +79,11 @@ class TrainedModel:
             raise ModelError(
                 f"{folder} is damaged: a vocabulary of {len(vocabulary)} for a network of {network.vocabulary_size}"
             )
-        return cls(folder, network, vocabulary, CleaningSettings.model_validate(about.get("cleaning", {})), about)
+        try:
+            cleaning = CleaningSettings.model_validate(about.get("cleaning", {}))
+        except ValidationError as error:
+            raise ModelError(f"{folder / DESCRIPTION} is damaged: {first_problem(error)}; train again") from None
+        return cls(folder, network, vocabulary, cleaning, about)
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from data.files import write_text
 from model.errors import ModelError
 from study.best_weights import best_folder
 from study.drawing import Chart, save
-from study.errors import StudyError
+from study.errors import StudyError, StudyWarning
 from study.figures import FIGURES
 from study.findings import answer, collapse_pattern, costs, counted
 from study.journal import without_nan
@@ -214,9 +216,14 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
 def samples_of(ledger: Ledger, trial: TrialRecord | None, num: int = 8) -> list[dict[str, str]]:
     """Return validation texts beside their reconstructions, and prior samples, of a trial; empty if it wrote none."""
     path = ledger.trial_folder(trial.number) / SAMPLES if trial is not None else None
-    if path is None or not path.is_file():
+    if path is None or not os.path.lexists(path):
         return []
-    table = read_samples(path.parent)
+    try:
+        table = read_samples(path.parent)
+    except StudyError as error:
+        # No reason to lose the rest of the report.
+        warnings.warn(StudyWarning(str(error)), stacklevel=2)
+        return []
     return [dict(zip(table, row, strict=True)) for row in list(zip(*table.values(), strict=True))[:num]]
 
 

@@ -192,7 +192,7 @@ def scores_on_test(folders: list[Path]) -> dict[str, float]:
     found |= {
         name: max(row[name] for row in rows)
         for name in ("nll_bias_bound", "untrusted")
-        if None not in (row[name] for row in rows)
+        if None not in (row.get(name) for row in rows)
     }
     if len(rows) > 1:
         found |= {f"{name}_sd": float(np.std([row[name] for row in rows], ddof=1)) for name in (*METRICS, "ppl")}

@@ -39,6 +39,16 @@ class FinalMetrics(BaseModel):
     untrusted: float | None = None
 
 
+class SampleTexts(BaseModel):
+    """The texts that a trial writes at its end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: list[str]
+    reconstruction: list[str]
+    prior_sample: list[str]
+
+
 GRACE_SECONDS = 60
 """How long a process that was told to end waits for its trial's checkpoint; a spot instance has two minutes."""
 FAILURE = "failure"
@@ -137,7 +147,7 @@ def read_final(folder: Path) -> dict[str, Any]:
 
 def read_samples(folder: Path) -> dict[str, list[str]]:
     """Return the texts that a trial wrote at its end, by columns of equal length; raise StudyError if damaged."""
-    table: dict[str, list[str]] = read_sealed(folder / SAMPLES, dict[str, list[str]], "remove it to go on without them")
+    table: dict[str, list[str]] = read_sealed(folder / SAMPLES, SampleTexts, "remove it to go on without them")
     if len({len(column) for column in table.values()}) > 1:
         raise StudyError(f"{folder / SAMPLES} is damaged: its columns differ in length; remove it")
     return table

@@ -72,6 +72,7 @@ def names(paths):
                 "study.cli",
                 "study.cli_study",
                 "study.cli_model",
+                "study.cli_evaluate",
                 "study.cli_corpus",
                 "study.cli_compare",
                 "study.cli_confirm",

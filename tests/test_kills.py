@@ -3,12 +3,17 @@
 import hashlib
 import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from conftest import json_lines
 from optuna.storages import RDBStorage
+from test_crash import start
 from test_ledger import definition
+from test_study import check_records_agree
 
 from study import database, ledger
 from study import definition as definition_module
@@ -151,3 +156,66 @@ def test_a_driver_killed_at_what_it_writes_goes_on_with_the_same_study(tmp_path)
 def test_every_sampler_and_schedule_killed_at_what_it_writes(tmp_path, sampler, scheduler):
     planned = tuple(space().grid()[:3]) if sampler == "grid" else ()
     check(tmp_path, 2, sampler=sampler, scheduler=scheduler, planned=planned)
+
+
+PLACED = {
+    "before a trial is stored": ("study.ledger", "store", "before", 4),
+    "after a trial is stored, before it is taken": ("study.ledger", "store", "after", 4),
+    "after an epoch is in the journal, before Optuna hears of it": ("study.ledger", "append_journal", "after", 7),
+    "after the epoch at which the schedule ends a trial": ("study.tuning", "LedgerCallback._finish", "before", 2),
+    "after Optuna is told of a trial's end, before MLflow is": ("study.ledger", "Ledger.finish", "after", 3),
+    "while MLflow is sent a trial's end": ("study.tracking.tracker", "Tracker._finish", "before", 2),
+    "after MLflow is sent a trial's end": ("study.tracking.tracker", "Tracker._finish", "after", 2),
+}  # fmt: skip
+"""Where a driver is killed: module, function, before or after its call, and which call."""
+
+KILLED = """
+import os, sys
+from importlib import import_module
+from study.cli import entry
+module, path, when, number = {place!r}
+*owners, name = path.split(".")
+owner = import_module(module)
+for each in owners:
+    owner = getattr(owner, each)
+real, calls = getattr(owner, name), [0]
+def placed(*arguments, **options):
+    calls[0] += 1
+    if calls[0] == number and when == "before":
+        os.killpg(os.getpgrp(), 9)
+    result = real(*arguments, **options)
+    if calls[0] == number:
+        os.killpg(os.getpgrp(), 9)
+    return result
+setattr(owner, name, placed)
+entry()
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.long
+@pytest.mark.fault("driver killed at a placed boundary, then equal to the undisturbed study", len(PLACED))
+def test_a_real_study_killed_at_placed_boundaries_is_the_undisturbed_one(corpus, tiny_toml, tmp_path, call):
+    settings = ("run", corpus.folder, "--config", tiny_toml, "--set", "training.epochs=4", "--trials", 6,
+                "--concurrent", 1, "--name", "x")  # fmt: skip
+
+    def report(storage):
+        lines = json_lines(call("report", "x", "--json", "--storage", storage)[1])
+        check_records_agree(storage, "x", lines)
+        return [
+            {name: line[name] for name in ("trial", "state", "reason", "epochs", "params", "valid")} for line in lines
+        ]
+
+    log = tmp_path / "stderr"
+    assert start(log, *settings, "--storage", tmp_path / "undisturbed").wait(timeout=300) == 0, log.read_text()
+    undisturbed = report(tmp_path / "undisturbed")
+    assert {line["state"] for line in undisturbed} >= {"complete", "pruned"}
+    for number, (where, place) in enumerate(PLACED.items()):
+        storage = tmp_path / str(number)
+        command = [sys.executable, "-c", KILLED.format(place=place), *settings, "--storage", storage]
+        killed = subprocess.run(
+            list(map(str, command)), start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        assert killed.returncode == -9, where
+        assert start(log, "run", "--resume", "x", "--storage", storage).wait(timeout=300) == 0, log.read_text()
+        assert report(storage) == undisturbed, where

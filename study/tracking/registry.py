@@ -11,7 +11,10 @@ from typing import Any
 import data
 import model
 import study
+from study.addresses import shown
 from study.definition import Definition
+from study.errors import StudyError
+from study.ledger import Ledger
 from study.tracking import text_model
 from study.tracking.store import connect
 
@@ -38,6 +41,24 @@ def log_aggregates(
     )
     for name, document in documents.items():
         client.log_dict(run_id, document, name)
+
+
+def study_run(ledger: Ledger) -> str:
+    """Return the id of a study's parent run, by its tags where the list of runs is lost; raise StudyError."""
+    known = ledger.run_ids().get("study")
+    if known is not None:
+        return known
+    definition = ledger.definition
+    client = connect(definition.tracking_uri)
+    experiment = client.get_experiment_by_name(definition.name)
+    query = f"tags.`trial` = 'study' and tags.`study_id` = '{definition.identifier}'"
+    found = client.search_runs([experiment.experiment_id], query, max_results=1) if experiment is not None else []
+    if not found:
+        raise StudyError(
+            f"MLflow at {shown(definition.tracking_uri)} has no run of {definition.name}; `study run --resume"
+            f" {definition.name}` makes it again"
+        )
+    return str(found[0].info.run_id)
 
 
 def register_model(definition: Definition, run_id: str, folder: Path, name: str, examples: list[str]) -> str:
