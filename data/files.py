@@ -36,6 +36,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     it leads to is written.
     """
     path = followed(path)
+    if path.exists() and not path.is_file():
+        kind = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(kind, os.strerror(kind) if path.is_dir() else "It is a device, not a file", str(path))
     aside = path.with_name(f".writing-{secrets.token_hex(6)}-{path.name[-100:]}")
     try:
         os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -59,17 +62,9 @@ def followed(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or as it was before; devices and pipes are written as they are."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that is whole or as it was before; devices and pipes are written as they are."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        path.write_bytes(content)
-        return
+    """Write a text file that is whole or as it was before."""
     with written_aside(path) as aside:
-        aside.write_bytes(content)
+        aside.write_bytes(text.encode())
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:

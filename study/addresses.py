@@ -15,13 +15,15 @@ HOST_WITH_PORT = re.compile(r"(\[[^\]]*\]|[^:/@\[]*)(:\d*)?([/?#]|$)")
 def shown(address: str | None) -> str:
     """Return an address as it may be printed or stored: without passwords, in whatever place of it."""
     text = IN_QUERY.sub(rf"\1{HIDDEN}", address or "")
-    scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
-    if scheme == "sqlite":
+    # A path that was made of an address has one slash.
+    match = re.match(r"(.*?)(:/{1,2})(.*)", text, re.DOTALL)
+    scheme, separator, rest = match.groups() if match else ("", "", text)
+    if scheme.endswith("sqlite"):
         return text
     user, at, place = rest.rpartition("@")
     if at and ":" in user and not HOST_WITH_PORT.match(user):
         return f"{scheme}{separator}{user.partition(':')[0]}:{HIDDEN}@{place}"
-    if separator and not at and not HOST_WITH_PORT.match(rest):
+    if separator == "://" and not at and not HOST_WITH_PORT.match(rest):
         # What stands behind the colon is no port: a password whose @ was forgotten.
         return f"{scheme}{separator}{rest.partition(':')[0]}:{HIDDEN}"
     return text
@@ -34,7 +36,7 @@ def hidden(text: str) -> str:
 
 def hidden_word(word: str) -> str:
     """Return a word of a message without a password; what stands around an address in a sentence is none of it."""
-    if not any(mark in word for mark in ("://", "@", "=")) or "HOST:PORT" in word:
+    if not any(mark in word for mark in (":/", "@", "=")) or "HOST:PORT" in word:
         return word
     address = word.rstrip(":;,.)'\"`")
     return shown(address) + word[len(address) :]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from study.cli_types import Number, Whole
+from study.cli_types import NewFolder, Number, Whole
 
 
 @click.group("corpus")
@@ -24,7 +24,7 @@ def corpus_command() -> None:
 
 @corpus_command.command("prepare")
 @click.argument("sources", nargs=-1)
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to make.")
+@click.option("--out", required=True, type=NewFolder(path_type=Path, file_okay=False), help="Folder to make.")
 @click.option(
     "--from",
     "folder",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from study.addresses import hidden
 from study.cli_study import storage_option
 from study.cli_types import MOST_DRAWN, Number, Whole, was_given
 from study.completion import complete_model, complete_preset
@@ -117,7 +118,7 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
     except Diverged as error:
         raise StudyError(str(error)) from None
     if best is not None:
-        click.echo(f"best model: {best_folder(out, best[1])}", err=True)
+        click.echo(f"best model: {hidden(str(best_folder(out, best[1])))}", err=True)
     return 0
 
 

@@ -35,6 +35,16 @@ class Number(click.FloatRange):
         return found
 
 
+class NewFolder(click.Path):
+    """A folder to be made, by a name that no library takes for a pattern or an address."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if any(mark in str(value) for mark in "*?[") or "://" in str(value) or not str(value).strip():
+            self.fail(f"{value!r}: expected a folder's name, without *, ?, [ and ://", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def was_given(context: click.Context, name: str) -> bool:
     """Say whether an option was given, on the command line or in the environment, even with its default value."""
     from click.core import ParameterSource

@@ -32,7 +32,7 @@ from study.standings import (
 )
 
 RESULT = "confirmation.json"
-MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import urllib.parse
 import warnings
@@ -15,12 +16,14 @@ import optuna
 
 from data.files import written_aside
 from study.definition import Definition
-from study.errors import StudyError, first_line, tells_of_full_disk
+from study.errors import DamagedRecordError, StudyError, first_line, tells_of_full_disk
 from study.journal import mend
 from study.patience import PatientStorage
 from study.samplers import make_sampler
 
 DATABASE = "optuna.db"
+NOT_DAMAGED = ("is locked", "is busy", "connection", "Connection", "readonly", "timeout", "unable to open")
+"""Words of a database that is whole, but cannot be used now."""
 WAIT_SECONDS = 30.0
 """How long a reader waits for the driver's transaction to end, and the driver for a reader's."""
 
@@ -99,20 +102,27 @@ def open_file(path: Path, *, writing: bool) -> sqlite3.Connection:
 
 
 def check_file(path: Path) -> None:
-    """Raise StudyError unless a database file is whole, as far as SQLite can tell."""
+    """Raise StudyError if a database file cannot be read, DamagedRecordError unless SQLite calls it whole."""
     if not path.is_file():
-        raise StudyError(f"{path} is {'no file' if path.exists() else 'missing'}; the study's record is damaged")
+        raise DamagedRecordError(
+            f"{path} is {'no file' if path.exists() else 'missing'}; the study's record is damaged"
+        )
+    if not os.access(path, os.R_OK):
+        raise StudyError(f"{path} cannot be read: Permission denied; ask its owner, or work on a copy of your own")
     if path.stat().st_size == 0:
-        raise StudyError(f"{path} is empty; the study's record is damaged")
+        raise DamagedRecordError(f"{path} is empty; the study's record is damaged")
     with closing(open_file(path, writing=False)) as connection:
         found = connection.execute("pragma integrity_check(1)").fetchone()
     if found != ("ok",):
-        raise StudyError(f"{path} is damaged: {first_line(ValueError(found[0]))}")
+        raise DamagedRecordError(f"{path} is damaged: {str(found[0]).splitlines()[-1]}")
 
 
 @contextmanager
 def damage_named(folder: Path) -> Iterator[None]:
-    """Raise StudyError for what Optuna, SQLAlchemy and SQLite say of a database that cannot be read."""
+    """Say what Optuna, SQLAlchemy and SQLite mean by their errors of a database that cannot be used.
+
+    Raises DamagedRecordError if it is damaged, with the mend; StudyError if it is busy, or of another version.
+    """
     import sqlalchemy.exc
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -120,19 +130,37 @@ def damage_named(folder: Path) -> Iterator[None]:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     try:
         yield
-    except StudyError as error:
-        raise StudyError(f"{error}{mend(folder)}") from None
+    except DamagedRecordError as error:
+        raise DamagedRecordError(f"{error}{mend(folder)}") from None
+    except StudyError:
+        raise
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError) as error:
         reason = first_line(error.__cause__ or error)
         if tells_of_full_disk(reason):
             raise
-        busy = "is locked" in reason
+        if any(words in reason for words in NOT_DAMAGED):
+            raise StudyError(
+                f"Optuna's database of {folder.name} cannot be used now: {reason}; another program may hold it, or its"
+                " server be away: wait, or end that program"
+            ) from None
+        raise DamagedRecordError(f"Optuna's database of {folder.name} is damaged: {reason}{mend(folder)}") from None
+    except (
+        RecursionError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ArithmeticError,
+    ) as error:
+        found = f"{type(error).__name__}: {first_line(error)}"
+        raise DamagedRecordError(f"Optuna's database of {folder.name} is damaged: {found}{mend(folder)}") from None
+    except RuntimeError as error:
+        # Optuna's word for a schema that is not its own.
         raise StudyError(
-            f"Optuna's database of {folder.name} cannot be used: {reason}"
-            + ("; another program holds it: wait, or end that program" if busy else mend(folder))
+            f"Optuna's database of {folder.name} is of another version of Optuna ({first_line(error)}); use the version"
+            " that the study was started with"
         ) from None
-    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise StudyError(f"Optuna's database of {folder.name} is damaged: {first_line(error)}{mend(folder)}") from None
 
 
 def trials(study: optuna.Study, folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -140,5 +168,5 @@ def trials(study: optuna.Study, folder: Path) -> list[optuna.trial.FrozenTrial]:
     with damage_named(folder):
         found: list[Any] = study.get_trials(deepcopy=False)
         if [trial.number for trial in found] != list(range(len(found))):
-            raise StudyError(f"Optuna's database of {folder.name} is damaged: trials are missing from it")
+            raise DamagedRecordError(f"Optuna's database of {folder.name} is damaged: trials are missing from it")
         return found

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data.files import DamagedFileError, check_type, read_json, sealed
+from data.files import DamagedFileError, check_type, first_problem, read_json, sealed
 from study.errors import StudyError, StudyWarning, first_line
 from study.journal import without_nan, write_json
 from study.objectives import Goal
@@ -121,6 +121,8 @@ def read_definition(path: Path) -> Definition:
         stored = content.pop("digests", None)
         check_type(content, Stored, path)
         definition = Definition.from_json(content)
+    except ValidationError as error:
+        raise StudyError(f"{path} does not define a study: {first_problem(error)}; it is foreign or damaged") from None
     except (DamagedFileError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(f"{path} does not define a study: {first_line(error)}; it is foreign or damaged") from None
     if stored is not None:

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data.files import sealed
 from study.definition import Definition
+from study.proposal import VALUES_DIGEST, digest_of_values
 
 OPTUNA_STATES = {
     "complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "collapsed": TrialState.PRUNED,
@@ -26,12 +27,15 @@ def disagreement(trial: FrozenTrial, rows: list[dict[str, Any]], best: dict[str,
     unknown = trial.params.keys() - definition.space.ranges.keys()
     if unknown:
         return f"the database gives it {min(unknown)}, which the study does not search"
+    stored = trial.user_attrs.get(VALUES_DIGEST)
+    if stored is not None and stored != digest_of_values(trial.params):
+        return "its values in the database are not those that it was given"
     journal = {row["epoch"]: float(row["valid/nll"]) for row in rows if "phase" not in row}
     for epoch, nll in trial.intermediate_values.items():
         if epoch not in journal:
             return f"the database knows epoch {epoch}, which is not in its journal of {len(rows)} epochs"
         if not equal(journal[epoch], nll):
-            return f"nll of epoch {epoch} is {nll:g} in the database and {journal[epoch]:g} in its journal"
+            return f"nll of epoch {epoch} is {nll!r} in the database and {journal[epoch]!r} in its journal"
     return of_ended(trial, rows, best, definition, len(journal)) if trial.state.is_finished() else ""
 
 

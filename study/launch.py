@@ -88,8 +88,8 @@ def naming_a_full_disk(ledger: Ledger) -> Iterator[None]:
             raise
         hint = storage_hint(ledger.folder.parent)
         raise StudyError(
-            f"no room is left on the disk of {ledger.folder}; free some (`study gc --delete` removes what studies no"
-            f" longer need), then go on with `study run --resume {ledger.definition.name}{hint}`"
+            f"no room is left on the disk of {ledger.folder}; free some (`study gc --delete{hint}` removes what studies"
+            f" no longer need), then go on with `study run --resume {ledger.definition.name}{hint}`"
         ) from None
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from study.journal import DEFINITION
+from study.journal import DEFINITION, storage_hint
 from study.ledger import Ledger
 from study.records import TrialRecord
 from study.report import best_trial
@@ -47,9 +47,11 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
         noise, settings = seed_noise(Ledger.open(place).trials())
         source = place.name
     if not settings:
+        hint = storage_hint(ledger.folder.parent)
         return (
             math.nan,
-            f"Seed noise: not measured, so that small differences may be luck; `study confirm {name}` measures it.",
+            "Seed noise: not measured, so that small differences may be luck;"
+            f" `study confirm {name}{hint}` measures it.",
         )
     sentence = (
         f"Seed noise: nll varies by {noise:.2f} nats (s.d.) over seeds alone, from {settings} settings of {source}"

@@ -16,6 +16,8 @@ def check_output(path: Path, endings: tuple[str, ...], option: str = "") -> None
     expected = f"{subject}: expected a {', '.join(endings)} file in a folder that exists"
     if path.suffix not in endings or path.is_dir() or not path.absolute().parent.is_dir():
         raise StudyError(expected)
+    if path.exists() and not path.is_file():
+        raise StudyError(f"{expected}; it is a device")
     if not os.access(path.absolute().parent, os.W_OK):
         raise StudyError(f"{expected} and can be written to")
 

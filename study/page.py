@@ -206,7 +206,8 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
         return None
     try:
         corpus, trained = Corpus.open(ledger.definition.corpus), TrainedModel.open(folder)
-    except (CorpusError, ModelError):
+    except (CorpusError, ModelError) as error:
+        warnings.warn(StudyWarning(f"the report is without pictures of the best model: {error}"), stacklevel=2)
         return None
     if not trained.network.settings.has_latent or corpus.fingerprint != ledger.definition.corpus_fingerprint:
         return None

@@ -13,12 +13,15 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from data.files import sealed
 from study.space import SearchSpace
 
 NEW = -1
 """The id of a trial that no storage has."""
 FIXED = "fixed_params"
 """Optuna's name for the values that an enqueued trial is to have."""
+VALUES_DIGEST = "values_digest"
+"""The attribute of a trial that is stored with its values at once, and tells whether they are still those."""
 OF_STUDY = "notes_of_study"
 """The attribute of a trial under which lies what its sampler noted of the study when the trial was drawn."""
 
@@ -75,7 +78,13 @@ def draw(
     space.suggest(optuna.Trial(view, NEW))
     if storage.notes:
         trial.system_attrs[OF_STUDY] = storage.notes
+    trial.user_attrs[VALUES_DIGEST] = digest_of_values(trial.params)
     return trial
+
+
+def digest_of_values(values: dict[str, Any]) -> str:
+    """Return a digest of a trial's searched values."""
+    return str(sealed(values)["digest"])
 
 
 def store(study: optuna.Study, trial: FrozenTrial) -> None:

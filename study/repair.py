@@ -17,7 +17,7 @@ from data.files import DamagedFileError, read_json
 from study import database
 from study.checkpoints import PROGRESS, load_checkpoint
 from study.definition import Definition
-from study.errors import StudyError
+from study.errors import DamagedRecordError, StudyError
 from study.integrity import disagreement, equal
 from study.journal import DamagedJournalError, free_path, read_journal, rewrite_journal, storage_hint
 from study.ledger import RUN_IDS, TRIALS, lock_folder
@@ -65,10 +65,10 @@ def mend_run_ids(folder: Path) -> Iterator[str]:
 
 
 def read_database(folder: Path, definition: Definition) -> tuple[list[FrozenTrial], str]:
-    """Return the trials of a study's database, or none and why it cannot be read."""
+    """Return the trials of a study's database, or none and what is damaged; raise StudyError if it is only busy."""
     try:
         return database.trials(database.connect(folder, definition, writing=False), folder), ""
-    except StudyError as error:
+    except DamagedRecordError as error:
         return [], str(error).partition(";")[0]
 
 

@@ -167,7 +167,7 @@ def check_kind(name: str, value: Any) -> None:
     usual = defaults()[name]
     if isinstance(value, bool) and not isinstance(usual, bool):
         raise StudyError(f"{name}: expected another value than true or false, got {str(value).lower()}")
-    if isinstance(value, str) and isinstance(usual, int | float):
+    if isinstance(value, str) and (usual is None or isinstance(usual, int | float)):
         raise StudyError(
             f"{name}: expected {'true or false' if isinstance(usual, bool) else 'a number'}, got {value!r}"
         )

@@ -97,7 +97,7 @@ def run_trial(config: dict[str, Any]) -> None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold a trial's folder: a worker of a killed driver may live on in it for some seconds."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as stream:
+    with (folder / ".lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

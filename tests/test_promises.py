@@ -188,6 +188,47 @@ def test_a_changed_database_is_named(copied, call, change):
     assert "doctor done --repair" in err
 
 
+def test_a_database_that_is_only_busy_is_not_thrown_away(copied, call, monkeypatch):
+    from study import database
+
+    monkeypatch.setattr(database, "WAIT_SECONDS", 0.2)
+    path = copied / "done/optuna.db"
+    before = path.read_bytes()
+    with sqlite3.connect(path, isolation_level=None) as holder:
+        holder.execute("begin exclusive")
+        for arguments in (("status", "done"), ("doctor", "done", "--repair")):
+            code, _, err = call(*arguments, "--storage", copied)
+            assert code == 1
+            assert "is locked" in err
+            assert "--repair" not in err
+        holder.execute("rollback")
+    assert path.read_bytes() == before
+    assert not list(copied.rglob("*.damaged"))
+
+
+def test_values_of_an_unfinished_trial_are_held_against_what_it_was_given(tmp_path):
+    ledger = Ledger.create(tmp_path / "one", definition())
+    ledger.ask()
+    ledger.close()
+    assert Ledger.open(tmp_path / "one").trials()[0].state == "running"
+    with sqlite3.connect(tmp_path / "one/optuna.db") as connection:
+        connection.execute("update trial_params set param_value = param_value + 1 where param_id = 1")
+    with pytest.raises(StudyError, match="not those that it was given"):
+        Ledger.open(tmp_path / "one").trials()
+
+
+def test_a_link_to_a_device_is_no_output(copied, call, tmp_path):
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("x.parquet", "x.svg", "x.md", "x.html"):
+        (tmp_path / name).symlink_to("/dev/null")
+    for arguments in (("export", "done", "--to", "x.parquet"), ("report", "done", "--figure", "x.svg"),
+                      ("report", "done", "--html", "x.html"), ("report", "done", "--markdown", "x.md")):  # fmt: skip
+        code, _, err = call(*arguments[:-1], tmp_path / arguments[-1], "--storage", copied)
+        assert code == 1, arguments
+        assert "a device" in err
+    assert Path("/dev/null").is_char_device()
+
+
 def test_one_bad_study_hides_no_other(copied, call):
     shutil.copytree(copied / "done", copied / "bad")
     (copied / "bad/study.json").write_text("[" * 100_000)
@@ -347,6 +388,7 @@ def test_the_dashboard_shows_a_copy_to_this_machine_alone(copied):
         ("postgresql://me:ses@me@host/db", "postgresql://me:***@host/db"),
         ("postgresql://me:sesame@[bad", "postgresql://me:***@[bad"),
         ("postgresql://me:sesame", "postgresql://me:***"),
+        ("postgresql:/me:sesame@host/db", "postgresql:/me:***@host/db"),
     ],
 )
 def test_passwords_are_found_in_whatever_place_of_an_address(address, safe):
