@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .PHONY: study test lint types slow fuzz browser cluster faults audit api constraints clean \
-	bench-training bench-likelihood bench-data bench-orchestration bench-search bench-scale bench-gpu
+	bench-training bench-likelihood bench-data bench-opening bench-memory bench-orchestration bench-search bench-scale bench-gpu
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -50,6 +50,12 @@ bench-likelihood: $(VENV)/installed  ## few samples without their bias against 5
 bench-data: $(VENV)/installed  ## preparing text against Hugging Face datasets
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmark]'
 	$(RUN)/python benchmarks/preparing.py
+
+bench-opening: $(VENV)/installed  ## opening a corpus of 1 GB for the first time, and again
+	$(RUN)/python benchmarks/opening.py 1000
+
+bench-memory: $(VENV)/installed  ## memory of driver and worker over 200 tiny trials
+	$(RUN)/python benchmarks/memory.py
 
 bench-orchestration: $(VENV)/installed  ## a study against its trials trained bare
 	$(RUN)/python benchmarks/orchestration.py
