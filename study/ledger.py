@@ -21,11 +21,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import StringConstraints
 
-from data.files import DamagedFileError, read_json, remove_files
+from data.files import HALF_WRITTEN, DamagedFileError, read_json, remove_files
 from study import database
 from study.database import DATABASE
 from study.definition import Definition, read_definition, write_definition
-from study.errors import StudyError, StudyWarning
+from study.errors import DamagedRecordError, StudyError, StudyWarning
 from study.integrity import disagreement, seal_of
 from study.journal import DEFINITION, append_journal, mend, read_journal, storage_hint, study_names
 from study.proposal import FIXED, draw, pass_on_notes, store
@@ -63,7 +63,8 @@ class Ledger:
         if (folder / LOCK).is_file() and (folder / DEFINITION).is_file():
             # Said first of a study that is being run.
             lock_folder(folder, definition.name).close()
-        found = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+        left = {LOCK, *(path.name for path in folder.glob(f"{HALF_WRITTEN}-{DEFINITION}"))}
+        found = [path.name for path in folder.iterdir() if path.name not in left] if folder.is_dir() else []
         if DEFINITION in found:
             raise StudyError(
                 f"a study named {definition.name} exists already; continue it with --resume"
@@ -102,9 +103,12 @@ class Ledger:
     def study(self) -> optuna.Study:
         """Optuna's study, connected when it is first asked for."""
         if self._study is None:
-            if self._is_writer or database.exists(self.folder, self.definition):
+            try:
                 self._study = database.connect(self.folder, self.definition, writing=self._is_writer)
-            else:
+            except DamagedRecordError:
+                if self._is_writer or (self.folder / TRIALS).exists() or (self.folder / DATABASE).exists():
+                    raise
+                # Killed while it was created: it has tried nothing yet.
                 self._study = database.empty(self.definition)
         return self._study
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from study.addresses import holds_secret, names_user, refuse_secret, shown
 from study.errors import StudyError, first_line
 
-TIMEOUT_SECONDS = 5.0
+TIMEOUT_SECONDS = 15.0
 
 
 def check_ray_address(address: str | None) -> None:

@@ -155,6 +155,13 @@ def test_a_study_killed_while_it_was_created_can_be_resumed(tmp_path):
         Ledger.open(tmp_path / "one")
 
 
+def test_a_study_killed_while_its_definition_was_written_does_not_keep_its_name(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/.writing-0a1b2c-study.json").write_text('{"name": ')
+    (tmp_path / "one/.lock").touch()
+    assert Ledger.create(tmp_path / "one", definition()).ask()[0] == 0
+
+
 GAUSSIAN = {"settings": {"model": {"posterior": "gaussian"}}}
 
 
