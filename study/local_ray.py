@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -33,9 +34,8 @@ SOCKET_BYTES = 107
 """The longest name that a socket can have."""
 SOCKET_NAME = "/study-12345678/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 PREFIX = "study-"
-OWNER = "owner"
-"""The file in a folder of Ray's that says of which process it is."""
-OWNED_BY = "Ray of pooled-vae-study, process "
+OWNER, OWNED_BY = "owner", "the Ray of a study of pooled-vae-study works here"
+"""The file that marks a folder as one of ours, and is locked while it is in use."""
 
 
 @contextmanager
@@ -49,12 +49,17 @@ def local_ray(num_cpus: int | None) -> Iterator[None]:
     ray_constants.ENABLE_RAY_CLUSTER = False
     sweep_folders()
     folder = private_folder()
-    try:
-        start(folder, num_cpus)
-        yield
-    finally:
-        ray.shutdown(wait_for_processes=True)
-        end(folder)
+    with (folder / OWNER).open("w") as owner:
+        # Held as long as this process lives, whatever becomes of it.
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        owner.write(OWNED_BY)
+        owner.flush()
+        try:
+            start(folder, num_cpus)
+            yield
+        finally:
+            ray.shutdown(wait_for_processes=True)
+            end(folder)
 
 
 def set_environment() -> None:
@@ -102,11 +107,9 @@ def start(folder: Path, num_cpus: int | None) -> None:
 
 def private_folder() -> Path:
     """Make a folder that only this user can enter, of a name short enough for sockets; raise StudyError if none is."""
-    for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")):  # noqa: S108 - mkdtemp
+    for parent in parents():
         if len(os.fsencode(parent + SOCKET_NAME)) <= SOCKET_BYTES and os.access(parent, os.W_OK | os.X_OK):
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            (folder / OWNER).write_text(f"{OWNED_BY}{os.getpid()}")
-            return folder
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     raise StudyError(
         f"Ray keeps sockets, whose names may have {SOCKET_BYTES} bytes, below a folder that is too long or cannot be"
         f" written: {tempfile.gettempdir()}; set TMPDIR to a short one"
@@ -132,14 +135,19 @@ def end_processes(folder: Path) -> None:
     psutil.wait_procs(mine, timeout=5)
 
 
+def parents() -> list[str]:
+    """Return where such a folder may be, the user's own choice first."""
+    return list(dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")))  # noqa: S108 - for mkdtemp
+
+
 def sweep_folders() -> None:
-    """Remove the folders of this user's studies whose driver was killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError, ValueError):
-            number = (folder / OWNER).read_text("utf-8").removeprefix(OWNED_BY)
+    """Remove the folders of this user's studies whose driver was killed: by their mark, which nobody holds any more."""
+    for folder in (found for parent in parents() for found in Path(parent).glob(f"{PREFIX}*")):
+        with suppress(OSError), (folder / OWNER).open("r+", encoding="utf-8") as owner:
             is_mine = folder.stat().st_uid == os.getuid() and not folder.is_symlink()
             is_alone = {path.name for path in folder.iterdir()} <= {OWNER, "r"}
-            if is_mine and is_alone and not psutil.pid_exists(int(number)) and not is_used(folder):
+            if is_mine and is_alone and owner.read(len(OWNED_BY) + 1) == OWNED_BY and not is_used(folder):
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
 
 

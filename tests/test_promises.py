@@ -477,6 +477,27 @@ def test_a_long_temporary_folder_is_no_reason_to_fail(monkeypatch, tmp_path):
         shutil.rmtree(folder)
 
 
+def test_a_folder_that_a_killed_study_left_is_swept_and_no_other(monkeypatch, tmp_path):
+    import fcntl
+
+    from study import local_ray
+
+    monkeypatch.setattr(local_ray, "parents", lambda: [str(tmp_path)])
+    for name, mark in (
+        ("left", local_ray.OWNED_BY),
+        ("held", local_ray.OWNED_BY),
+        ("thesis", "17"),
+        ("more", local_ray.OWNED_BY),
+    ):
+        (tmp_path / f"study-{name}/r").mkdir(parents=True)
+        (tmp_path / f"study-{name}/owner").write_text(mark)
+    (tmp_path / "study-more/chapter.txt").write_text("mine")
+    with (tmp_path / "study-held/owner").open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        local_ray.sweep_folders()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study-held", "study-more", "study-thesis"]
+
+
 # Memory
 
 
