@@ -57,9 +57,6 @@ def examine_machine() -> Iterator[Finding]:
             "shared memory", f"{size:.0f} MiB free in {shared}",
             "Ray keeps objects there; start the container with --shm-size=1g" if size < LEAST_SHARED_MEMORY_MB else "",
         )  # fmt: skip
-    token = Path.home() / ".ray/auth_token"
-    if token.is_file() and token.stat().st_mode & 0o077:
-        yield Finding("Ray's token", f"{token} can be read by other users", f"chmod 600 {token}")
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         yield Finding("GPUs", names)

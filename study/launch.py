@@ -21,7 +21,7 @@ from study.errors import StudyError, first_line, tells_of_full_disk
 from study.journal import storage_hint
 from study.ledger import Ledger
 from study.live import LiveView
-from study.local_ray import local_ray, set_environment
+from study.local_ray import close_token_file, local_ray, set_environment
 from study.nodes import check_nodes
 from study.records import TrialRecord
 from study.report import describe_study, seeds_frame, summary_metrics, trials_frame
@@ -282,6 +282,7 @@ def connected(address: str | None, num_cpus: int | None = None) -> Iterator[None
     import ray
 
     quiet_ray()
+    close_token_file()
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:

@@ -67,6 +67,7 @@ def set_environment() -> None:
 
     Ray asks for a token by itself, but keeps it in a file that others may read.
     """
+    close_token_file()
     os.environ.update(LOOPBACK)
     os.environ.setdefault(START_VARIABLE, START_SECONDS)
     if "ray" not in sys.modules:
@@ -74,6 +75,14 @@ def set_environment() -> None:
         os.environ.pop("RAY_AUTH_MODE", None)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def close_token_file() -> None:
+    """Have no other user read the token that Ray keeps in a file of this user's, as it does for clusters."""
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError, RuntimeError):
+        if path.is_file() and path.stat().st_uid == os.getuid() and path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def start(folder: Path, num_cpus: int | None) -> None:

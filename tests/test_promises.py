@@ -498,6 +498,20 @@ def test_a_folder_that_a_killed_study_left_is_swept_and_no_other(monkeypatch, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study-held", "study-more", "study-thesis"]
 
 
+def test_a_token_file_of_rays_is_closed_to_others(monkeypatch, tmp_path):
+    from study import local_ray
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    local_ray.close_token_file()
+    path = tmp_path / ".ray/auth_token"
+    path.parent.mkdir()
+    path.write_text("token")
+    path.chmod(0o644)
+    local_ray.close_token_file()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() == "token"
+
+
 # Memory
 
 
