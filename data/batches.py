@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.corpus import Split
+from data.corpus import Split, runs
 from data.vocabulary import BOS_ID, EOS_ID, PAD_ID
 
 POOL_BATCHES = 50
@@ -34,27 +36,41 @@ class Batch:
         """Tokens that the decoder predicts: every one but `<s>`."""
         return int(self.lengths.sum()) - len(self.lengths)
 
+    def pinned(self) -> Batch:
+        """Return the batch with its tokens in memory from which a GPU copies by itself."""
+        return Batch(self.tokens.pin_memory(), self.lengths, self.indices)
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tokens on a device; the copy does not wait for the device."""
         if device.type == "cpu":
             return self
-        return Batch(self.tokens.pin_memory().to(device, non_blocking=True), self.lengths, self.indices)
+        tokens = self.tokens.pin_memory() if device.type == "cuda" else self.tokens
+        return Batch(tokens.to(device, non_blocking=True), self.lengths, self.indices)
 
 
-def collate(sequences: list[NDArray[np.integer[Any]]], indices: NDArray[np.int64]) -> Batch:
-    """Frame sequences of token ids by `<s>` and `</s>` and pad them to the longest."""
-    lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
-    tokens = np.full((len(sequences), int(lengths.max(initial=0)) + 2), PAD_ID, np.int64)
+def frame(values: NDArray[np.integer[Any]], lengths: NDArray[np.int64], indices: NDArray[np.int64]) -> Batch:
+    """Frame sequences by `<s>` and `</s>` and pad them to the longest.
+
+    `values` holds the token ids of all sequences one after another, `lengths` how many each has, `[batch]`.
+    """
+    width = int(lengths.max(initial=0)) + 2
+    tokens = np.full((len(lengths), width), PAD_ID, np.int64)
     tokens[:, 0] = BOS_ID
-    for row, sequence in zip(tokens, sequences, strict=True):
-        row[1 : len(sequence) + 1] = sequence
-        row[len(sequence) + 1] = EOS_ID
+    rows = width * np.arange(len(lengths))
+    tokens.reshape(-1)[runs(rows + 1, lengths)] = values
+    tokens.reshape(-1)[rows + lengths + 1] = EOS_ID
     return Batch(torch.from_numpy(tokens), torch.from_numpy(lengths + 2), indices)
+
+
+def collate(sequences: Sequence[NDArray[np.integer[Any]]], indices: NDArray[np.int64]) -> Batch:
+    """Return the batch of sequences of token ids that are in no split."""
+    lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
+    return frame(np.concatenate([np.empty(0, np.int64), *sequences]), lengths, indices)
 
 
 def gather(split: Split, indices: NDArray[np.int64]) -> Batch:
     """Return the batch of the named sequences, in that order."""
-    return collate([split.sequence(int(index)) for index in indices], indices)
+    return frame(split.take(indices), split.lengths[indices].astype(np.int64), indices)
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,26 @@ class BatchOrder:
         return batches
 
 
-def iterate(split: Split, batches: list[NDArray[np.int64]], start: int = 0) -> Iterator[Batch]:
-    """Yield batches of a split from the given place on."""
-    for indices in batches[start:]:
-        yield gather(split, indices)
+def iterate(split: Split, batches: list[NDArray[np.int64]], start: int = 0, ahead: int = 0) -> Iterator[Batch]:
+    """Yield batches of a split from the given place on.
+
+    With `ahead`, a thread makes that many before they are asked for, in pinned memory where there is a GPU: the host
+    has them at hand while the device works. On a CPU, which the device is, there is nothing to gain.
+    """
+    if ahead == 0:
+        for indices in batches[start:]:
+            yield gather(split, indices)
+        return
+
+    def make(indices: NDArray[np.int64]) -> Batch:
+        batch = gather(split, indices)
+        return batch.pinned() if torch.cuda.is_available() else batch
+
+    with ThreadPoolExecutor(1, "batches") as thread:
+        waiting: deque[Future[Batch]] = deque()
+        for indices in batches[start:]:
+            waiting.append(thread.submit(make, indices))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -33,7 +33,7 @@ class Split:
         """Hold a split's shards; raise CorpusError if a shard's offsets do not fit its tokens."""
         self.name = name
         # from_dlpack, not to_numpy: that imports pandas, which takes a hundred times as long as opening a corpus
-        offsets = [np.from_dlpack(shard.column("tokens").offsets) for shard in shards]
+        offsets: list[NDArray[Any]] = [np.from_dlpack(shard.column("tokens").offsets) for shard in shards]
         self._values: list[NDArray[Any]] = [np.from_dlpack(shard.column("tokens").values) for shard in shards]
         self._offsets = offsets
         self._ends = np.cumsum([len(shard) for shard in shards])
@@ -64,6 +64,18 @@ class Split:
         """The highest token id of all sequences, -1 without any; reads everything."""
         return max((int(values.max()) for values in self._values if len(values)), default=-1)
 
+    def take(self, indices: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
+        """Return the token ids of some sequences one after another, each without `<s>` and `</s>`."""
+        if len(self._values) == 1:
+            starts = self._offsets[0][indices]
+            found: NDArray[np.integer[Any]] = self._values[0][runs(starts, self.lengths[indices])]
+            return found
+        shards = np.searchsorted(self._ends, indices, side="right")
+        rows = indices - np.concatenate([[0], self._ends])[shards]
+        places = zip(shards.tolist(), rows.tolist(), strict=True)
+        parts = [self._values[shard][slice(*self._offsets[shard][row : row + 2])] for shard, row in places]
+        return np.concatenate(parts) if parts else _NONE
+
     def sequence(self, index: int) -> NDArray[np.integer[Any]]:
         """Return the token ids of one sequence, without `<s>` and `</s>`, as a view of the shard."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
@@ -71,6 +83,12 @@ class Split:
         start, stop = self._offsets[shard][row : row + 2]
         view: NDArray[np.integer[Any]] = self._values[shard][start:stop]
         return view
+
+
+def runs(starts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Return the whole numbers from each start on, as many as its length, one run after another."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
 
 
 @dataclass(frozen=True)

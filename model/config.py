@@ -8,6 +8,9 @@ from model.annealing import AnnealingSettings
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 
+EVALUATION_ROWS = 2048
+"""Targets whose logits are held at once when no gradient is needed."""
+
 MAX_DECODER_TOKENS = 16_384
 """Tokens that an estimate of likelihood decodes at once unless told otherwise."""
 

@@ -8,8 +8,9 @@ multiplies them by the weights without touching them again (benchmarks/training_
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
+
+from model.shapes import Float, Int
 
 ROWS_AT_ONCE = 16
 """Rows of logits that are exponentiated together: few enough to stay in a core's cache."""

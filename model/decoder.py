@@ -1,16 +1,13 @@
 """From the latent variable to tokens: an autoregressive LSTM, teacher-forced or one step at a time."""
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import PAD_ID, UNK_ID, NetworkSettings
+from model.config import EVALUATION_ROWS, PAD_ID, UNK_ID, NetworkSettings
 from model.cross_entropy import LinearCrossEntropy
 from model.recurrence import State, copied, run_lstm
-
-EVALUATION_ROWS = 2048
-"""Targets whose logits are held at once when no gradient is needed."""
+from model.shapes import Float, Int
 
 
 class Decoder(nn.Module):
@@ -72,10 +69,36 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """Return each sequence's -log p(x|z) in nats: every token after `<s>`, `</s>` included."""
         hidden, _ = self.states(self.drop_words(tokens[:, :-1]), latent)
-        place, row = target_places(tokens.shape[1] - 1, lengths)
-        place, row = (copied(index, tokens.device) for index in (place, row))
-        losses = self.token_losses(hidden.flatten(0, 1)[place], tokens[:, 1:].flatten()[place])
-        return losses.new_zeros(len(tokens)).index_add(0, row, losses)
+        sum_losses = self.sum_of_targets if tokens.device.type == "cpu" else self.sum_of_all_places
+        return sum_losses(hidden, tokens[:, 1:], lengths)
+
+    def sum_of_targets(
+        self,
+        hidden: Float[Tensor, "batch steps hidden"],
+        targets: Int[Tensor, "batch steps"],
+        lengths: Int[Tensor, " batch"],
+    ) -> Float[Tensor, " batch"]:
+        """Return the sum of each sequence's losses, without a thought for padding: fewer products."""
+        place, row = target_places(targets.shape[1], lengths)
+        losses = self.token_losses(
+            hidden.flatten(0, 1).index_select(0, place), targets.flatten().index_select(0, place)
+        )
+        return losses.new_zeros(len(targets)).index_add(0, row, losses)
+
+    def sum_of_all_places(
+        self,
+        hidden: Float[Tensor, "batch steps hidden"],
+        targets: Int[Tensor, "batch steps"],
+        lengths: Int[Tensor, " batch"],
+    ) -> Float[Tensor, " batch"]:
+        """Return the same with the losses at padding left out at the end.
+
+        For a GPU: of one size whatever the lengths, no index to bring there, and sums whose order does not vary.
+        """
+        losses = self.token_losses(hidden.flatten(0, 1), targets.flatten()).view(targets.shape)
+        steps = torch.arange(targets.shape[1], device=losses.device)
+        at_padding = steps >= copied(lengths, losses.device)[:, None] - 1
+        return losses.masked_fill(at_padding, 0.0).sum(1)
 
     def token_losses(
         self, hidden: Float[Tensor, "targets hidden"], targets: Int[Tensor, " targets"]
@@ -106,10 +129,7 @@ class Decoder(nn.Module):
 def target_places(
     num_steps: int, lengths: Int[Tensor, " batch"]
 ) -> tuple[Int[Tensor, " targets"], Int[Tensor, " targets"]]:
-    """Return where each target lies in a flattened `[batch, num_steps]`, and its sequence.
-
-    Worked out where `lengths` is: on the CPU, so that a GPU is not waited for.
-    """
+    """Return where each target lies in a flattened `[batch, num_steps]`, and its sequence."""
     valid = torch.arange(num_steps, device=lengths.device) < lengths[:, None] - 1
     place = valid.flatten().nonzero().squeeze(1)
     return place, place // num_steps

@@ -3,12 +3,12 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.collapse import ACTIVE_VARIANCE
 from model.pooling import valid_steps
 from model.posterior import Posterior
+from model.shapes import Float, Int
 
 IN_BATCH_SIZE = 32
 """The mini-batch of the in-batch mutual information, as the field computes it."""
@@ -24,15 +24,20 @@ def mutual_information(posterior: Posterior, noise: Noise, elements_at_once: int
     """Return I(x; z) under q in nats, q(z) being the mean of q(z|x) over all rows; at most log(rows).
 
     E[log q(z|x) - log q(z)] with one sample a row (Hoffman and Johnson 2016). The same sample stands in
-    both terms, so that their noise cancels: posteriors that are all alike give exactly 0.
+    both terms, so that their noise cancels: posteriors that are all alike give exactly 0. Worked out in float64
+    where the posterior is, so many numbers at once.
     """
+    return float(_mutual_information(posterior.without_features(), noise, elements_at_once))
+
+
+def _mutual_information(posterior: Posterior, noise: Noise, elements_at_once: int) -> Float[Tensor, ""]:
     posterior, noise = posterior.map(torch.Tensor.double), noise.double()
     latent = posterior.sample(noise)
     rows_at_once = max(1, elements_at_once // len(latent))
     log_marginal = torch.cat([
         posterior.log_density(part).logsumexp(1) for part in torch.split(latent, rows_at_once)
     ]) - math.log(len(latent))  # fmt: skip
-    return float((posterior.log_own_density(noise) - log_marginal).mean())
+    return (posterior.log_own_density(noise) - log_marginal).mean()
 
 
 def mutual_information_in_batch(posterior: Posterior, noise: Noise) -> float:
@@ -42,9 +47,12 @@ def mutual_information_in_batch(posterior: Posterior, noise: Noise) -> float:
     whole set's. Fewer than 32 rows form one batch; rows left over are not used.
     """
     rows = len(posterior.mean)
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0)).to(posterior.mean.device)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0), device="cpu").to(posterior.mean.device)
     batches = [part for part in torch.split(order, IN_BATCH_SIZE) if len(part) == min(IN_BATCH_SIZE, rows)]
-    return sum(mutual_information(posterior[part], noise[part]) for part in batches) / len(batches)
+    posterior = posterior.without_features()
+    # One number is asked for at the end: each would have a GPU waited for.
+    found = [_mutual_information(posterior[part], noise[part], 2**23) for part in batches]
+    return math.fsum(torch.stack(found).tolist()) / len(batches)
 
 
 def active_dimensions(variance: list[float], threshold: float = ACTIVE_VARIANCE) -> list[int]:

@@ -3,13 +3,13 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from model.config import PAD_ID, NetworkSettings
 from model.pooling import POOLINGS
 from model.posterior import Posterior, SphericalPosterior
 from model.recurrence import copied, run_both_ways, run_lstm
+from model.shapes import Float, Int
 
 
 class Encoder(nn.Module):

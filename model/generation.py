@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from model.errors import ModelError
+from model.shapes import Float, Int
 from model.vae import SequenceVAE
 
 Tokens = Int[Tensor, "batch steps"]

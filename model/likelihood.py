@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import MAX_DECODER_TOKENS
 from model.posterior import Posterior
+from model.shapes import Float, Int
 from model.vae import SequenceVAE
 
 FIRST_ROUND = 32
@@ -144,16 +145,21 @@ def num_drawn(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"
     return (~weights.isnan()).sum(1).to(weights.dtype)
 
 
+def can_judge() -> bool:
+    """Say whether arviz-stats, which `pareto_shape` asks, is installed."""
+    return find_spec("arviz_stats") is not None
+
+
 def pareto_shape(weights: NDArray[np.float64]) -> float:
     """Return k-hat of one sequence's log weights `[samples]`: how heavy the tail of its weights is.
 
     Pareto-smoothed importance sampling (Vehtari et al., arXiv 1507.02646). nan where all weights are alike
     or too few to say: below 100 samples the tail is a handful of points.
     """
+    if len(weights) < JUDGED_SAMPLES or float(np.ptp(weights)) < 1e-6 or not can_judge():
+        return math.nan
     from arviz_stats.base.array import array_stats
 
-    if len(weights) < JUDGED_SAMPLES or float(np.ptp(weights)) < 1e-6:
-        return math.nan
     # It takes log-likelihoods whose reciprocals are the weights.
     return float(array_stats.psislw(-weights)[1])  # type: ignore[no-untyped-call]
 

@@ -1,10 +1,10 @@
 """What training minimises: reconstruction plus weighted KL, with free bits."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from model.config import ObjectiveSettings
+from model.shapes import Float
 
 
 def penalised_kl(kl: Float[Tensor, "batch latent"], settings: ObjectiveSettings) -> Float[Tensor, ""]:

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from model.shapes import Bool, Float, Int
 
 Steps = Float[Tensor, "batch time hidden"]
 Lengths = Int[Tensor, " batch"]
@@ -18,7 +19,9 @@ def valid_steps(steps: Steps, lengths: Lengths) -> Bool[Tensor, "batch time 1"]:
 
 def final_step(steps: Steps, lengths: Lengths) -> Pooled:
     """Return each sequence's last state."""
-    return steps[torch.arange(len(steps), device=steps.device), lengths - 1]
+    # Not steps[rows, lengths - 1]: on a GPU its gradient sorts.
+    place = (lengths - 1)[:, None, None].expand(-1, 1, steps.shape[2])
+    return steps.gather(1, place).squeeze(1)
 
 
 def first_and_last(steps: Steps, lengths: Lengths) -> Pooled:

@@ -7,13 +7,14 @@ draw, so that one generator serves every family and draws can be paired between 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from scipy.special import gammaln, ive, xlogy
 from torch import Tensor
+
+from model.shapes import Float
 
 Rows = Float[Tensor, "rows latent"]
 
@@ -34,6 +35,10 @@ class Posterior:
         """Return the posterior with a function applied to each of its tensors."""
         tensors = {name: function(getattr(self, name)) for name in ("mean", "log_variance", "features")}
         return replace(self, **tensors)
+
+    def without_features(self) -> "Posterior":
+        """Return the distribution alone, with features of no width."""
+        return replace(self, features=self.features[:, :0])
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Posterior]") -> "Posterior":
@@ -94,7 +99,7 @@ class SphericalPosterior(Posterior):
         size = self.mean.shape[1]
         mean = self.mean.view(len(self.mean), *[1] * (noise.ndim - 2), size)
         uniform = torch.special.ndtr(noise[..., :1].double())
-        height = heights(size, self.concentration).at(uniform).to(noise.dtype)
+        height = draw_heights(size, self.concentration, uniform).to(noise.dtype)
         across = noise[..., 1:] - (noise[..., 1:] * mean).sum(-1, keepdim=True) * mean
         across = torch.nn.functional.normalize(across, dim=-1)
         return height * mean + (1.0 - height.square()).clamp(min=0.0).sqrt() * across
@@ -120,35 +125,33 @@ class SphericalPosterior(Posterior):
         return self.concentration * (self.sample(noise) * self.mean).double().sum(1)
 
 
-@dataclass(frozen=True)
-class Heights:
-    """The distribution of a von Mises-Fisher draw's height along its mean direction, as a table."""
-
-    size: int
-    concentration: float
-    num_points: int = 20_001
-
-    @cached_property
-    def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Heights, and the probability of lying below each: density exp(c h) (1 - h^2)^((size - 3) / 2)."""
-        # Angles, not heights: the density in them is smooth at both poles for every size from 2 on.
-        angle = np.linspace(0.0, np.pi, self.num_points)
-        log_density = self.concentration * np.cos(angle) + xlogy(self.size - 2, np.sin(angle).clip(0.0))
-        density = np.exp(log_density - np.max(log_density))
-        below = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
-        return np.cos(angle), below / below[-1]
-
-    def at(self, uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return the heights at which so much probability lies above."""
-        height, below = self.table
-        found = np.interp(uniform.cpu().numpy(), below, height)
-        return torch.from_numpy(found).to(uniform.device)
+HEIGHTS = 20_001
+"""Points of a table of heights."""
 
 
 @lru_cache(maxsize=16)
-def heights(size: int, concentration: float) -> Heights:
-    """Return the heights of a sphere in so many dimensions, made once."""
-    return Heights(size, concentration)
+def height_table(size: int, concentration: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return heights along the mean direction on a sphere in so many dimensions, and the probability of lying above.
+
+    Of density exp(c h) (1 - h^2)^((size - 3) / 2), both float64 `[points]`; made once for a device.
+    """
+    # Angles, not heights: the density in them is smooth at both poles for every size from 2 on.
+    angle = np.linspace(0.0, np.pi, HEIGHTS)
+    log_density = concentration * np.cos(angle) + xlogy(size - 2, np.sin(angle).clip(0.0))
+    density = np.exp(log_density - np.max(log_density))
+    above = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
+    return torch.from_numpy(np.cos(angle)).to(device), torch.from_numpy(above / above[-1]).to(device)
+
+
+def draw_heights(size: int, concentration: float, uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the heights above which so much probability lies, between the points of the table in straight lines."""
+    height, above = height_table(size, concentration, uniform.device)
+    place = torch.searchsorted(above, uniform.contiguous(), right=True).clamp(1, HEIGHTS - 1).flatten()
+    left, right, low, high = (
+        table.index_select(0, at).view(uniform.shape) for table in (above, height) for at in (place - 1, place)
+    )
+    # At the far end the density is too small for a number, and the table flat.
+    return torch.where(right > left, (high - low) / (right - left) * (uniform - left) + low, high)
 
 
 def log_normaliser(size: int, concentration: float) -> float:

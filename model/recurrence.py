@@ -1,9 +1,10 @@
 """Running an LSTM as a GPU wants it: in float32 whatever autocast says, packed without waiting for the device."""
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from model.shapes import Float, Int
 
 State = tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch hidden"]]
 
@@ -16,7 +17,7 @@ def run_lstm(
     Autocast would have cuDNN's LSTM in float16, whatever type it was asked for (PyTorch's AutocastRNN.cpp), and without
     loss scaling gradients vanish in it. TF32 keeps the products on tensor cores.
     """
-    with torch.autocast(inputs.device.type, enabled=False):
+    with torch.autocast("cuda", enabled=False):
         found: tuple[Tensor, State]
         found = lstm(inputs.float(), None if state is None else (state[0].float(), state[1].float()))
     return found
@@ -31,12 +32,15 @@ def run_both_ways(
     """
     order = lengths.argsort(descending=True, stable=True)
     back = order.argsort()
-    with torch.autocast(inputs.device.type, enabled=False):
+    with torch.autocast("cuda", enabled=False):
         packed = pack_padded_sequence(
-            inputs.float()[copied(order, inputs.device)], lengths[order], batch_first=True, enforce_sorted=True
+            inputs.float().index_select(0, copied(order, inputs.device)),
+            lengths[order],
+            batch_first=True,
+            enforce_sorted=True,
         )
         states, _ = pad_packed_sequence(lstm(packed)[0], batch_first=True, total_length=inputs.shape[1])
-    return states[copied(back, inputs.device)]
+    return states.index_select(0, copied(back, inputs.device))
 
 
 def copied(index: Int[Tensor, " any"], device: torch.device) -> Int[Tensor, " any"]:

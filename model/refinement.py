@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
+
+from model.shapes import Float
 
 Parameters = Float[Tensor, "batch two_latents"]
 """A posterior's mean and log-variance side by side."""
@@ -72,19 +73,18 @@ class Refine(torch.autograd.Function):
         by_weight: dict[int, Tensor] = {}
         for step in reversed(range(descent.steps)):
             by_velocity = by_velocity + descent.rate * by_place
-            length = float(by_velocity.norm(dim=1).max())
-            if length > 0.0:
-                width = DIFFERENCE / length
-                place = ctx.places[step]
-                ahead = gradients(ctx.loss, step, place + width * by_velocity, weights)
-                behind = gradients(ctx.loss, step, place - width * by_velocity, weights)
-                product, *cross = [
-                    None if one is None else (one - other) / (2 * width)
-                    for one, other in zip(ahead, behind, strict=True)
-                ]
-                by_place = by_place - product
-                for weight, change in zip(weights, cross, strict=True):
-                    if change is not None:
-                        by_weight[id(weight)] = by_weight.get(id(weight), 0.0) - change
+            length = by_velocity.norm(dim=1).max().double()
+            # Where nothing moves, both gradients are the same, whatever the width. Asking would have a GPU waited for.
+            width = torch.where(length > 0.0, DIFFERENCE / length, 1.0)
+            place = ctx.places[step]
+            ahead = gradients(ctx.loss, step, place + width * by_velocity, weights)
+            behind = gradients(ctx.loss, step, place - width * by_velocity, weights)
+            product, *cross = [
+                None if one is None else (one - other) / (2 * width) for one, other in zip(ahead, behind, strict=True)
+            ]
+            by_place = by_place - product
+            for weight, change in zip(weights, cross, strict=True):
+                if change is not None:
+                    by_weight[id(weight)] = by_weight.get(id(weight), 0.0) - change
             by_velocity = descent.momentum * by_velocity
         return None, None, by_place, *(by_weight.get(id(weight)) for weight in ctx.weights)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from model.config import PAD_ID, NetworkSettings
@@ -11,6 +10,7 @@ from model.decoder import Decoder
 from model.encoder import Encoder
 from model.posterior import Posterior
 from model.refinement import NOISE_SEED, Descent, Refine
+from model.shapes import Float, Int
 
 
 class SequenceVAE(nn.Module):
@@ -57,8 +57,8 @@ class SequenceVAE(nn.Module):
             noise = torch.randn(steps, len(tokens), latent_size, device=tokens.device)
         else:
             generator = torch.Generator().manual_seed(NOISE_SEED)
-            noise = torch.randn(steps, 1, latent_size, generator=generator).to(tokens.device)
-        seed = int(torch.randint(2**31, ())) if self.training else 0
+            noise = torch.randn(steps, 1, latent_size, generator=generator, device="cpu").to(tokens.device)
+        seed = int(torch.randint(2**31, (), device="cpu")) if self.training else 0
 
         def loss(step: int, parameters: Tensor) -> Tensor:
             mean, log_variance = parameters.chunk(2, dim=1)

@@ -52,7 +52,11 @@ from study.completion import complete_preset, complete_study
 )
 @click.option("--concurrent", type=Whole(), help="Trials at once; as many as CPUs or GPUs allow if not given.")
 @click.option("--cpus-per-trial", type=Number(), help="CPUs of each trial.")
-@click.option("--gpus-per-trial", type=Number(), help="GPUs of each trial, may be a fraction.")
+@click.option(
+    "--gpus-per-trial",
+    type=Number(),
+    help="Share of a GPU for each trial, 0 for the CPU; as little as fits if not given.",
+)
 @click.option("--name", help="Name of the study.  [default: compare-CORPUS]")
 @click.option(
     "--resume",

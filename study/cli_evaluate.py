@@ -61,51 +61,20 @@ def evaluate_command(
     study evaluate quick:7 --split valid --samples 100
     study evaluate quick --tolerance 0.15 --widen      # less time, each sequence to a standard error of 0.15 nats
     """
-    from model.diagnostics import active_dimensions
+    from study.alone import evaluate_network
     from study.choose import model_corpus
-    from study.errors import StudyError
-    from study.evaluation import positions_of_maxima, score
     from study.journal import without_nan
 
-    for option, count, least in (
-        ("--samples", samples, 1),
-        ("--sequences", sequences, 2),
-        ("--tolerance", tolerance, 0),
-    ):
-        if count is not None and not count >= least:
-            raise StudyError(f"{option} must be at least {least}, got {count}")
     trained = open_model(model, storage)
     prepared = model_corpus(trained, model, corpus, storage)
-    settings = evaluation_settings(trained)
+    metrics = evaluate_network(trained.network, trained.about, prepared, split, samples, tolerance, widen, sequences)
     rows = prepared.split(split)
-    scores = score(
-        trained.network, rows, num_samples=samples or settings.final_num_samples, tolerance_nats=tolerance or 0.0,
-        widen=widen, num_sequences=sequences, batch_size=settings.batch_size,
-        max_decoder_tokens=settings.max_decoder_tokens,
-    )  # fmt: skip
-    metrics: dict[str, Any] = scores.metrics() | scores.reliability()
-    metrics["active_dimensions"] = active_dimensions(scores.dimensions()["variance"])
-    metrics["maxima"] = positions_of_maxima(trained.network, rows, num_sequences=sequences)
     if bleu:
         metrics["bleu"] = trained.bleu(trained.texts(rows, sequences or len(rows)))
     if as_json:
         click.echo(json.dumps(without_nan({"model": str(trained.folder), "split": split, **metrics})))
     else:
         show_metrics(metrics)
-
-
-def evaluation_settings(trained: Any) -> Any:
-    """Return how a trained model was evaluated; raise ModelError if its description has no such settings."""
-    from pydantic import ValidationError
-
-    from data.files import first_problem
-    from model.errors import ModelError
-    from study.settings import Settings
-
-    try:
-        return Settings.model_validate(trained.about.get("settings", {})).evaluation
-    except ValidationError as error:
-        raise ModelError(f"{trained.folder / 'model.json'} is damaged: {first_problem(error)}; train again") from None
 
 
 def show_metrics(metrics: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import click
 
-from study.addresses import hidden
 from study.cli_study import storage_option
 from study.cli_types import MOST_DRAWN, Number, Whole, was_given
 from study.completion import complete_model, complete_preset
@@ -89,36 +87,9 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
     \b
     study train chitchat --preset quick --set model.pooling=max --out runs/one
     """
-    from data.corpus import Corpus
-    from study.best_weights import best_folder
-    from study.errors import StudyError
-    from study.options import RunOptions, find_corpus
-    from study.settings import merge, nest, parse_assignment, read_preset, read_toml, validate
-    from study.training import Diverged, train
+    from study.alone import train_model
 
-    layers = [read_preset(preset)] if preset is not None else []
-    if config:
-        layers.append(read_toml(config))
-    options = RunOptions.resolve(*(layer.pop("study", {}) for layer in layers))
-    for layer in layers:
-        layer.pop("search", None)
-    settings = validate(nest(merge([*layers, dict(parse_assignment(text) for text in assignments)])))
-    prepared = Corpus.open(find_corpus(corpus, options.vocabulary_size))
-    best: tuple[float, int] | None = None
-    try:
-        for row in train(settings, prepared, out):
-            click.echo(json.dumps(row))
-            click.echo(
-                f"epoch {row['epoch']}: nll {row['valid/nll']:.2f}, KL {row['valid/kl']:.2f},"
-                f" MI {row['valid/mi']:z.2f}, AU {row['valid/au']}{', ' + row['outcome'] if row['outcome'] else ''}",
-                err=True,
-            )
-            found = (row[f"valid/{settings.evaluation.criterion}"], row["epoch"])
-            best = found if best is None else min(best, found)
-    except Diverged as error:
-        raise StudyError(str(error)) from None
-    if best is not None:
-        click.echo(f"best model: {hidden(str(best_folder(out, best[1])))}", err=True)
+    train_model(corpus, out, preset, config, assignments)
     return 0
 
 

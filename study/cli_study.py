@@ -44,7 +44,11 @@ storage_option = click.option(
 @click.option("--trials", type=Whole(), help="How many settings to try in all.")
 @click.option("--concurrent", type=Whole(), help="Trials at once; as many as CPUs or GPUs allow if not given.")
 @click.option("--cpus-per-trial", type=float, help="CPUs of each trial, may be a fraction.")
-@click.option("--gpus-per-trial", type=float, help="GPUs of each trial, may be a fraction: 0.25 packs four on one.")
+@click.option(
+    "--gpus-per-trial",
+    type=float,
+    help="Share of a GPU for each trial: 0.25 packs four on one, 0 trains on the CPU; as little as fits if not given.",
+)
 @click.option("--sampler", help="tpe, random, grid, qmc, gp, cma-es or nsga2.")
 @click.option("--objective", help="nll: lowest of trials that are not collapsed; pareto: low nll and high mi.")
 @click.option(
@@ -97,6 +101,7 @@ def show_plan(definition: Any) -> None:
     import tomli_w
 
     from study.console import make_console
+    from study.plan import sharing
     from study.report import space_table
 
     console = make_console()
@@ -107,6 +112,8 @@ def show_plan(definition: Any) -> None:
         f" with its first rung at epoch {definition.grace_epochs}",
         markup=False,
     )
+    if (shared := sharing(definition)) is not None:
+        console.print(f"GPUs: {shared}", markup=False)
     console.print(space_table(definition))
     console.print("\nFixed", style="italic")
     fixed = definition.space.fixed.model_dump(exclude_none=True)

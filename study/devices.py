@@ -12,18 +12,27 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import psutil
 import torch
 
 from study.errors import StudyError
+from study.gpus import CONTEXT_BYTES
 from study.settings import TrainingSettings
 
 
-def choose_device(settings: TrainingSettings) -> torch.device:
-    """Return the device asked for, or the GPU if there is one; set TF32 or large pages. Raises StudyError."""
+def choose_device(settings: TrainingSettings, share: float | None = None) -> torch.device:
+    """Return the device asked for, or the GPU if there is one; set TF32 or large pages. Raises StudyError.
+
+    `share` is the part of a GPU that a study gave its trial: a trial with none of it trains on the CPU whatever the
+    machine has, which Ray does not hide.
+    """
     available = torch.cuda.is_available()
+    if share and not available and settings.device != "cpu":
+        raise StudyError(
+            f"this trial was given {share:g} of a GPU, but PyTorch {torch.__version__} shows none on"
+            f" {os.uname().nodename}; install the build for its driver, or give --gpus-per-trial 0"
+        )
     if settings.device == "auto":
-        device = torch.device("cuda" if available else "cpu")
+        device = torch.device("cuda" if available and share != 0 else "cpu")
     else:
         device = torch.device(settings.device)
     if settings.precision == "bfloat16" and device.type == "cpu":
@@ -35,6 +44,8 @@ def choose_device(settings: TrainingSettings) -> torch.device:
                 f"training.device is {settings.device}, but this machine shows {count} CUDA devices;"
                 " use --set training.device=cpu, or check the driver with nvidia-smi"
             )
+        # Without it cuBLAS may add up in another order from call to call, and so may cuDNN's LSTM.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = settings.tf32
     else:
@@ -57,10 +68,25 @@ def autocast(device: torch.device, settings: TrainingSettings) -> AbstractContex
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def limit_gpu_memory(fraction: float) -> None:
-    """Hold this process to a fraction of the GPU's memory, so that trials that share one cannot starve each other."""
-    if 0 < fraction < 1 and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(fraction)
+def tensors_fraction(share: float, total_bytes: int) -> float:
+    """Return the fraction of a GPU's memory that a process' tensors may take: its share, but for CUDA's own part.
+
+    Raises StudyError if that leaves nothing.
+    """
+    left = share * total_bytes - CONTEXT_BYTES
+    if left <= 0:
+        raise StudyError(
+            f"{share:g} of a GPU of {total_bytes / 2**30:.1f} GiB is less than the {CONTEXT_BYTES / 2**30:.1f} GiB"
+            " that CUDA itself takes; give a larger --gpus-per-trial"
+        )
+    return left / total_bytes
+
+
+def limit_gpu_memory(share: float) -> None:
+    """Hold this process to its share of the GPU's memory, so that trials that share one cannot starve each other."""
+    if 0 < share < 1 and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(tensors_fraction(share, total))
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -87,6 +113,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def system_metrics() -> dict[str, float]:
     """Return what this node is doing, by the names under which MLflow charts it: shares in %, since the last call."""
+    import psutil
+
     found = {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),
         "system/system_memory_usage_percentage": psutil.virtual_memory().percent,

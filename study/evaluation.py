@@ -31,6 +31,7 @@ batches of 32; `au` counts active units; `dispersion` is the features' mean cosi
 about `nll_bias_bound`, twice the first term of the expansion of its bias in 1 / samples."""
 
 NOISE_SEED = 20_191_103
+CPU = torch.device("cpu")
 
 PILOT_SEQUENCES, PILOT_SAMPLES = 64, 32
 """What the width of a proposal is chosen on."""
@@ -65,6 +66,8 @@ class Scores:
     has_latent: bool = True
     stopped_early: bool = False
     """Whether a sequence got no more samples once its error was small enough."""
+    device: torch.device = CPU
+    """Where the network is, and what takes long is worked out; the tensors are on the CPU."""
     width: float = 1.0
     """Standard deviations of what the importance samples were drawn from, as multiples of the posterior's."""
 
@@ -88,6 +91,8 @@ class Scores:
     def metrics(self) -> dict[str, float]:
         """Return `METRICS` of the split."""
         kl = float(self.posterior.kl().double().sum(1).mean())
+        posterior = self.posterior.without_features().map(lambda tensor: tensor.to(self.device))
+        noise = self.noise.to(self.device)
         total_nll = -float(self.log_p.sum())
         return {
             "nll": total_nll / len(self.log_p),
@@ -96,8 +101,8 @@ class Scores:
             "elbo": float(self.reconstruction.mean()) + kl,
             "reconstruction": float(self.reconstruction.mean()),
             "kl": kl,
-            "mi": diagnostics.mutual_information(self.posterior, self.noise),
-            "mi_in_batch": diagnostics.mutual_information_in_batch(self.posterior, self.noise),
+            "mi": diagnostics.mutual_information(posterior, noise),
+            "mi_in_batch": diagnostics.mutual_information_in_batch(posterior, noise),
             "au": diagnostics.active_units(self.posterior.mean),
             "ppl": math.exp(min(total_nll / self.num_tokens, 700.0)),
             "bits_per_byte": total_nll / math.log(2) / self.num_bytes,
@@ -124,7 +129,8 @@ class Scores:
             for row, count in zip(self.log_weights, drawn, strict=True)
             if count > 1
         ]
-        can_be_judged = not self.has_latent or int(drawn.max()) >= likelihood.JUDGED_SAMPLES or self.stopped_early
+        enough = int(drawn.max()) >= likelihood.JUDGED_SAMPLES or self.stopped_early
+        can_be_judged = not self.has_latent or (enough and likelihood.can_judge())
         debiased = -float(likelihood.debiased_log_likelihood(self.log_weights).mean())
         return {
             "nll_debiased": math.nan if self.stopped_early else debiased,
@@ -186,6 +192,7 @@ def score(
         num_bytes=int(split.num_bytes[:num_sequences].sum()),
         has_latent=network.settings.has_latent,
         stopped_early=tolerance_nats > 0.0 and network.settings.has_latent,
+        device=device,
         width=width,
     )
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import secrets
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import yaml
 
 from study.definition import Definition
-from study.errors import StudyError
+from study.errors import StudyError, StudyWarning
 
 PACKAGES = ("ray", "torch", "numpy", "pyarrow", "safetensors")
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
@@ -28,6 +29,10 @@ PROBE_SECONDS = 60.0
 def check_nodes(definition: Definition, folder: Path) -> None:
     """Raise StudyError, with what to mend, unless every node of the connected cluster can run the trials."""
     check_gpus(definition, alive_nodes())
+    gpus = sum(node["Resources"].get("GPU", 0.0) for node in alive_nodes())
+    if gpus and not definition.gpus_per_trial:
+        idle = f"the cluster has {gpus:g} GPUs, and trials get none of them: --gpus-per-trial 0.25 packs four on one"
+        warnings.warn(StudyWarning(idle), stacklevel=2)
     found = [line for _, lines in survey(folder, definition.corpus) for line in lines]
     if found:
         raise StudyError("the cluster cannot run this study:\n" + "\n".join(f"  {line}" for line in found))

@@ -26,7 +26,9 @@ class RunOptions(BaseModel):
     trials: int = Field(default=24, ge=1)
     concurrent: int | None = Field(default=None, ge=1)
     cpus_per_trial: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    gpus_per_trial: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    gpus_per_trial: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="of one GPU; as little as fits if unset, 0: on the CPU"
+    )
     sampler: str = "tpe"
     objective: str = "nll"
     floors: tuple[str, ...] = ()
@@ -62,12 +64,12 @@ def find_corpus(name: str, vocabulary_size: int | None, corpora: Path = CORPORA)
 
     Raises CorpusError if there is neither a folder of that name nor such a corpus.
     """
-    from data.prepare import PrepareSettings, prepare
-    from data.sources import NAMED
-
     path = Path(name)
     if path.is_dir():
         return path
+    from data.prepare import PrepareSettings, prepare
+    from data.sources import NAMED
+
     if name in NAMED:
         folder = name if vocabulary_size is None else f"{name}-{vocabulary_size}"
         if (CORPORA / folder).is_dir():

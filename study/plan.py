@@ -14,6 +14,7 @@ from typing import Any
 
 from study.definition import Definition
 from study.errors import StudyError
+from study.gpus import Sharing, check_share, choose_share, needed_bytes, num_cpus, shown_gpus, slots
 from study.journal import storage_hint
 from study.ledger import Ledger
 from study.objectives import Goal
@@ -64,6 +65,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         corpora = Path(scratch) if given["dry_run"] else CORPORA
         corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
     storage: Path = given["storage"]
+    share = choose_gpus(options, given["address"], space, corpus)
     definition = Definition(
         name=name or free_name(storage, given["preset"] or corpus.name),
         identifier=uuid.uuid4().hex,
@@ -77,9 +79,9 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         scheduler=options.scheduler,
         grace_epochs=options.grace_epochs or space.warm_epoch(),
         seed=space.fixed.seed,
-        concurrent=choose_concurrent(options, given["address"]),
+        concurrent=choose_concurrent(options, given["address"], share),
         cpus_per_trial=options.cpus_per_trial,
-        gpus_per_trial=options.gpus_per_trial,
+        gpus_per_trial=share,
         max_retries=options.max_retries,
         tracking_uri=absolute_database(tracking_uri) or default_tracking_uri(storage),
         optuna_url=given["optuna_url"] or "",
@@ -169,6 +171,8 @@ def start(
         f" {definition.concurrent} at once; Ctrl-C ends it in order",
         markup=False,
     )
+    if address is None and (shared := sharing(definition)) is not None:
+        progress.print(f"GPUs: {shared}", markup=False)
     budget = Budget(
         time_budget_minutes * 60 if time_budget_minutes is not None else None,
         math.inf if max_gpu_hours is None else max_gpu_hours,
@@ -248,25 +252,49 @@ def num_trials(options: RunOptions, space: SearchSpace) -> int:
     return min(options.trials, len(space.grid())) if options.sampler == "grid" else options.trials
 
 
-def choose_concurrent(options: RunOptions, address: str | None) -> int:
-    """Return how many trials to run at once: what was asked for, or what this machine or a cluster that grows can.
+def choose_gpus(options: RunOptions, address: str | None, space: SearchSpace, corpus: Any) -> float:
+    """Return the share of a GPU that a trial gets: what was asked for, or as little as fits on this machine's GPUs.
 
-    Raises StudyError if this machine could never run one.
+    Raises StudyError for a share that no trial could have, or a device that it contradicts.
     """
+    device, share = space.fixed.training.device, options.gpus_per_trial
+    if share is None and (address is not None or device == "cpu"):
+        share = 0.0
+    if share is None:
+        share = choose_share(shown_gpus(), estimate(space, corpus), options.trials, options.cpus_per_trial)
+    elif share:
+        check_share(share, len(shown_gpus()) if address is None else 1)
+    if share and device == "cpu":
+        raise StudyError(f"training.device is cpu, but --gpus-per-trial {share:g} holds GPUs; leave out one of them")
+    if not share and device.startswith("cuda"):
+        raise StudyError(f"training.device is {device}, but trials are given no GPU; add --gpus-per-trial")
+    return share
+
+
+def estimate(space: SearchSpace, corpus: Any) -> int:
+    """Return the bytes of GPU memory that the largest trial is estimated to need."""
+    lengths = corpus.split("train").lengths
+    return needed_bytes(space.largest, corpus.vocabulary_size, 2 + (int(lengths.max()) if len(lengths) else 0))
+
+
+def sharing(definition: Definition) -> Sharing | None:
+    """Return how a study's trials lie on this machine's GPUs; None on a CPU."""
+    from data.corpus import Corpus
+
+    memory = shown_gpus() if definition.gpus_per_trial else ()
+    if not memory:
+        return None
+    return Sharing(memory, definition.gpus_per_trial, estimate(definition.space, Corpus.open(definition.corpus)))
+
+
+def choose_concurrent(options: RunOptions, address: str | None, share: float) -> int:
+    """Return how many trials to run at once: what was asked for, or what this machine or a cluster that grows can."""
     if address is not None:
         return options.concurrent or REMOTE_CONCURRENT
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    slots = int(cpus / options.cpus_per_trial)
-    if options.gpus_per_trial:
-        import torch
-
-        slots = min(slots, int(torch.cuda.device_count() / options.gpus_per_trial))
-        if slots < 1:
-            raise StudyError(
-                f"--gpus-per-trial {options.gpus_per_trial:g}, but this machine shows"
-                f" {torch.cuda.device_count()} GPUs; use 0 to train on the CPU"
-            )
-    return options.concurrent or max(1, min(slots, options.trials))
+    places = int(num_cpus() / options.cpus_per_trial)
+    if share:
+        places = min(places, slots(len(shown_gpus()), share))
+    return options.concurrent or max(1, min(places, options.trials))
 
 
 def check_apart(storage: Path, name: str, tracking_uri: str) -> None:

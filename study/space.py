@@ -183,6 +183,11 @@ class SearchSpace:
             for each in self.variants()
         )
 
+    def largest(self, name: str) -> int:
+        """Return the largest value of a whole-numbered setting: of its range, or the fixed one; 0 if unset."""
+        table, leaf = name.split(".")
+        return self._most(name, getattr(getattr(self.fixed, table), leaf) or 0)
+
     def _most(self, name: str, fixed: int) -> int:
         return int(max(self.ranges[name].ends())) if name in self.ranges else fixed
 

@@ -44,6 +44,8 @@ Row = dict[str, Any]
 """One epoch: `epoch` (from 1), `step`, `seconds`, `train/...` and `valid/...`; the last one has an `outcome`."""
 
 CHECKPOINTS = "checkpoints"
+BATCHES_AHEAD = 2
+"""Batches that are ready before a GPU asks for them."""
 PRETRAINING = "pretraining"
 """The `phase` of epochs before the decoder is reset; they cannot be a run's best."""
 
@@ -59,15 +61,17 @@ def train(
     *,
     rows_seen: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
+    share: float | None = None,
 ) -> Iterator[Row]:
     """Yield a row after each epoch, from the folder's last checkpoint on; keep the best weights in it.
 
     Rows after the first `rows_seen` that an earlier run made before it ended are yielded again, so
     that a caller who lost some gets each exactly once. `should_stop` is asked after every step: once
-    true, a checkpoint is written and the generator ends without an outcome. Raises Diverged, and
-    StudyError if the folder belongs to other settings or another corpus.
+    true, a checkpoint is written and the generator ends without an outcome. `share` is the part of a GPU
+    that a study gave the trial, see `study.devices.choose_device`. Raises Diverged, and StudyError if the
+    folder belongs to other settings or another corpus.
     """
-    run = TrainingRun(settings, corpus, folder)
+    run = TrainingRun(settings, corpus, folder, share)
     yield from run.progress.history[rows_seen:]
     while not run.progress.outcome:
         if not run.train_epoch(should_stop):
@@ -81,9 +85,9 @@ def train(
 class TrainingRun:
     """The network, its optimisers and how far they are."""
 
-    def __init__(self, settings: Settings, corpus: Corpus, folder: Path) -> None:
+    def __init__(self, settings: Settings, corpus: Corpus, folder: Path, share: float | None = None) -> None:
         self.settings, self.corpus, self.folder = settings, corpus, folder
-        self.device = choose_device(settings.training)
+        self.device = choose_device(settings.training, share)
         torch.manual_seed(settings.seed)
         self.network = SequenceVAE(settings.model, corpus.vocabulary_size).to(self.device)
         self.optimizers = make_optimizers(self.network, settings)
@@ -156,7 +160,8 @@ class TrainingRun:
         started = time.monotonic()
         batches = self.batches()
         self.num_batches = len(batches)
-        for batch in iterate(self.train_split, batches, progress.batch):
+        ahead = BATCHES_AHEAD if self.device.type == "cuda" else 0
+        for batch in iterate(self.train_split, batches, progress.batch, ahead):
             self.step(batch.to(self.device))
             progress.batch += 1
             progress.step += 1

@@ -74,13 +74,14 @@ def run_trial(config: dict[str, Any]) -> None:
     settings = Settings.model_validate(config["settings"])
     corpus = Corpus.open(config["corpus"])
     folder = Path(config["folder"])
+    start = partial(train, settings, corpus, folder, rows_seen=config["rows_seen"], share=config["gpus"])
     try:
         with alone_in(folder):
             reported = False
-            for row in until_told_to_end(partial(train, settings, corpus, folder, rows_seen=config["rows_seen"])):
+            for row in until_told_to_end(start):
                 if row["outcome"]:
                     write_samples(folder, corpus)
-                    write_final(folder, corpus, config["final_num_samples"], settings)
+                    write_final(folder, corpus, config["final_num_samples"], settings, config["gpus"])
                 tune.report(row | system_metrics() | {"node": os.uname().nodename})
                 reported = True
             if not reported:
@@ -153,7 +154,7 @@ def read_samples(folder: Path) -> dict[str, list[str]]:
     return table
 
 
-def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings) -> None:
+def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings, share: float | None = None) -> None:
     """Evaluate the best weights on the test split: metrics, and each sequence's log-likelihood for pairing.
 
     Once: what is there already stays. Raises StudyError if that was of another number of importance samples.
@@ -176,7 +177,7 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings)
             )
         return
     evaluation = settings.evaluation
-    network = load_network(best_folders(folder)[-1], choose_device(settings.training))
+    network = load_network(best_folders(folder)[-1], choose_device(settings.training, share))
     scores = score(
         network, corpus.split("test"), num_samples=num_samples, tolerance_nats=evaluation.final_tolerance_nats,
         widen=evaluation.final_widen, num_sequences=evaluation.final_num_sequences, batch_size=evaluation.batch_size,

@@ -2,30 +2,63 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings as hypothesis_settings
 
 from data.corpus import Corpus
-from data.prepare import PrepareSettings, prepare
-from data.sources import from_files
-from data.synthetic import Topics
-from study.cli import run
 from study.settings import Settings, validate
 
 torch.set_num_threads(1)
-# A test is not failed for the time it takes.
-hypothesis_settings.register_profile("untimed", deadline=None)
-hypothesis_settings.load_profile("untimed")
+# A machine with a GPU may lack it: only what is marked `on_device` runs there.
+with suppress(ModuleNotFoundError):
+    from hypothesis import settings as hypothesis_settings
+
+    # A test is not failed for the time it takes.
+    hypothesis_settings.register_profile("untimed", deadline=None)
+    hypothesis_settings.load_profile("untimed")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 TINY = {
     "model": {"embedding_size": 8, "hidden_size": 12, "latent_size": 3, "input_dropout": 0.1, "output_dropout": 0.1},
-    "training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01},
+    "training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "device": "cpu", "tf32": False},
     "evaluation": {"num_samples": 3, "num_sequences": 24, "collapse_kl_nats": 0.0},
 }
+
+
+def pytest_addoption(parser):
+    """--device: where the tests marked `on_device` compute; on a GPU, no others run."""
+    parser.addoption("--device", choices=["cpu", "cuda"], default="cpu")
+
+
+def pytest_configure(config):
+    """On a GPU, ask for the same numbers from the same work."""
+    if (device := config.getoption("--device")) != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        TINY["training"]["device"] = device
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is about the CPU or about no device, when asked for another."""
+    if config.getoption("--device") == "cpu":
+        return
+    chosen = [item for item in items if item.get_closest_marker("on_device")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+@pytest.fixture(autouse=True)
+def tensors_on_the_device(request):
+    """Tensors that a test marked `on_device` makes lie where it was asked to compute."""
+    device = request.config.getoption("--device")
+    if device == "cpu" or not request.node.get_closest_marker("on_device"):
+        yield
+        return
+    with torch.device(device):
+        yield
 
 
 def tiny_settings(**tables) -> Settings:
@@ -42,6 +75,11 @@ def write_lines(path: Path, lines) -> Path:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Corpus:
     """A corpus of a few hundred sequences of two topics."""
+    pytest.importorskip("polars")
+    from data.prepare import PrepareSettings, prepare
+    from data.sources import from_files
+    from data.synthetic import Topics
+
     folder = tmp_path_factory.mktemp("corpus")
     topics = Topics(seed=1, num_sequences=240, num_topics=2, num_words=30, min_length=3, max_length=8)
     text = write_lines(folder / "text.txt", (" ".join(words) for words in topics.sample()))
@@ -90,6 +128,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture
 def call(capfd):
     """Call the command line in this process; returns exit code, stdout and stderr."""
+    from study.cli import run
 
     def call(*arguments) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -114,6 +153,8 @@ def ray_session():
 @pytest.fixture(scope="session")
 def finished_study(ray_session, corpus, tiny_toml, tmp_path_factory) -> Path:
     """The storage of a study of six trials named `done`."""
+    from study.cli import run
+
     storage = tmp_path_factory.mktemp("runs")
     code = run(["run", str(corpus.folder), "--config", str(tiny_toml), "--name", "done", "--trials", "6",
                 "--storage", str(storage)])  # fmt: skip

@@ -10,6 +10,8 @@ from model.config import BOS_ID, EOS_ID, NetworkSettings
 from model.errors import ModelError
 from model.vae import SequenceVAE
 
+pytestmark = pytest.mark.on_device
+
 
 def network(vocabulary_size=9, **settings) -> SequenceVAE:
     torch.manual_seed(1)

@@ -9,6 +9,8 @@ from model import diagnostics
 from model.collapse import is_collapsed
 from model.posterior import Posterior
 
+pytestmark = pytest.mark.on_device
+
 
 def gaussian(mean, log_variance):
     return Posterior(mean, log_variance, mean)

@@ -13,9 +13,12 @@ from model.config import NetworkSettings
 from model.vae import SequenceVAE
 from study.evaluation import score
 
+pytestmark = pytest.mark.on_device
+
 
 def sequence_noise(indices, num_samples, size, seed):
-    return likelihood.draw_noise(likelihood.sequence_generators(indices, seed), num_samples, size)
+    noise = likelihood.draw_noise(likelihood.sequence_generators(indices, seed), num_samples, size)
+    return noise.to(torch.get_default_device())
 
 
 def sharp_network(latent_size: int, vocabulary_size: int = 20, pooling: str = "max") -> SequenceVAE:

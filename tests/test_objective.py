@@ -11,6 +11,8 @@ from model.annealing import ANNEALING_NAMES, AnnealingSettings
 from model.config import ObjectiveSettings
 from model.posterior import Posterior
 
+pytestmark = pytest.mark.on_device
+
 
 def test_kl_equals_torch_distributions():
     torch.manual_seed(0)

@@ -9,6 +9,8 @@ from model.config import POOLING_NAMES, NetworkSettings
 from model.encoder import Encoder
 from model.pooling import POOLINGS, logsumexp
 
+pytestmark = pytest.mark.on_device
+
 
 def by_loop(name, steps, lengths, scores, temperature):
     rows = []

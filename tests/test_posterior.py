@@ -11,9 +11,11 @@ from model import likelihood
 from model import posterior as posteriors
 from model.config import NetworkSettings
 from model.encoder import log_variance_of_rate
-from model.posterior import Heights, Posterior, SphericalPosterior, spherical_kl
+from model.posterior import Posterior, SphericalPosterior, draw_heights, spherical_kl
 from model.vae import SequenceVAE
 from study.evaluation import score
+
+pytestmark = pytest.mark.on_device
 
 
 def network(vocabulary_size=20, **settings) -> SequenceVAE:
@@ -86,7 +88,7 @@ def test_the_variance_of_a_rate_by_hand():
 @pytest.mark.parametrize(("size", "concentration"), [(2, 3.0), (3, 5.0), (8, 20.0), (32, 80.0)])
 def test_heights_on_the_sphere_have_the_mean_that_bessel_functions_give(size, concentration):
     uniform = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
-    mean = float(Heights(size, concentration).at(uniform).mean())
+    mean = float(draw_heights(size, concentration, uniform).mean())
     assert mean == pytest.approx(
         special.ive(size / 2, concentration) / special.ive(size / 2 - 1, concentration), rel=1e-4
     )
@@ -172,7 +174,7 @@ def test_the_spherical_likelihood_agrees_with_an_integral_over_the_circle():
     exact = float((-likelihood.reconstructions(model, tokens, lengths, circle)).logsumexp(1) - math.log(2000))
     with torch.no_grad():
         posterior = model.encode(tokens, lengths)
-        noise = likelihood.draw_noise(likelihood.sequence_generators(np.arange(1), 0), 20_000, 3)
+        noise = likelihood.draw_noise(likelihood.sequence_generators(np.arange(1), 0), 20_000, 3).to(tokens.device)
         losses = likelihood.reconstructions(model, tokens, lengths, posterior.sample(noise))
     estimate = float(likelihood.log_likelihood(likelihood.log_weights(losses, posterior, noise)))
     assert estimate == pytest.approx(exact, abs=0.02)

@@ -6,6 +6,8 @@ from torch import nn
 
 from model.recurrence import run_both_ways, run_lstm
 
+pytestmark = pytest.mark.on_device
+
 LENGTHS = torch.tensor([3, 6, 1, 6, 2])
 
 

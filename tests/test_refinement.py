@@ -12,6 +12,8 @@ from model.vae import SequenceVAE
 from study.errors import StudyError
 from study.training import train
 
+pytestmark = pytest.mark.on_device
+
 
 def exact_path(loss, descent, start):
     """Descent written as one differentiable expression: what `Refine` must agree with."""
