@@ -23,8 +23,10 @@ def penalised_kl(kl: Float[Tensor, "batch latent"], settings: ObjectiveSettings)
 def negative_elbo(
     reconstruction: Float[Tensor, " batch"],
     kl: Float[Tensor, "batch latent"],
-    weight: float,
+    weight: float | Tensor,
     settings: ObjectiveSettings,
 ) -> Float[Tensor, ""]:
     """Return the training loss in nats a sequence: reconstruction + weight * penalised KL."""
+    if isinstance(weight, Tensor):
+        return reconstruction.mean() + weight * penalised_kl(kl, settings)
     return torch.add(reconstruction.mean(), penalised_kl(kl, settings), alpha=weight)

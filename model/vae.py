@@ -30,7 +30,7 @@ class SequenceVAE(nn.Module):
             initialise_uniformly(self)
 
     def encode(
-        self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"], kl_weight: float = 1.0
+        self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"], kl_weight: float | Tensor = 1.0
     ) -> Posterior:
         """Return q(z|x) of each sequence; of a language model, the prior, so that every KL is 0.
 
@@ -45,7 +45,11 @@ class SequenceVAE(nn.Module):
         return self.refine(posterior, tokens, lengths, kl_weight)
 
     def refine(
-        self, posterior: Posterior, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"], kl_weight: float
+        self,
+        posterior: Posterior,
+        tokens: Int[Tensor, "batch time"],
+        lengths: Int[Tensor, " batch"],
+        kl_weight: float | Tensor,
     ) -> Posterior:
         """Return each sequence's posterior after steps of descent on its own negative ELBO.
 

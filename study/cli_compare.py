@@ -57,6 +57,7 @@ from study.completion import complete_preset, complete_study
     type=Number(),
     help="Share of a GPU for each trial, 0 for the CPU; as little as fits if not given.",
 )
+@click.option("--mps", is_flag=True, help="Have trials that share a GPU compute at once, by NVIDIA MPS.")
 @click.option("--name", help="Name of the study.  [default: compare-CORPUS]")
 @click.option(
     "--resume",
@@ -112,7 +113,7 @@ def compare_command(
         ledger = create(given["storage"], definition)
     code = start(
         ledger, is_new=given["resume"] is None, address=given["address"], show_report=False,
-        time_budget_minutes=given["time_budget"], max_gpu_hours=given["max_gpu_hours"],
+        time_budget_minutes=given["time_budget"], max_gpu_hours=given["max_gpu_hours"], mps=given["mps"],
     )  # fmt: skip
     found = compare.Comparison(ledger, compare.results(ledger))
     if found.runs.height == 0:

@@ -49,6 +49,7 @@ storage_option = click.option(
     type=float,
     help="Share of a GPU for each trial: 0.25 packs four on one, 0 trains on the CPU; as little as fits if not given.",
 )
+@click.option("--mps", is_flag=True, help="Have trials that share a GPU compute at once, by NVIDIA MPS.")
 @click.option("--sampler", help="tpe, random, grid, qmc, gp, cma-es or nsga2.")
 @click.option("--objective", help="nll: lowest of trials that are not collapsed; pareto: low nll and high mi.")
 @click.option(
@@ -92,7 +93,7 @@ def run_command(**given: Any) -> int:
         ledger = create(given["storage"], definition)
     return start(
         ledger, is_new=given["resume"] is None, address=given["address"], time_budget_minutes=time_budget,
-        max_gpu_hours=max_gpu_hours,
+        max_gpu_hours=max_gpu_hours, mps=given["mps"],
     )  # fmt: skip
 
 

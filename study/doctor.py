@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from study import mps
 from study.errors import StudyError
 from study.journal import storage_hint
 
@@ -60,6 +61,7 @@ def examine_machine() -> Iterator[Finding]:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         yield Finding("GPUs", names)
+        yield examine_mps()
     elif shutil.which("nvidia-smi"):
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU"
         yield Finding(
@@ -68,6 +70,15 @@ def examine_machine() -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("GPUs", "none; trials run on the CPU")
+
+
+def examine_mps() -> Finding:
+    """Say whether trials that share a GPU compute at once."""
+    if mps.is_running():
+        return Finding("MPS", "on: kernels of trials that share a GPU run at once")
+    if shutil.which(mps.CONTROL) is None:
+        return Finding("MPS", f"not here ({mps.CONTROL}): trials that share a GPU compute by turns")
+    return Finding("MPS", "off: trials that share a GPU compute by turns; `study run --mps` has them compute at once")
 
 
 def examine_storage(storage: Path) -> Iterator[Finding]:

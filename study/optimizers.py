@@ -18,6 +18,12 @@ def make_optimizers(network: SequenceVAE, settings: Settings) -> dict[str, torch
     moves every word by its momentum; on a GPU, finding the words of a batch would have the host wait.)
     """
     training = settings.training
+    learning_rate: float | Tensor = training.learning_rate
+    device = next(network.parameters()).device
+    graphed = training.cuda_graph and device.type == "cuda"
+    if graphed:
+        # What a recorded step reads anew each time.
+        learning_rate = torch.tensor(training.learning_rate, device=device)
     made: dict[str, torch.optim.Optimizer] = {}
     for name, part in (("encoder", network.encoder), ("decoder", network.decoder)):
         if part is None:
@@ -27,12 +33,12 @@ def make_optimizers(network: SequenceVAE, settings: Settings) -> dict[str, torch
         part.embedding.sparse = sparse
         match training.optimizer:
             case "sgd":
-                made[name] = torch.optim.SGD(parameters, training.learning_rate, fused=not sparse)
+                made[name] = torch.optim.SGD(parameters, learning_rate, fused=not sparse)
             case "adam":
-                made[name] = torch.optim.Adam(parameters, training.learning_rate, fused=True)
+                made[name] = torch.optim.Adam(parameters, learning_rate, fused=True, capturable=graphed)
             case "adamw":
                 made[name] = torch.optim.AdamW(
-                    parameters, training.learning_rate, weight_decay=training.weight_decay, fused=True
+                    parameters, learning_rate, weight_decay=training.weight_decay, fused=True, capturable=graphed
                 )
     return made
 

@@ -8,6 +8,7 @@ import random
 import re
 import tempfile
 import uuid
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from study.settings import merge, nest, parse_assignment, read_preset, read_toml
 from study.space import SearchSpace, build_space
 
 REMOTE_CONCURRENT = 16
-RESUME_OPTIONS = ("resume", "storage", "address", "time_budget", "max_gpu_hours", "concurrent")
+RESUME_OPTIONS = ("resume", "storage", "address", "time_budget", "max_gpu_hours", "concurrent", "mps")
 OPTION_NAMES = {"corpus": "CORPUS", "assignments": "--set", "also": "--search", "floors": "--floor"}
 RESERVED = ("mlflow.db", "mlartifacts")
 """What lies beside the studies."""
@@ -156,11 +157,13 @@ def start(
     time_budget_minutes: float | None = None,
     max_gpu_hours: float | None = None,
     show_report: bool = True,
+    mps: bool = False,
 ) -> int:
     """Run a study to its end or interruption, and say what came out; return the exit code."""
     from study.console import make_console
     from study.launch import INTERRUPTED, Budget, run_study
     from study.live import LiveView
+    from study.mps import serving
     from study.noise import known_noise
     from study.report import study_report
 
@@ -171,7 +174,10 @@ def start(
         f" {definition.concurrent} at once; Ctrl-C ends it in order",
         markup=False,
     )
-    if address is None and (shared := sharing(definition)) is not None:
+    if mps and address is not None:
+        raise StudyError("--mps starts MPS on this machine; on a cluster its nodes do (see cluster.yaml): leave it out")
+    shared = sharing(definition) if address is None else None
+    if shared is not None:
         progress.print(f"GPUs: {shared}", markup=False)
     budget = Budget(
         time_budget_minutes * 60 if time_budget_minutes is not None else None,
@@ -179,7 +185,9 @@ def start(
     )
     try:
         view = LiveView(definition, max_gpu_hours)
-        outcome = run_study(ledger, view, address=address, budget=budget, with_report=show_report)
+        memory = shared.memory_bytes if shared is not None else ()
+        with serving(definition.gpus_per_trial, memory) if mps else nullcontext():
+            outcome = run_study(ledger, view, address=address, budget=budget, with_report=show_report)
     except StudyError:
         if is_new and not any(trial.started for trial in ledger.trials()):
             # Its name is free again: nothing has been tried.

@@ -7,21 +7,15 @@ bits it is their best recipe. The minimum rate is Pelsmaeker and Aziz (arXiv 190
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from data.batches import gather
+from data.batches import Batch
 from model.decoder import Decoder
 from model.vae import SequenceVAE, initialise_uniformly
-from study.optimizers import make_optimizers
 from study.settings import Settings
-
-if TYPE_CHECKING:
-    from data.batches import Batch
-    from study.training import TrainingRun
 
 INNER_STEPS = 99
 COMPARED_STEPS = 15
@@ -30,24 +24,22 @@ MULTIPLIER_RATE = 0.01
 """How fast the multiplier of the minimum rate rises, in nats of missing KL and steps."""
 
 
-def train_encoder(run: TrainingRun, batch: Batch) -> None:
-    """Step the encoder alone, on the batch and then on random others, until it stops getting better.
+def train_encoder(step_encoder: Callable[[Batch], Tensor], batch: Batch, others: Iterator[Batch]) -> None:
+    """Step the encoder alone, on the batch and then on others, until it stops getting better.
 
-    The mean loss a token of every 15 steps is compared with that of the 15 before; at most 99 steps. The
-    others are drawn by the seed and the step, so that a resumed run draws the same.
+    The mean loss a token of every 15 steps, whose sum each step returns, is compared with that of the 15 before; at
+    most 99 steps. The comparison waits for the device.
     """
-    draw = np.random.default_rng([run.settings.seed, 2, run.progress.step])
-    batches = run.batches()
-    previous, loss, tokens = float("inf"), torch.zeros((), dtype=torch.float64, device=run.device), 0
+    previous, loss, tokens = float("inf"), torch.zeros((), dtype=torch.float64), 0
     for step in range(1, INNER_STEPS + 1):
-        loss = loss + run.update(batch, ("encoder",))[0]
+        loss = step_encoder(batch) + loss
         tokens += batch.num_targets
         if step % COMPARED_STEPS == 0:
             mean = float(loss) / tokens
             if mean > previous:
                 return
-            previous, loss, tokens = mean, torch.zeros_like(loss), 0
-        batch = gather(run.train_split, batches[draw.integers(len(batches))]).to(run.device)
+            previous, loss, tokens = mean, torch.zeros((), dtype=torch.float64), 0
+        batch = next(others)
 
 
 def goes_on(mutual_information: float, best: float) -> tuple[bool, float]:
@@ -55,15 +47,14 @@ def goes_on(mutual_information: float, best: float) -> tuple[bool, float]:
     return mutual_information >= best, max(mutual_information, best)
 
 
-def reset_decoder(network: SequenceVAE, settings: Settings, seed: int) -> dict[str, torch.optim.Optimizer]:
-    """Draw the decoder's weights anew and keep the encoder's; return new optimisers."""
+def reset_decoder(network: SequenceVAE, settings: Settings, seed: int) -> None:
+    """Draw the decoder's weights anew and keep the encoder's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1_000_003 * (settings.seed + 1) + seed)
         fresh = Decoder(settings.model, network.vocabulary_size)
         if settings.model.init == "uniform":
             initialise_uniformly(fresh)
     network.decoder.load_state_dict(fresh.state_dict())
-    return make_optimizers(network, settings)
 
 
 def rate_penalty(multiplier: Tensor, missing_nats: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class TrainingSettings(BaseModel):
     early_stop_patience: int | None = Field(default=None, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     tf32: bool = True
+    cuda_graph: bool = Field(default=False, description="record a step once a shape and replay it, on a GPU")
     procedure: Literal["plain", "aggressive"] = "plain"
     pretraining_epochs: int = Field(default=0, ge=0, description="as an autoencoder, before the decoder is reset")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -153,6 +154,18 @@ def refuse_combination(settings: Settings) -> str:  # noqa: PLR0911 - one a reas
         return "model.refinement_steps descends on the ELBO, not on one with free bits or a minimum rate; choose one"
     if model.posterior == "batch-norm" and training.batch_size < 2 and training.max_batch_tokens is None:
         return "model.posterior = batch-norm needs training.batch_size of at least 2"
+    return refuse_graph(settings) if training.cuda_graph else ""
+
+
+def refuse_graph(settings: Settings) -> str:
+    """Return why steps cannot be recorded as CUDA graphs, or nothing."""
+    for name, used in (
+        ("model.bidirectional", settings.model.bidirectional),
+        ("model.refinement_steps", settings.model.refinement_steps > 0),
+        ("training.procedure = aggressive", settings.training.procedure == "aggressive"),
+    ):
+        if used:
+            return f"training.cuda_graph records steps that are all alike, which {name} does not take"
     return ""
 
 

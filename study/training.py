@@ -17,12 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor
 
-from data.batches import Batch, BatchOrder, iterate
+from data.batches import Batch, BatchOrder, gather, iterate
 from data.corpus import VOCABULARY, Corpus
 from model.collapse import is_collapsed
-from model.objective import negative_elbo
 from model.vae import SequenceVAE
 from model.weights import load_weights, save_network
 from study.best_weights import best_folder, remove_unneeded_best
@@ -33,12 +31,12 @@ from study.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
-from study.devices import autocast, choose_device, peak_memory_bytes, reset_peak_memory
+from study.devices import choose_device, peak_memory_bytes, reset_peak_memory
 from study.errors import StudyError
 from study.evaluation import score
-from study.optimizers import clip_gradients, make_optimizers
-from study.procedures import goes_on, raise_multiplier, rate_penalty, reset_decoder, train_encoder
+from study.procedures import goes_on, train_encoder
 from study.settings import Settings
+from study.step import Stepper
 
 Row = dict[str, Any]
 """One epoch: `epoch` (from 1), `step`, `seconds`, `train/...` and `valid/...`; the last one has an `outcome`."""
@@ -90,7 +88,7 @@ class TrainingRun:
         self.device = choose_device(settings.training, share)
         torch.manual_seed(settings.seed)
         self.network = SequenceVAE(settings.model, corpus.vocabulary_size).to(self.device)
-        self.optimizers = make_optimizers(self.network, settings)
+        self.stepper = Stepper(self.network, settings, self.device)
         self.train_split, self.valid_split = corpus.split("train"), corpus.split("valid")
         training = settings.training
         self.order = BatchOrder(
@@ -107,7 +105,6 @@ class TrainingRun:
             learning_rate=training.learning_rate,
             aggressive=training.procedure == "aggressive",
         )
-        self.multiplier = torch.zeros((), device=self.device)
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.resume()
         self.saved_at = time.monotonic()
@@ -124,11 +121,12 @@ class TrainingRun:
         self.network.load_state_dict(
             {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")}
         )
-        for name, optimizer in self.optimizers.items():
+        for name, optimizer in self.stepper.optimizers.items():
             restore_optimizer(name, optimizer, tensors)
-        self._set_learning_rate(progress.learning_rate)
+        self.stepper.set_learning_rate(progress.learning_rate)
+        self.stepper.decoder_tokens = progress.decoder_tokens
         self.sums = tensors["sums"].to(self.device)
-        self.multiplier = tensors["multiplier"].to(self.device)
+        self.stepper.multiplier.copy_(tensors["multiplier"])
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -142,9 +140,9 @@ class TrainingRun:
     def save(self) -> None:
         """Write a checkpoint, and remove best weights that no kept checkpoint needs."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for name, optimizer in self.optimizers.items():
+        for name, optimizer in self.stepper.optimizers.items():
             tensors |= optimizer_tensors(name, optimizer)
-        tensors |= {"sums": self.sums, "multiplier": self.multiplier, "rng.cpu": torch.get_rng_state()}
+        tensors |= {"sums": self.sums, "multiplier": self.stepper.multiplier, "rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(
@@ -165,6 +163,7 @@ class TrainingRun:
             self.step(batch.to(self.device))
             progress.batch += 1
             progress.step += 1
+            progress.decoder_tokens = self.stepper.decoder_tokens
             stopping = should_stop()
             if stopping or time.monotonic() - self.saved_at > 60 * training.checkpoint_minutes:
                 progress.seconds += time.monotonic() - started
@@ -184,38 +183,20 @@ class TrainingRun:
 
     def step(self, batch: Batch) -> None:
         """Take one optimiser step; nothing in it waits for the device, but for aggressive training's rule."""
-        parts = tuple(self.optimizers)
+        parts: tuple[str, ...] = ()
         if self.progress.aggressive:
-            train_encoder(self, batch)
+            train_encoder(
+                lambda each: self.stepper(each, self.kl_weight(), ("encoder",))[0], batch, self.random_batches()
+            )
             parts = ("decoder",)
-        self.sums += self.update(batch, parts)
+        self.sums += self.stepper(batch, self.kl_weight(), parts)
 
-    def update(self, batch: Batch, parts: tuple[str, ...]) -> Tensor:
-        """Step the optimisers of some parts; return the batch's sums of loss, reconstruction and KL, and the norm."""
-        with autocast(self.device, self.settings.training):
-            posterior = self.network.encode(batch.tokens, batch.lengths, self.kl_weight())
-            latent = posterior.sample(self.draw_noise(batch))
-            reconstruction = self.network.reconstruction(batch.tokens, batch.lengths, latent)
-        kl = posterior.kl()
-        loss = negative_elbo(reconstruction, kl, self.kl_weight(), self.settings.objective)
-        least = self.settings.objective.minimum_rate_nats
-        if least is not None:
-            loss = loss + rate_penalty(self.multiplier, least - kl.sum(1).mean())
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if least is not None:
-            raise_multiplier(self.multiplier, least - kl.detach().sum(1).mean())
-        norm = clip_gradients(self.network.parameters(), self.settings.training.clip_norm)
-        for part in parts:
-            self.optimizers[part].step()
-        self.progress.decoder_tokens += batch.num_targets * self.settings.model.decoder_passes
-        sums = [loss.detach() * len(batch.lengths), reconstruction.detach().sum(), kl.detach().sum(), norm]
-        return torch.stack(sums).double()
-
-    def draw_noise(self, batch: Batch) -> Tensor:
-        """Draw the noise of one latent sample a sequence."""
-        return torch.randn(len(batch.lengths), self.settings.model.noise_size, device=self.device)
+    def random_batches(self) -> Iterator[Batch]:
+        """Yield batches of this epoch, drawn by the seed and the step, so that a resumed run draws the same."""
+        draw = np.random.default_rng([self.settings.seed, 2, self.progress.step])
+        batches = self.batches()
+        while True:
+            yield gather(self.train_split, batches[draw.integers(len(batches))]).to(self.device)
 
     def kl_weight(self) -> float:
         """Return the KL weight of the step that comes next."""
@@ -255,7 +236,7 @@ class TrainingRun:
         if progress.epoch <= self.settings.training.pretraining_epochs:
             row |= {"phase": PRETRAINING, "outcome": ""}
             if progress.epoch == self.settings.training.pretraining_epochs:
-                self.optimizers = reset_decoder(self.network, self.settings, progress.epoch)
+                self.stepper.reset_decoder(progress.epoch)
         else:
             self._keep_best(valid[evaluation.criterion], valid, scores.dimensions())
             self._halve_on_plateau(valid[evaluation.criterion])
@@ -320,14 +301,9 @@ class TrainingRun:
         progress.plateau_value, progress.epochs_without_better = value, 0
         progress.num_halvings += 1
         load_weights(self.network, best_folder(self.folder, progress.best_epoch) / "model.safetensors")
-        self.optimizers = make_optimizers(self.network, self.settings)
-        self._set_learning_rate(progress.learning_rate / 2)
-
-    def _set_learning_rate(self, learning_rate: float) -> None:
-        self.progress.learning_rate = learning_rate
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+        self.stepper.renew_optimizers()
+        progress.learning_rate /= 2
+        self.stepper.set_learning_rate(progress.learning_rate)
 
     def _outcome(self, valid: dict[str, float]) -> str:
         """Return why training is over, or nothing if it goes on."""

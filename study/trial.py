@@ -65,11 +65,15 @@ def run_trial(config: dict[str, Any]) -> None:
     from ray import tune
 
     from data.corpus import Corpus
+    from study import mps
     from study.devices import limit_gpu_memory, system_metrics
     from study.settings import Settings
     from study.training import Diverged, train
 
     torch.set_num_threads(max(1, int(config["cpus"])))
+    if config["gpus"] and mps.is_running():
+        # Of a daemon that the node runs; before CUDA starts.
+        os.environ.setdefault(mps.THREADS, mps.limits(config["gpus"], ())[mps.THREADS])
     limit_gpu_memory(config["gpus"])
     settings = Settings.model_validate(config["settings"])
     corpus = Corpus.open(config["corpus"])

@@ -12,6 +12,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from study import mps
 from study.errors import StudyError, tells_of_full_disk
 from study.failures import why_it_failed
 from study.ledger import Ledger
@@ -19,6 +20,8 @@ from study.records import ENDS
 from study.schedules import METRIC, earlier, ended_by_schedule, replay, show, was_stopped
 from study.trial import FAILURE
 
+MPS_RETRIES = 16
+"""How often a trial may fall with others on its GPU, beyond its own retries: each of them may be the cause once."""
 ALL_FAILED = 5
 """The study is given up when its first so many trials have all failed."""
 
@@ -83,6 +86,7 @@ class LedgerCallback(Callback):
         self.states = {trial.number: trial.state for trial in ledger.trials() if trial.state in ENDS}
         self.scheduler: TrialScheduler | None = None
         self._failures: dict[int, str] = {}
+        self._shared_faults: dict[int, int] = {}
         self._known: set[int] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -141,6 +145,13 @@ class LedgerCallback(Callback):
         reason = f"KL below {settings.collapse_kl_nats} nats and no active unit for {settings.collapse_epochs} epochs"
         outcome = rows[-1]["outcome"]
         return outcome, reason if outcome == "collapsed" else ""
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Give back the retry of a trial that fell with its GPU's other clients, as often as `MPS_RETRIES` allows."""
+        number = trial.config["trial"]
+        if mps.is_fault(why_it_failed(trial)) and self._shared_faults.get(number, 0) < MPS_RETRIES:
+            self._shared_faults[number] = self._shared_faults.get(number, 0) + 1
+            trial.run_metadata.num_failures = max(0, trial.run_metadata.num_failures - 1)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial whose retries are spent; raise OSError if it was the disk that failed."""

@@ -13,6 +13,7 @@ from study import gpus
 from study.devices import choose_device, limit_gpu_memory, tensors_fraction
 from study.errors import StudyError
 from study.methods import METHODS
+from study.step import StepGraphs
 from study.training import TrainingRun
 
 GIB = 2**30
@@ -23,10 +24,10 @@ def run_on_nothing(settings, corpus, folder):
     """Training on meta tensors, which have no values: whatever asks for one raises."""
     run = TrainingRun(settings, corpus, folder)
     batch = next(iterate(run.train_split, run.batches()))
-    run.device = torch.device("meta")
+    run.device = run.stepper.device = torch.device("meta")
     run.network.to_empty(device="meta").train()
-    run.multiplier = run.multiplier.to("meta")
-    run.optimizers = {
+    run.stepper.multiplier = run.stepper.multiplier.to("meta")
+    run.stepper.optimizers = {
         name: torch.optim.SGD(part.parameters(), 0.1)
         for name, part in (("encoder", run.network.encoder), ("decoder", run.network.decoder))
         if part is not None
@@ -39,7 +40,7 @@ def run_on_nothing(settings, corpus, folder):
 
 def take_a_step_on_nothing(settings, corpus, folder):
     run, batch = run_on_nothing(settings, corpus, folder)
-    sums = run.update(batch, tuple(run.optimizers))
+    sums = run.stepper(batch, 0.5)
     assert sums.device.type == "meta"
     assert all(each.grad is not None for each in run.network.decoder.parameters())
 
@@ -63,7 +64,7 @@ def test_no_step_with_a_posterior_waits_for_its_device(corpus, tmp_path, posteri
 
 def test_aggressive_training_waits_for_its_rule_and_for_nothing_else(corpus, tmp_path):
     run, batch = run_on_nothing(tiny_settings().with_values({"method": "aggressive"}), corpus, tmp_path)
-    run.update(batch, ("encoder",))
+    run.stepper(batch, 0.5, ("encoder",))
     with pytest.raises(RuntimeError, match="meta"):
         run.step(batch)
 
@@ -258,3 +259,58 @@ def test_the_memory_estimate_is_above_what_weights_and_logits_alone_take(corpus)
     for name, value in sizes.items():
         more = sizes | {name: 2 * value + 1}
         assert gpus.needed_bytes(more.__getitem__, vocabulary, longest) >= estimated
+
+
+def train_by_graphs(settings, corpus, folder, recorded):
+    """Training whose steps go the way of recorded ones; what a GPU would record is called again."""
+    run = TrainingRun(settings, corpus, folder)
+    stepper = run.stepper
+    stepper.weight = torch.zeros(())
+    parts = tuple(stepper.optimizers)
+
+    def record(work, tokens, lengths):
+        recorded.append(tuple(tokens.shape))
+        return work
+
+    stepper.graphs = StepGraphs(lambda tokens, lengths: stepper.work(tokens, lengths, stepper.weight, parts), record)
+    run.train_epoch(lambda: False)
+    return run.finish_epoch()
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+def test_recorded_steps_train_as_plain_ones_do(corpus, tmp_path, pooling):
+    # Without dropout: its masks have the shape of a batch, which padding changes.
+    model = {"pooling": pooling, "input_dropout": 0.0, "output_dropout": 0.0}
+    settings = tiny_settings(model=model, objective={"annealing": "linear", "annealing_fraction": 0.5})
+    plain = TrainingRun(settings, corpus, tmp_path / "plain")
+    plain.train_epoch(lambda: False)
+    expected, recorded = plain.finish_epoch(), []
+    found = train_by_graphs(settings, corpus, tmp_path / "graphs", recorded)
+    for name in ("train/loss", "train/kl", "valid/nll", "valid/kl"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6)
+    assert recorded
+    assert all(time % StepGraphs.MULTIPLE == 0 for _, time in recorded)
+    assert len(set(recorded)) == len(recorded)
+
+
+def test_new_optimisers_forget_recorded_steps_and_keep_the_learning_rate_they_are_given(corpus, tmp_path):
+    stepper = TrainingRun(tiny_settings(), corpus, tmp_path).stepper
+    stepper.graphs = StepGraphs(print, print)
+    stepper.renew_optimizers()
+    assert stepper.graphs is None
+    for optimizer in stepper.optimizers.values():
+        optimizer.param_groups[0]["lr"] = torch.tensor(1.0)
+        held = optimizer.param_groups[0]["lr"]
+        stepper.set_learning_rate(0.25)
+        assert optimizer.param_groups[0]["lr"] is held
+        assert float(held) == 0.25
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [{"model": {"bidirectional": True}}, {"model": {"refinement_steps": 2}}, {"training": {"procedure": "aggressive"}}],
+)
+def test_steps_that_differ_are_not_recorded(tables):
+    training = {"cuda_graph": True} | tables.get("training", {})
+    with pytest.raises(StudyError, match="all alike"):
+        tiny_settings(**tables | {"training": training})

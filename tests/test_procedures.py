@@ -6,6 +6,7 @@ from conftest import tiny_settings
 from test_ledger import definition
 from test_training import numbers, stop_after
 
+from data.batches import gather
 from study import procedures
 from study.errors import StudyError
 from study.records import best_row
@@ -41,11 +42,11 @@ def test_aggressive_training_moves_one_part_at_a_time(corpus, tmp_path, monkeypa
     run = TrainingRun(tiny_settings(training={"procedure": "aggressive"}), corpus, tmp_path)
     monkeypatch.setattr(procedures, "INNER_STEPS", 4)
     parts = []
-    update = run.update
-    monkeypatch.setattr(run, "update", lambda batch, names: (parts.append(names), update(batch, names))[1])
+    work = run.stepper.work
+    monkeypatch.setattr(run.stepper, "work", lambda *given: (parts.append(given[-1]), work(*given))[1])
     before = {name: value.clone() for name, value in run.network.named_parameters()}
-    batch = procedures.gather(run.train_split, run.order.epoch(0)[0])
-    procedures.train_encoder(run, batch)
+    batch = gather(run.train_split, run.order.epoch(0)[0])
+    procedures.train_encoder(lambda each: run.stepper(each, 1.0, ("encoder",))[0], batch, run.random_batches())
     assert parts == [("encoder",)] * 4
     for name, value in run.network.named_parameters():
         assert torch.equal(value, before[name]) == name.startswith("decoder"), name
@@ -53,19 +54,20 @@ def test_aggressive_training_moves_one_part_at_a_time(corpus, tmp_path, monkeypa
     assert parts[-1] == ("decoder",)
 
 
-def test_inner_steps_end_when_the_loss_a_token_has_grown(corpus, tmp_path, monkeypatch):
+def test_inner_steps_end_when_the_loss_a_token_has_grown(corpus, tmp_path):
     run = TrainingRun(tiny_settings(training={"procedure": "aggressive"}), corpus, tmp_path)
-    batch = procedures.gather(run.train_split, run.order.epoch(0)[0])
+    batch = gather(run.train_split, run.order.epoch(0)[0])
     losses = iter([1.0] * 15 + [0.5] * 15 + [0.7] * 99)
     calls = []
 
-    def update(given, names):
-        calls.append(names)
-        return torch.tensor([next(losses) * given.num_targets, 0, 0, 0], dtype=torch.float64)
+    def step(given):
+        calls.append(given)
+        return torch.tensor(next(losses) * given.num_targets, dtype=torch.float64)
 
-    monkeypatch.setattr(run, "update", update)
-    procedures.train_encoder(run, batch)
+    procedures.train_encoder(step, batch, run.random_batches())
     assert len(calls) == 45
+    assert calls[0] is batch
+    assert len({each.indices.tobytes() for each in calls}) > 5
 
 
 def test_the_aggressive_phase_ends_for_good_when_mutual_information_first_falls():

@@ -200,7 +200,7 @@ def test_gradients_of_few_words_move_a_network_as_those_of_all_words_do(corpus, 
         assert network.encoder.embedding.weight.grad.is_sparse
         norm = clip_gradients(network.parameters(), largest_norm)
         torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(twin.parameters(), largest_norm))
-        for optimizer in run.optimizers.values():
+        for optimizer in run.stepper.optimizers.values():
             optimizer.step()
         usual.step()
     for name, weight in network.state_dict().items():
