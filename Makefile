@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .PHONY: study test lint types slow fuzz browser cluster faults audit api constraints clean \
-	bench-training bench-likelihood bench-data bench-opening bench-memory bench-orchestration bench-search bench-scale bench-gpu
+	bench-training bench-likelihood bench-data bench-opening bench-memory bench-orchestration bench-search bench-scale gpu-check
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -66,8 +66,8 @@ bench-search: $(VENV)/installed  ## searchers and schedules over recorded learni
 bench-scale: $(VENV)/installed  ## a thousand trials that only report
 	$(RUN)/python benchmarks/scale.py
 
-bench-gpu: $(VENV)/installed  ## the training step on a GPU
-	$(RUN)/python benchmarks/gpu.py
+gpu-check: $(VENV)/installed  ## everything that a GPU must show, in nine minutes; CHECK="--device cpu --quick" rehearses it
+	PYTHON=$(RUN)/python sh benchmarks/gpu_check.sh $(CHECK)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'

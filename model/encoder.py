@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         assert norm is not None
         alone = self.training and len(mean) == 1
         normalised = nn.functional.batch_norm(
-            mean.float(),
+            mean.to(norm.bias.dtype),
             norm.running_mean,
             norm.running_var,
             None,

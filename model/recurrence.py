@@ -12,14 +12,15 @@ State = tuple[Float[Tensor, "layers batch hidden"], Float[Tensor, "layers batch 
 def run_lstm(
     lstm: nn.LSTM, inputs: Float[Tensor, "batch time inputs"], state: State | None = None
 ) -> tuple[Float[Tensor, "batch time hidden"], State]:
-    """Return the top layer's states and the last ones, in float32.
+    """Return the top layer's states and the last ones, in the weights' own precision, which is float32.
 
     Autocast would have cuDNN's LSTM in float16, whatever type it was asked for (PyTorch's AutocastRNN.cpp), and without
     loss scaling gradients vanish in it. TF32 keeps the products on tensor cores.
     """
     with torch.autocast("cuda", enabled=False):
         found: tuple[Tensor, State]
-        found = lstm(inputs.float(), None if state is None else (state[0].float(), state[1].float()))
+        dtype = weights_dtype(lstm)
+        found = lstm(inputs.to(dtype), None if state is None else (state[0].to(dtype), state[1].to(dtype)))
     return found
 
 
@@ -34,7 +35,7 @@ def run_both_ways(
     back = order.argsort()
     with torch.autocast("cuda", enabled=False):
         packed = pack_padded_sequence(
-            inputs.float().index_select(0, copied(order, inputs.device)),
+            inputs.to(weights_dtype(lstm)).index_select(0, copied(order, inputs.device)),
             lengths[order],
             batch_first=True,
             enforce_sorted=True,
@@ -48,3 +49,8 @@ def copied(index: Int[Tensor, " any"], device: torch.device) -> Int[Tensor, " an
     if device.type == "cuda" and index.device.type == "cpu":
         return index.pin_memory().to(device, non_blocking=True)
     return index.to(device)
+
+
+def weights_dtype(lstm: nn.LSTM) -> torch.dtype:
+    """Return the precision in which an LSTM computes."""
+    return next(lstm.parameters()).dtype

@@ -47,6 +47,8 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     if given["config"]:
         layers.append(read_toml(given["config"]))
     run_tables = [layer.pop("study", {}) for layer in layers]
+    # What a preset takes of a GPU is for a cluster, whose GPUs are not known yet; here they are looked at.
+    preset_share = run_tables[0].pop("gpus_per_trial", 0.0) if given["preset"] is not None else 0.0
     by_hand = nest(dict(parse_assignment(text) for text in given["assignments"]))
     if given["seed"] is not None:
         by_hand["seed"] = given["seed"]
@@ -66,7 +68,7 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         corpora = Path(scratch) if given["dry_run"] else CORPORA
         corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
     storage: Path = given["storage"]
-    share = choose_gpus(options, given["address"], space, corpus)
+    share = choose_gpus(options, given["address"], space, corpus, preset_share)
     definition = Definition(
         name=name or free_name(storage, given["preset"] or corpus.name),
         identifier=uuid.uuid4().hex,
@@ -260,14 +262,18 @@ def num_trials(options: RunOptions, space: SearchSpace) -> int:
     return min(options.trials, len(space.grid())) if options.sampler == "grid" else options.trials
 
 
-def choose_gpus(options: RunOptions, address: str | None, space: SearchSpace, corpus: Any) -> float:
+def choose_gpus(
+    options: RunOptions, address: str | None, space: SearchSpace, corpus: Any, preset_share: float
+) -> float:
     """Return the share of a GPU that a trial gets: what was asked for, or as little as fits on this machine's GPUs.
+
+    On a cluster it is what was asked for, or what the preset says.
 
     Raises StudyError for a share that no trial could have, or a device that it contradicts.
     """
     device, share = space.fixed.training.device, options.gpus_per_trial
     if share is None and (address is not None or device == "cpu"):
-        share = 0.0
+        share = preset_share if device != "cpu" else 0.0
     if share is None:
         share = choose_share(shown_gpus(), estimate(space, corpus), options.trials, options.cpus_per_trial)
     elif share:

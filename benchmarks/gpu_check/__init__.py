@@ -1,0 +1,1 @@
+"""What a GPU makes of the code, by one command: see __main__."""
