@@ -17,7 +17,7 @@ def run_lstm(
     Autocast would have cuDNN's LSTM in float16, whatever type it was asked for (PyTorch's AutocastRNN.cpp), and without
     loss scaling gradients vanish in it. TF32 keeps the products on tensor cores.
     """
-    with torch.autocast("cuda", enabled=False):
+    with without_autocast(inputs):
         found: tuple[Tensor, State]
         dtype = weights_dtype(lstm)
         found = lstm(inputs.to(dtype), None if state is None else (state[0].to(dtype), state[1].to(dtype)))
@@ -33,7 +33,7 @@ def run_both_ways(
     """
     order = lengths.argsort(descending=True, stable=True)
     back = order.argsort()
-    with torch.autocast("cuda", enabled=False):
+    with without_autocast(inputs):
         packed = pack_padded_sequence(
             inputs.to(weights_dtype(lstm)).index_select(0, copied(order, inputs.device)),
             lengths[order],
@@ -49,6 +49,11 @@ def copied(index: Int[Tensor, " any"], device: torch.device) -> Int[Tensor, " an
     if device.type == "cuda" and index.device.type == "cpu":
         return index.pin_memory().to(device, non_blocking=True)
     return index.to(device)
+
+
+def without_autocast(inputs: Tensor) -> torch.autocast:
+    """Return a context in which autocast changes nothing where the inputs are; it knows no meta device."""
+    return torch.autocast("cpu" if inputs.is_meta else inputs.device.type, enabled=False)
 
 
 def weights_dtype(lstm: nn.LSTM) -> torch.dtype:

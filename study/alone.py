@@ -59,6 +59,7 @@ def evaluate_network(
 ) -> dict[str, Any]:  # fmt: skip
     """Return every metric of a network, described by `about`, on a split. Raises StudyError and ModelError."""
     from model.diagnostics import active_dimensions
+    from study.devices import use_tf32
     from study.evaluation import positions_of_maxima, score
 
     for option, count, least in (
@@ -68,6 +69,7 @@ def evaluate_network(
     ):
         if count is not None and not count >= least:
             raise StudyError(f"{option} must be at least {least}, got {count}")
+    use_tf32(False)
     settings = evaluation_settings(about)
     rows = corpus.split(split)
     scores = score(

@@ -46,11 +46,16 @@ def choose_device(settings: TrainingSettings, share: float | None = None) -> tor
             )
         # Without it cuBLAS may add up in another order from call to call, and so may cuDNN's LSTM.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = settings.tf32
+        use_tf32(settings.tf32)
     else:
         use_large_pages()
     return device
+
+
+def use_tf32(wanted: bool) -> None:
+    """Have a GPU multiply matrices with 10 bits of mantissa, or in full float32 as final numbers want."""
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
 
 
 def use_large_pages() -> None:

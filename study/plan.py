@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import os
 import random
-import re
 import tempfile
 import uuid
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.definition import Definition
 from study.errors import StudyError
 from study.gpus import Sharing, check_share, choose_share, needed_bytes, num_cpus, shown_gpus, slots
 from study.journal import storage_hint
 from study.ledger import Ledger
+from study.naming import absolute_database, check_apart, check_study_name, default_tracking_uri, free_name
 from study.objectives import Goal
 from study.options import CORPORA, RunOptions, find_corpus
 from study.provenance import here
@@ -25,24 +25,21 @@ from study.reach import check_database, check_ray_address, check_tracking_uri
 from study.settings import merge, nest, parse_assignment, read_preset, read_toml
 from study.space import SearchSpace, build_space
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from study.launch import Outcome
+
 REMOTE_CONCURRENT = 16
 RESUME_OPTIONS = ("resume", "storage", "address", "time_budget", "max_gpu_hours", "concurrent", "mps")
 OPTION_NAMES = {"corpus": "CORPUS", "assignments": "--set", "also": "--search", "floors": "--floor"}
-RESERVED = ("mlflow.db", "mlartifacts")
-"""What lies beside the studies."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def new_study(given: dict[str, Any], command: str) -> Definition:
     """Return the definition of a new study from the options of `study run`; raise StudyError or CorpusError."""
     from data.corpus import Corpus
 
-    tracking_uri = given["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI")
-    if given["tracking_uri"] is not None and not given["tracking_uri"].strip():
-        raise StudyError("--tracking-uri is empty; leave it out to record in a database beside the studies")
-    check_ray_address(given["address"])
-    check_tracking_uri(tracking_uri)
-    check_database(given["optuna_url"])
+    tracking_uri = check_servers(given)
     layers = [read_preset(given["preset"])] if given["preset"] is not None else []
     if given["config"]:
         layers.append(read_toml(given["config"]))
@@ -95,6 +92,17 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     check_sampler(definition)
     check_apart(storage, definition.name, definition.tracking_uri)
     return definition
+
+
+def check_servers(given: dict[str, Any]) -> str | None:
+    """Return the MLflow address that was asked for; raise StudyError unless it, Ray's and Optuna's can be used."""
+    tracking_uri: str | None = given["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI")
+    if given["tracking_uri"] is not None and not given["tracking_uri"].strip():
+        raise StudyError("--tracking-uri is empty; leave it out to record in a database beside the studies")
+    check_ray_address(given["address"])
+    check_tracking_uri(tracking_uri)
+    check_database(given["optuna_url"])
+    return tracking_uri
 
 
 def new_comparison(given: dict[str, Any], points: list[dict[str, Any]], samples: int, command: str) -> Definition:
@@ -163,11 +171,9 @@ def start(
 ) -> int:
     """Run a study to its end or interruption, and say what came out; return the exit code."""
     from study.console import make_console
-    from study.launch import INTERRUPTED, Budget, run_study
+    from study.launch import Budget, run_study
     from study.live import LiveView
     from study.mps import serving
-    from study.noise import known_noise
-    from study.report import study_report
 
     definition, name = ledger.definition, ledger.definition.name
     progress = make_console(stderr=True)
@@ -197,6 +203,17 @@ def start(
         raise
     finally:
         ledger.close()
+    return conclude(ledger, outcome, progress, show_report=show_report)
+
+
+def conclude(ledger: Ledger, outcome: Outcome, progress: Console, *, show_report: bool) -> int:
+    """Say what came out of a run of a study, and how to go on; return the exit code."""
+    from study.console import make_console
+    from study.launch import INTERRUPTED
+    from study.noise import known_noise
+    from study.report import study_report
+
+    definition, name = ledger.definition, ledger.definition.name
     if show_report:
         trials = ledger.trials()
         make_console().print(study_report(definition, trials, known_noise(ledger, trials)[1]))
@@ -213,27 +230,6 @@ def start(
         return 1
     progress.print(f"look again: study report {name}{option}; browse its runs: study ui {name}{option}", markup=False)
     return 0
-
-
-def check_study_name(name: str, option: str = "--name") -> str:
-    """Return a study's name; raise StudyError unless it can stand in paths and queries."""
-    if not NAME.fullmatch(name):
-        raise StudyError(
-            f"{option} {name[:100]!r}: expected at most 64 letters, digits, dots, dashes and underscores,"
-            " beginning with a letter or digit"
-        )
-    if name.lower() in RESERVED or name.lower().startswith(f"{RESERVED[0]}-"):
-        raise StudyError(f"{option} {name}: MLflow's own files beside the studies have that name; choose another")
-    return name
-
-
-def free_name(storage: Path, stem: str) -> str:
-    """Return a name that no study here has: the stem, or the stem with a number."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "study"
-    number = 1
-    while (storage / (name := stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    return name
 
 
 def check_choices(options: RunOptions) -> None:
@@ -309,24 +305,3 @@ def choose_concurrent(options: RunOptions, address: str | None, share: float) ->
     if share:
         places = min(places, slots(len(shown_gpus()), share))
     return options.concurrent or max(1, min(places, options.trials))
-
-
-def check_apart(storage: Path, name: str, tracking_uri: str) -> None:
-    """Raise StudyError if a study's folder and a tracking database would be at one place, or one within the other."""
-    if not tracking_uri.startswith("sqlite:///"):
-        return
-    folder, file = (storage / name).absolute(), Path(tracking_uri.removeprefix("sqlite:///")).absolute()
-    if folder == file or folder in file.parents or file in folder.parents:
-        raise StudyError(f"the tracking database {file} and the folder of the study {folder} collide; move one of them")
-
-
-def absolute_database(uri: str | None) -> str | None:
-    """Return an address with a relative sqlite file made absolute: trials and servers start elsewhere."""
-    if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return uri
-
-
-def default_tracking_uri(storage: Path) -> str:
-    """Return the MLflow database beside the studies."""
-    return f"sqlite:///{(storage / 'mlflow.db').absolute()}"

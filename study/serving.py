@@ -25,7 +25,7 @@ import psutil
 from study.addresses import refuse_secret
 from study.errors import StudyError
 from study.ledger import Ledger
-from study.plan import default_tracking_uri
+from study.naming import default_tracking_uri
 from study.reach import check_sqlite
 
 LOOPBACK = "127.0.0.1"

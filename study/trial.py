@@ -167,7 +167,7 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings,
 
     from model.weights import load_network
     from study.best_weights import best_folders
-    from study.devices import choose_device
+    from study.devices import choose_device, use_tf32
     from study.evaluation import score
 
     if num_samples == 0:
@@ -182,6 +182,7 @@ def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings,
         return
     evaluation = settings.evaluation
     network = load_network(best_folders(folder)[-1], choose_device(settings.training, share))
+    use_tf32(False)
     scores = score(
         network, corpus.split("test"), num_samples=num_samples, tolerance_nats=evaluation.final_tolerance_nats,
         widen=evaluation.final_widen, num_sequences=evaluation.final_num_sequences, batch_size=evaluation.batch_size,

@@ -130,6 +130,7 @@ def test_weights_of_nothing_are_not_taken_for_finite():
 
 @pytest.mark.parametrize("shape", [0.3, 0.9])
 def test_pareto_shape_of_weights_whose_tail_is_known(shape):
+    pytest.importorskip("arviz_stats")
     log_weights = shape * np.random.default_rng(0).exponential(size=20_000)
     assert likelihood.pareto_shape(log_weights) == pytest.approx(shape, abs=0.1)
     assert math.isnan(likelihood.pareto_shape(np.zeros(100)))
