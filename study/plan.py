@@ -64,8 +64,8 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         # A dry run leaves nothing behind, a corpus that it had to prepare included.
         corpora = Path(scratch) if given["dry_run"] else CORPORA
         corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
+        share = choose_gpus(options, given["address"], space, corpus, preset_share)
     storage: Path = given["storage"]
-    share = choose_gpus(options, given["address"], space, corpus, preset_share)
     definition = Definition(
         name=name or free_name(storage, given["preset"] or corpus.name),
         identifier=uuid.uuid4().hex,
@@ -292,7 +292,8 @@ def sharing(definition: Definition) -> Sharing | None:
     from data.corpus import Corpus
 
     memory = shown_gpus() if definition.gpus_per_trial else ()
-    if not memory:
+    # A dry run's corpus may be gone again.
+    if not memory or not Path(definition.corpus).is_dir():
         return None
     return Sharing(memory, definition.gpus_per_trial, estimate(definition.space, Corpus.open(definition.corpus)))
 
