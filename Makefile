@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .PHONY: study test lint types slow fuzz browser cluster faults audit api constraints clean \
-	bench-training bench-likelihood bench-data bench-opening bench-memory bench-orchestration bench-search bench-scale gpu-check
+	bench-training bench-likelihood bench-data bench-opening bench-memory bench-orchestration bench-search bench-scale gpu-check gpu-pack
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -65,6 +65,15 @@ bench-search: $(VENV)/installed  ## searchers and schedules over recorded learni
 
 bench-scale: $(VENV)/installed  ## a thousand trials that only report
 	$(RUN)/python benchmarks/scale.py
+
+GPU_PYTHON ?= 3.12
+gpu-pack: $(VENV)/installed  ## what a GPU machine without a network may lack, for its Python: GPU_PYTHON=3.12
+	rm -rf .gpu-packages
+	$(RUN)/python -m pip install --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		--platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --target .gpu-packages \
+		pydantic==$$($(RUN)/python -c 'import pydantic; print(pydantic.VERSION)') \
+		pydantic-core==$$($(RUN)/python -c 'import pydantic_core; print(pydantic_core.__version__)') \
+		annotated-types typing-inspection typing-extensions
 
 gpu-check: $(VENV)/installed  ## everything that a GPU must show, in nine minutes; CHECK="--device cpu --quick" rehearses it
 	PYTHON=$(RUN)/python sh benchmarks/gpu_check.sh $(CHECK)

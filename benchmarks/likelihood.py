@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from model.likelihood import debiased_log_likelihood
-from study.choose import model_corpus, model_folder
-from study.evaluation import Scores, score
-from study.models import TrainedModel
+from study.inference.lookup import model_corpus, model_folder
+from study.inference.trained_model import TrainedModel
+from study.training.evaluation import Scores, score
 
 FIELD_SAMPLES = 500
 
@@ -76,11 +76,15 @@ def main(
         for num, (seconds, found) in runs.items():
             metrics, cost = found.metrics(), found.reliability()
             table.add_row(
-                f"{num}", f"{metrics['nll']:.3f}", f"{cost['nll_debiased']:.3f}",
+                f"{num}",
+                f"{metrics['nll']:.3f}",
+                f"{cost['nll_debiased']:.3f}",
                 f"{cost['nll_debiased'] - reference:+.3f}",
-                f"{blocks(runs[FIELD_SAMPLES][1], num) - reference:+.3f}", f"{metrics['nll_se']:.4f}",
-                f"{seconds / whole:.3f}", f"{num / FIELD_SAMPLES:.3f}",
-            )  # fmt: skip
+                f"{blocks(runs[FIELD_SAMPLES][1], num) - reference:+.3f}",
+                f"{metrics['nll_se']:.4f}",
+                f"{seconds / whole:.3f}",
+                f"{num / FIELD_SAMPLES:.3f}",
+            )
         console.print(table)
     console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 

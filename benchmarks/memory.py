@@ -17,9 +17,13 @@ import psutil
 
 STUDY = str(Path(sys.executable).with_name("study"))
 TINY = {
-    "model.embedding_size": 8, "model.hidden_size": 12, "training.epochs": 2, "training.num_sequences": 200,
-    "evaluation.num_sequences": 24, "evaluation.num_samples": 2,
-}  # fmt: skip
+    "model.embedding_size": 8,
+    "model.hidden_size": 12,
+    "training.epochs": 2,
+    "training.num_sequences": 200,
+    "evaluation.num_sequences": 24,
+    "evaluation.num_samples": 2,
+}
 
 
 def resident(process: psutil.Process) -> float:

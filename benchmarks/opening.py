@@ -37,12 +37,16 @@ def make(folder: Path, megabytes: int) -> None:
     write_manifest(
         folder,
         {
-            "schema_version": SCHEMA_VERSION, "source": "files", "settings": cleaning, "identity": "",
-            "fingerprint": fingerprint(folder, files), "vocabulary_size": len(vocabulary),
+            "schema_version": SCHEMA_VERSION,
+            "source": "files",
+            "settings": cleaning,
+            "identity": "",
+            "fingerprint": fingerprint(folder, files),
+            "vocabulary_size": len(vocabulary),
             "splits": {"train": counts | {"shards": names}},
             "files": {name: (folder / name).stat().st_size for name in files},
         },
-    )  # fmt: skip
+    )
 
 
 def seconds_to_open(folder: Path) -> float:
@@ -62,10 +66,17 @@ def main() -> None:
         make(folder, megabytes)
         first, again = seconds_to_open(folder), min(seconds_to_open(folder) for _ in range(5))
         size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
-    print(json.dumps({
-        "megabytes": round(size), "first_seconds": round(first, 3), "again_seconds": round(again, 4),
-        "ratio": round(first / again), "megabytes_a_second": round(size / first),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "megabytes": round(size),
+                "first_seconds": round(first, 3),
+                "again_seconds": round(again, 4),
+                "ratio": round(first / again),
+                "megabytes_a_second": round(size / first),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from study.ledger import Ledger
-from study.records import TrialRecord
-from study.settings import Settings
+from study.config.settings import Settings
+from study.record.ledger import Ledger
+from study.record.trials import TrialRecord
 
 STUDY = str(Path(sys.executable).with_name("study"))
 
@@ -32,7 +32,7 @@ def train_bare(job: tuple[dict[str, object], str, str]) -> float:
     import torch
 
     from data.corpus import Corpus
-    from study.training import train
+    from study.training.loop import train
 
     torch.set_num_threads(1)
     settings, corpus, folder = job

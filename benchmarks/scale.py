@@ -23,18 +23,18 @@ from typing import Any
 import click
 import numpy as np
 
-from study import launch, trial
-from study.cli import run
-from study.ledger import Ledger
-from study.page import write_html
-from study.serving import LOOPBACK, Door, mlflow_command, mlflow_environment, take_port, wait_until_up
+from study.cli.main import run
+from study.execution import launch, trial
+from study.record.ledger import Ledger
+from study.reporting.document import write_html
+from study.tracking.ui import LOOPBACK, Door, mlflow_command, mlflow_environment, take_port, wait_until_up
 
 
 def report_only(config: dict[str, Any]) -> None:
     """Report made-up learning curves, whose ends depend on the settings, as fast as they are taken."""
     from ray import tune
 
-    from study.devices import system_metrics
+    from study.training.devices import system_metrics
 
     settings = config["settings"]
     weight, size = settings["objective"]["kl_weight"], settings["model"]["latent_size"]
@@ -43,9 +43,20 @@ def report_only(config: dict[str, Any]) -> None:
     for epoch in range(config["rows_seen"] + 1, epochs + 1):
         kl = 6 * math.exp(-3 * weight) * (1 - math.exp(-epoch / 5)) + abs(rng.normal(0, 0.05))
         nll = 50 + 8 * math.exp(-epoch / 4) + 0.3 * kl + abs(math.log(size / 16)) + rng.normal(0, 0.1)
-        valid = {"nll": nll, "nll_se": 0.01, "nll_bias_bound": 0.02, "elbo": nll + 0.2, "reconstruction": nll - kl,
-                 "kl": kl, "mi": 0.8 * kl, "mi_in_batch": 0.7 * kl, "au": int(kl * 2), "ppl": math.exp(nll / 12),
-                 "bits_per_byte": nll / 40, "dispersion": 0.3 + 0.5 * weight}  # fmt: skip
+        valid = {
+            "nll": nll,
+            "nll_se": 0.01,
+            "nll_bias_bound": 0.02,
+            "elbo": nll + 0.2,
+            "reconstruction": nll - kl,
+            "kl": kl,
+            "mi": 0.8 * kl,
+            "mi_in_batch": 0.7 * kl,
+            "au": int(kl * 2),
+            "ppl": math.exp(nll / 12),
+            "bits_per_byte": nll / 40,
+            "dispersion": 0.3 + 0.5 * weight,
+        }
         outcome = "complete" if epoch == epochs else ""
         train = {"train/loss": nll + 1, "train/kl_weight": weight}
         row = train | {"epoch": epoch, "step": epoch * 100, "seconds": 1.0 * epoch, "outcome": outcome}

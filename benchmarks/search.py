@@ -31,13 +31,13 @@ from rich.table import Table
 from scipy import stats
 
 from model.collapse import is_collapsed
-from study.definition import Definition
-from study.objectives import Goal
-from study.records import best_row
-from study.samplers import make_sampler
-from study.schedules import EPOCH, METRIC, make_scheduler
-from study.settings import read_preset
-from study.space import Range, build_space
+from study.config.settings import read_preset
+from study.execution.schedules import EPOCH, METRIC, make_scheduler
+from study.record.trials import best_row
+from study.search.definition import Definition
+from study.search.objective import Goal
+from study.search.samplers import make_sampler
+from study.search.space import Range, build_space
 
 CURVES = Path(__file__).parent / "chitchat-curves.parquet"
 GAUSSIAN = {"settings": {"model": {"posterior": "gaussian"}}}
@@ -238,8 +238,14 @@ def strategies(curves: Curves, at_once: int) -> dict[str, Callable[[int], int]]:
 
     def knowing_no_collapse() -> TrialScheduler:
         grace = curves.definition.grace_epochs
-        return ASHAScheduler(time_attr=EPOCH, metric=METRIC, mode="min", max_t=curves.num_epochs + 1,
-                             grace_period=grace, reduction_factor=3)  # fmt: skip
+        return ASHAScheduler(
+            time_attr=EPOCH,
+            metric=METRIC,
+            mode="min",
+            max_t=curves.num_epochs + 1,
+            grace_period=grace,
+            reduction_factor=3,
+        )
 
     return {
         "random, full budget": with_schedule(None, FIFOScheduler, ours=False),

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from data.batches import BatchOrder, gather
 from data.corpus import Corpus
 from model.config import NetworkSettings, ObjectiveSettings
+from model.network.vae import SequenceVAE
 from model.objective import negative_elbo
-from model.vae import SequenceVAE
-from study.devices import choose_device
-from study.optimizers import clip_gradients, make_optimizers
-from study.settings import Settings, TrainingSettings
+from study.config.settings import Settings, TrainingSettings
+from study.training.devices import choose_device
+from study.training.optimizers import clip_gradients, make_optimizers
 
 REPEATS = 15
 Step = Callable[[], object]
@@ -59,7 +59,7 @@ def show(name: str, values: list[float]) -> None:
 
 
 def make_step(network: SequenceVAE, batches: list[tuple[Tensor, Tensor]], training: TrainingSettings) -> Step:
-    """Return a step over all batches, as `study.training` takes it."""
+    """Return a step over all batches, as `study.training.loop` takes it."""
     optimizers = make_optimizers(network, Settings(training=training))
     network.train()
 

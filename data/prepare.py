@@ -23,12 +23,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
 
-from data.cleaning import CleaningSettings, clean
+from data.cleaning import clean
 from data.corpus import MANIFEST, SCHEMA_VERSION, VOCABULARY, Corpus, fingerprint, write_manifest, write_shard
 from data.errors import CorpusError
 from data.placing import check_nothing_foreign, replace_folder, writing_aside
+from data.settings import PrepareSettings
 from data.sources import SPLITS, Source
 from data.splitting import check_groups, check_splits, choose_split
 from data.vocabulary import UNK_ID, Vocabulary
@@ -38,37 +38,14 @@ BUCKET_BYTES = 32 * 2**20
 """Text of one bucket, which is held in memory at once, tokens and all."""
 
 
-class PrepareSettings(CleaningSettings):
-    """Everything that decides what a prepared corpus holds, beside its input."""
-
-    deduplicate: bool = True
-    split_by_group: bool = False
-    valid_fraction: float = Field(default=0.05, gt=0, lt=1)
-    test_fraction: float = Field(default=0.05, gt=0, lt=1)
-    vocabulary_size: int | None = Field(default=None, ge=1)
-    min_count: int = Field(default=1, ge=1)
-
-    @model_validator(mode="after")
-    def _fractions_leave_training(self) -> PrepareSettings:
-        if self.valid_fraction + self.test_fraction >= 1:
-            raise ValueError("valid_fraction and test_fraction must leave a part for training")
-        return self
-
-    @classmethod
-    def resolve(cls, source: Source, given: dict[str, Any]) -> PrepareSettings:
-        """Return what the user gave over what is usual for the source."""
-        try:
-            return cls.model_validate(source.defaults | given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "settings"
-            raise CorpusError(f"{where}: {first['msg']}, got {first['input']!r}") from None
-
-
 def prepare(
-    source: Source, settings: PrepareSettings, folder: Path, *, overwrite: bool = False,
+    source: Source,
+    settings: PrepareSettings,
+    folder: Path,
+    *,
+    overwrite: bool = False,
     progress: Callable[[str], None] = lambda line: None,
-) -> tuple[Corpus, bool]:  # fmt: skip
+) -> tuple[Corpus, bool]:
     """Prepare a corpus into a folder; return it, and whether it was newly made.
 
     A folder that already holds what the same input and settings give is returned as it is. It is
@@ -98,8 +75,12 @@ def prepare(
 def source_identity(source: Source, settings: PrepareSettings) -> str:
     """Return a digest of the input's content and the settings."""
     digest = hashlib.sha256()
-    parts = {"source": source.name, "settings": settings.model_dump(), "identity": source.identity,
-             "splits": {name: len(files) for name, files in source.splits.items()}}  # fmt: skip
+    parts = {
+        "source": source.name,
+        "settings": settings.model_dump(),
+        "identity": source.identity,
+        "splits": {name: len(files) for name, files in source.splits.items()},
+    }
     digest.update(json.dumps(parts, sort_keys=True).encode())
     for path in source.files:
         try:

@@ -267,9 +267,14 @@ def chitchat(folder: Path | None, seed: int) -> Source:
     ]
     frame = pl.DataFrame(rows, schema={"text": pl.String, "group": pl.String}, orient="row")
     defaults = {
-        "tokenizer": "regex", "lowercase": True, "min_tokens": 3, "max_tokens": 30, "drop_contacts": True,
-        "split_by_group": True, "min_count": 3,
-    }  # fmt: skip
+        "tokenizer": "regex",
+        "lowercase": True,
+        "min_tokens": 3,
+        "max_tokens": 30,
+        "drop_contacts": True,
+        "split_by_group": True,
+        "min_count": 3,
+    }
     return Source("chitchat", {"all": [Frames(frame)]}, defaults, {"num_messages": len(rows)})
 
 
@@ -301,9 +306,13 @@ def synthetic_topics(folder: Path | None, seed: int) -> Source:
     texts = [" ".join(words) for words in topics.sample()]
     frame = pl.DataFrame({"text": texts, "group": None}, schema={"text": pl.String, "group": pl.String})
     return Source(
-        "synthetic-topics", {"all": [Frames(frame)]}, {"valid_fraction": 0.125, "test_fraction": 0.125},
-        {"seed": seed}, topics.words, exact=True,
-    )  # fmt: skip
+        "synthetic-topics",
+        {"all": [Frames(frame)]},
+        {"valid_fraction": 0.125, "test_fraction": 0.125},
+        {"seed": seed},
+        topics.words,
+        exact=True,
+    )
 
 
 NAMED: dict[str, Callable[[Path | None, int], Source]] = {

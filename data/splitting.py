@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from data.errors import CorpusError
-
-if TYPE_CHECKING:
-    from data.prepare import PrepareSettings
+from data.settings import PrepareSettings
 
 
 def choose_split(settings: PrepareSettings) -> pl.Expr:

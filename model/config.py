@@ -1,10 +1,11 @@
 """The sizes and choices that rebuild a network and its objective, and its token ids; imports no torch."""
 
-from typing import Literal, get_args
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model.annealing import AnnealingSettings
+from model.poolings import POOLING_NAMES, POOLINGS
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 
@@ -14,10 +15,7 @@ EVALUATION_ROWS = 2048
 MAX_DECODER_TOKENS = 16_384
 """Tokens that an estimate of likelihood decodes at once unless told otherwise."""
 
-PoolingName = Literal["last", "first+last", "mean", "max", "max+mean", "logsumexp", "attention"]
 PosteriorName = Literal["gaussian", "batch-norm", "delta", "von-mises-fisher", "none"]
-POSTERIOR_NAMES: tuple[str, ...] = get_args(PosteriorName)
-POOLING_NAMES: tuple[str, ...] = get_args(PoolingName)
 
 
 class NetworkSettings(BaseModel):
@@ -28,7 +26,7 @@ class NetworkSettings(BaseModel):
     embedding_size: int = Field(default=128, ge=1, le=8192)
     hidden_size: int = Field(default=256, ge=1, le=16384)
     latent_size: int = Field(default=32, ge=1, le=4096)
-    pooling: PoolingName = "max"
+    pooling: str = Field(default="max", description=f"one of {', '.join(POOLING_NAMES)}")
     pooling_temperature: float = Field(default=1.0, gt=0, description="of logsumexp pooling only")
     num_encoder_layers: int = Field(default=1, ge=1, le=8)
     bidirectional: bool = False
@@ -45,6 +43,13 @@ class NetworkSettings(BaseModel):
     concentration: float = Field(default=40.0, gt=0, le=500, description="of von-mises-fisher posteriors only")
 
     refinement_steps: int = Field(default=0, ge=0, le=1000, description="semi-amortized: descent on each posterior")
+
+    @field_validator("pooling")
+    @classmethod
+    def _pooling_is_known(cls, pooling: str) -> str:
+        if pooling not in POOLINGS:
+            raise ValueError(f"expected one of {', '.join(POOLING_NAMES)}")
+        return pooling
 
     @model_validator(mode="after")
     def _decoder_sees_latent(self) -> "NetworkSettings":
@@ -81,11 +86,10 @@ class NetworkSettings(BaseModel):
     def features_size(self) -> int:
         """Size of the pooled feature vector."""
         steps_size = self.hidden_size * (2 if self.bidirectional else 1)
-        return steps_size * (2 if self.pooling in ("first+last", "max+mean") else 1)
+        return steps_size * POOLINGS[self.pooling].width
 
 
 FreeBitsName = Literal["none", "total", "per-dimension", "batch-mean"]
-FREE_BITS_NAMES: tuple[str, ...] = get_args(FreeBitsName)
 
 
 class ObjectiveSettings(AnnealingSettings):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.collapse import ACTIVE_VARIANCE
-from model.pooling import valid_steps
+from model.network.pooling import valid_steps
 from model.posterior import Posterior
 from model.shapes import Float, Int
 
@@ -34,9 +34,9 @@ def _mutual_information(posterior: Posterior, noise: Noise, elements_at_once: in
     posterior, noise = posterior.map(torch.Tensor.double), noise.double()
     latent = posterior.sample(noise)
     rows_at_once = max(1, elements_at_once // len(latent))
-    log_marginal = torch.cat([
-        posterior.log_density(part).logsumexp(1) for part in torch.split(latent, rows_at_once)
-    ]) - math.log(len(latent))  # fmt: skip
+    log_marginal = torch.cat(
+        [posterior.log_density(part).logsumexp(1) for part in torch.split(latent, rows_at_once)]
+    ) - math.log(len(latent))
     return (posterior.log_own_density(noise) - log_marginal).mean()
 
 

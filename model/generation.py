@@ -7,8 +7,8 @@ from torch import Tensor
 
 from model.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from model.errors import ModelError
+from model.network.vae import SequenceVAE
 from model.shapes import Float, Int
-from model.vae import SequenceVAE
 
 Tokens = Int[Tensor, "batch steps"]
 Latent = Float[Tensor, "batch latent"]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import MAX_DECODER_TOKENS
+from model.network.vae import SequenceVAE
 from model.posterior import Posterior
 from model.shapes import Float, Int
-from model.vae import SequenceVAE
 
 FIRST_ROUND = 32
 """Samples a sequence before its error is first looked at: fewer say little of the weights' tail."""

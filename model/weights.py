@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from model.config import NetworkSettings
 from model.errors import ModelError
-from model.vae import SequenceVAE
+from model.network.vae import SequenceVAE
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SCHEMA_VERSION = 1

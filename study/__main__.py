@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 if __name__ == "__main__":
     if find_spec("click") is None:
-        from study.bare import entry
+        from study.cli.bare import entry
     else:
-        from study.cli import entry
+        from study.cli.main import entry
     entry()

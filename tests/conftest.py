@@ -3,13 +3,15 @@
 import json
 import os
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
 from data.corpus import Corpus
-from study.settings import Settings, validate
+from study.config.settings import Settings, validate
+from study.training.devices import use_tf32
 
 torch.set_num_threads(1)
 # A machine with a GPU may lack it: only what is marked `on_device` runs there.
@@ -35,7 +37,12 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """On a GPU, ask for the same numbers from the same work."""
-    if (device := config.getoption("--device")) != "cpu":
+    device = config.getoption("--device")
+    if device == "cpu":
+        # Models open on a GPU where there is one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        use_tf32(False)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         TINY["training"]["device"] = device
@@ -75,8 +82,13 @@ def write_lines(path: Path, lines) -> Path:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Corpus:
     """A corpus of a few hundred sequences of two topics."""
-    pytest.importorskip("polars")
-    from data.prepare import PrepareSettings, prepare
+    if find_spec("polars") is None:
+        from benchmarks.gpu_check.common import Sizes
+        from benchmarks.gpu_check.sharing import write_corpus
+
+        return Corpus.open(write_corpus(Sizes(16, 8, 8, 12, 3, 40), tmp_path_factory.mktemp("corpus") / "prepared"))
+    from data.prepare import prepare
+    from data.settings import PrepareSettings
     from data.sources import from_files
     from data.synthetic import Topics
 
@@ -116,9 +128,11 @@ def pytest_terminal_summary(terminalreporter):
     reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
     faults = [
         (*value, value[1] if report.passed else 0)
-        for report in reports if getattr(report, "when", "") == "call"
-        for name, value in report.user_properties if name == "fault"
-    ]  # fmt: skip
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties
+        if name == "fault"
+    ]
     if faults:
         terminalreporter.section("faults, each in a running study")
         for what, tried, survived in [*faults, ("all", sum(row[1] for row in faults), sum(row[2] for row in faults))]:
@@ -128,7 +142,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture
 def call(capfd):
     """Call the command line in this process; returns exit code, stdout and stderr."""
-    from study.cli import run
+    from study.cli.main import run
 
     def call(*arguments) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -153,11 +167,23 @@ def ray_session():
 @pytest.fixture(scope="session")
 def finished_study(ray_session, corpus, tiny_toml, tmp_path_factory) -> Path:
     """The storage of a study of six trials named `done`."""
-    from study.cli import run
+    from study.cli.main import run
 
     storage = tmp_path_factory.mktemp("runs")
-    code = run(["run", str(corpus.folder), "--config", str(tiny_toml), "--name", "done", "--trials", "6",
-                "--storage", str(storage)])  # fmt: skip
+    code = run(
+        [
+            "run",
+            str(corpus.folder),
+            "--config",
+            str(tiny_toml),
+            "--name",
+            "done",
+            "--trials",
+            "6",
+            "--storage",
+            str(storage),
+        ]
+    )
     assert code == 0
     return storage
 

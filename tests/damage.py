@@ -8,17 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WHOLE = {
-    "null": b"null", "list": b"[]", "dict": b"{}", "number": b"3", "string": b'"x"', "true": b"true", "nan": b"NaN",
-    "huge": b"1e400", "list-of-null": b"[null]", "deep": b"[" * 100_000, "deep-dicts": b'{"a":' * 100_000,
-    "long-integer": b"9" * 5000, "words": b"not json", "mark": b"\xef\xbb\xbf{}", "no-text": b"\xff\xfe{}", "zeros": b"\0" * 4096,
-}  # fmt: skip
+    "null": b"null",
+    "list": b"[]",
+    "dict": b"{}",
+    "number": b"3",
+    "string": b'"x"',
+    "true": b"true",
+    "nan": b"NaN",
+    "huge": b"1e400",
+    "list-of-null": b"[null]",
+    "deep": b"[" * 100_000,
+    "deep-dicts": b'{"a":' * 100_000,
+    "long-integer": b"9" * 5000,
+    "words": b"not json",
+    "mark": b"\xef\xbb\xbf{}",
+    "no-text": b"\xff\xfe{}",
+    "zeros": b"\0" * 4096,
+}
 """What a file can be replaced by."""
 
 REMOVED = object()
 VALUES = {
-    "removed": REMOVED, "null": None, "list": [], "string": "x", "negative": -7, "huge": float("inf"), "nan": float("nan"),
-    "dict": {"a": {"b": {}}}, "true": True, "large": 10**30, "fraction": 0.5, "lists": [[None]], "up": "../../x",
-}  # fmt: skip
+    "removed": REMOVED,
+    "null": None,
+    "list": [],
+    "string": "x",
+    "negative": -7,
+    "huge": float("inf"),
+    "nan": float("nan"),
+    "dict": {"a": {"b": {}}},
+    "true": True,
+    "large": 10**30,
+    "fraction": 0.5,
+    "lists": [[None]],
+    "up": "../../x",
+}
 """What a key of a JSON object can be given."""
 
 

@@ -80,10 +80,25 @@ class Host:
             f" exec {shutil.which('sshd')} -D -f {folder / 'sshd_config'}"
         )
         self.process = subprocess.Popen(
-            ["ip", "netns", "exec", self.name, "unshare", "--mount", "--pid", "--uts", "--fork", "--mount-proc",
-             "--kill-child", "sh", "-c", script],
-            stdout=subprocess.DEVNULL, stderr=(folder / "sshd.log").open("w"),
-        )  # fmt: skip
+            [
+                "ip",
+                "netns",
+                "exec",
+                self.name,
+                "unshare",
+                "--mount",
+                "--pid",
+                "--uts",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+                "sh",
+                "-c",
+                script,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "sshd.log").open("w"),
+        )
 
     def unplug(self) -> None:
         """Cut the host off from the network."""
@@ -128,10 +143,25 @@ class Hosts:
     def ssh(self, host: Host, command: str) -> subprocess.CompletedProcess:
         """Run a shell command on a host."""
         return subprocess.run(
-            ["ssh", "-i", self.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-             "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5", f"root@{host.address}", command],
-            capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+            [
+                "ssh",
+                "-i",
+                self.key,
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "LogLevel=ERROR",
+                "-o",
+                "ConnectTimeout=5",
+                f"root@{host.address}",
+                command,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
 
 
 def wait_until(condition, seconds: float, interval: float = 0.2) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import json_lines
 from hosts import wait_until
-from test_study import check_records_agree
+from studies import check_records_agree
 
 pytestmark = pytest.mark.cluster
 
@@ -29,13 +29,18 @@ while True:
 def config():
     node = {"node_config": {}, "min_workers": 0}
     return {
-        "cluster_name": "fake", "max_workers": 2, "idle_timeout_minutes": 1, "upscaling_speed": 100.0,
+        "cluster_name": "fake",
+        "max_workers": 2,
+        "idle_timeout_minutes": 1,
+        "upscaling_speed": 100.0,
         "provider": {
             "type": "external",
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             # Several at once; nodes that are processes are known by their ids, and have no ssh.
-            "launch_multiple": True, "use_node_id_as_ip": True,
-            "disable_node_updaters": True, "disable_launch_config_check": True,
+            "launch_multiple": True,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
         },
         "available_node_types": {
             # The provider's own name for the head that is there.
@@ -44,12 +49,25 @@ def config():
         },
         "head_node_type": "ray.head.default",
         # What `ray up` fills in.
-        "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False,
-        "rsync_exclude": [], "rsync_filter": [],
-        **{f"{name}_commands": [] for name in (
-            "initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray",
-        )},
-    }  # fmt: skip
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{
+            f"{name}_commands": []
+            for name in (
+                "initialization",
+                "setup",
+                "head_setup",
+                "worker_setup",
+                "head_start_ray",
+                "worker_start_ray",
+            )
+        },
+    }
 
 
 @pytest.fixture
@@ -59,12 +77,28 @@ def growing(tmp_path):
     path = tmp_path / "ray_bootstrap_config.yaml"
     path.write_text(yaml.safe_dump(config()))
     environment = os.environ | {
-        "HOME": str(tmp_path), "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_USAGE_STATS_ENABLED": "0",
+        "HOME": str(tmp_path),
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": "/tmp/pvae-grow",
-    }  # fmt: skip
+    }
     Path("/tmp/pvae-grow").mkdir(exist_ok=True)
-    head = [BIN / "ray", "start", "--head", "--block", "--port", "6379", "--num-cpus", "0", "--include-dashboard", "false",
-            "--node-ip-address", "127.0.0.1", f"--autoscaling-config={path}"]  # fmt: skip
+    head = [
+        BIN / "ray",
+        "start",
+        "--head",
+        "--block",
+        "--port",
+        "6379",
+        "--num-cpus",
+        "0",
+        "--include-dashboard",
+        "false",
+        "--node-ip-address",
+        "127.0.0.1",
+        f"--autoscaling-config={path}",
+    ]
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(head, env=environment, stdout=log, stderr=log)
     wait_until(lambda: "Ray runtime started" in (tmp_path / "head.log").read_text(), 60)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import tiny_settings, write_lines
 
-from study.training import train
+from study.training.loop import train
 
 GOOD_LINES = [f"word{number} word{number % 7} and more" for number in range(200)]
 
@@ -109,7 +109,11 @@ CASES = {
     "everything too short": (prepare("good.txt", "--min-tokens", "50"), 1, "200 too short"),
     "no length": (prepare("good.txt", "--max-tokens", "0"), 1, "max_tokens"),
     "not a number": (prepare("good.txt", "--max-tokens", "few"), 2, "not a valid integer"),
-    "fractions of everything": (prepare("good.txt", "--valid-fraction", "0.6", "--test-fraction", "0.6"), 1, "training"),
+    "fractions of everything": (
+        prepare("good.txt", "--valid-fraction", "0.6", "--test-fraction", "0.6"),
+        1,
+        "training",
+    ),
     "negative fraction": (prepare("good.txt", "--valid-fraction", "-1"), 1, "valid_fraction"),
     "no vocabulary": (prepare("good.txt", "--vocabulary-size", "0"), 1, "vocabulary_size"),
     "broken pattern": (prepare("good.txt", "--pattern", "(["), 1, "no regular expression"),
@@ -117,7 +121,9 @@ CASES = {
     "--out is a file": (("corpus", "prepare", "good.txt", "--out", "a file"), 2, "is a file"),
     "--out holds another corpus": (("corpus", "prepare", "good.txt", "--out", "prepared"), 1, "--overwrite"),
     "--out holds something else": (
-        ("corpus", "prepare", "good.txt", "--out", "thesis", "--overwrite"), 1, "left alone",
+        ("corpus", "prepare", "good.txt", "--out", "thesis", "--overwrite"),
+        1,
+        "left alone",
     ),
     # corpora: prepared
     "truncated shard": (("corpus", "show", "truncated"), 1, "damaged"),
@@ -129,14 +135,19 @@ CASES = {
     # settings
     "unknown preset": (("run", "--preset", "quik"), 1, "did you mean quick"),
     "unknown setting": (("run", "prepared", "--set", "model.poling=max"), 1, "did you mean model.pooling"),
-    "setting in the wrong table": (("run", "prepared", "--set", "training.pooling=max"), 1, "did you mean model.pooling"),
+    "setting in the wrong table": (
+        ("run", "prepared", "--set", "training.pooling=max"),
+        1,
+        "did you mean model.pooling",
+    ),
     "setting without a value": (("run", "prepared", "--set", "model.pooling"), 1, "expected NAME=VALUE"),
     "unknown pooling": (("run", "prepared", "--set", "model.pooling=median"), 1, "model.pooling"),
     "negative size": (("run", "prepared", "--set", "model.hidden_size=-3"), 1, "got -3"),
     "weight that is no number": (("run", "prepared", "--set", "objective.kl_weight=high"), 1, "got 'high'"),
     "nan weight": (("run", "prepared", "--set", "objective.kl_weight=nan"), 1, "objective.kl_weight"),
     "decoder that never sees z": (
-        ("run", "prepared", "--set", "model.latent_to_input=false", "--set", "model.latent_to_state=false"), 1,
+        ("run", "prepared", "--set", "model.latent_to_input=false", "--set", "model.latent_to_state=false"),
+        1,
         "never see the latent variable",
     ),
     "device that does not exist": (("run", "prepared", "--set", "training.device=tpu"), 1, "training.device"),
@@ -157,15 +168,21 @@ CASES = {
     "seed out of range": (("run", "prepared", "--seed", str(2**40)), 1, "seed"),
     "unknown method": (("run", "prepared", "--set", "method=cyclicall"), 1, "did you mean cyclical"),
     "methods that exclude each other": (
-        ("run", "prepared", "--set", "method=aggressive", "--set", "model.posterior=none"), 1, "has none",
+        ("run", "prepared", "--set", "method=aggressive", "--set", "model.posterior=none"),
+        1,
+        "has none",
     ),
     "endless cpus": (("run", "prepared", "--cpus-per-trial", "inf"), 1, "study.cpus_per_trial"),
     "gpus that are not there, few at once": (
-        ("run", "prepared", "--gpus-per-trial", "1", "--concurrent", "1"), 1, "shows 0 GPUs",
+        ("run", "prepared", "--gpus-per-trial", "1", "--concurrent", "1"),
+        1,
+        "shows 0 GPUs",
     ),
     "time that is no number": (("run", "prepared", "--time-budget", "nan"), 2, "above 0"),
     "resume with options of a new study": (
-        ("run", "--resume", "x", "--trials", "9", "--sampler", "random"), 1, "leave out --trials, --sampler",
+        ("run", "--resume", "x", "--trials", "9", "--sampler", "random"),
+        1,
+        "leave out --trials, --sampler",
     ),
     "comparison of unknown methods": (("compare", "prepared", "--methods", "vae,gan"), 1, "method"),
     "comparison without seeds": (("compare", "prepared", "--seeds", "0"), 1, "--seeds"),
@@ -203,16 +220,24 @@ CASES = {
     "negative price": (("report", "nothing", "--html", "x.html", "--price-per-gpu-hour", "-2"), 2, "x>=0"),
     "no cluster there": (("run", "prepared", "--address", "127.0.0.1:1"), 1, "no Ray cluster answers at 127.0.0.1:1"),
     "address without a port": (("run", "prepared", "--address", "somewhere"), 1, "expected auto, HOST:PORT"),
-    "no MLflow there": (("run", "prepared", "--tracking-uri", "http://127.0.0.1:1"), 1, "http://127.0.0.1:1 cannot be used"),
+    "no MLflow there": (
+        ("run", "prepared", "--tracking-uri", "http://127.0.0.1:1"),
+        1,
+        "http://127.0.0.1:1 cannot be used",
+    ),
     "password in an address": (
-        ("run", "prepared", "--tracking-uri", "http://me:secret@127.0.0.1:1"), 1, "MLFLOW_TRACKING_PASSWORD",
+        ("run", "prepared", "--tracking-uri", "http://me:secret@127.0.0.1:1"),
+        1,
+        "MLFLOW_TRACKING_PASSWORD",
     ),
     "address of another kind": (("run", "prepared", "--tracking-uri", "ftp://x"), 1, "expected http://HOST:PORT"),
     # names and addresses that collide, or hold nothing
     "name of MLflow's database": (("run", "prepared", "--name", "mlflow.db"), 1, "MLflow's own files"),
     "name of MLflow's files": (("run", "prepared", "--name", "mlartifacts"), 1, "MLflow's own files"),
     "database at the study's place": (
-        ("run", "prepared", "--name", "x", "--tracking-uri", "sqlite:///runs/x"), 1, "collide",
+        ("run", "prepared", "--name", "x", "--tracking-uri", "sqlite:///runs/x"),
+        1,
+        "collide",
     ),
     "database in memory": (("run", "prepared", "--tracking-uri", "sqlite://"), 1, "in memory is lost"),
     "database without a name": (("run", "prepared", "--tracking-uri", "sqlite:///"), 1, "expected sqlite:///FILE"),
@@ -240,12 +265,16 @@ CASES = {
     "temperature of greedy decoding": (("reconstruct", "model", "texts.txt", "--temperature", "2"), 1, "no effect"),
     "beams of sampling": (("sample", "model", "--beam-width", "3"), 1, "no effect"),
     "pattern without its tokenizer": (
-        prepare("good.txt", "--pattern", "a", "--tokenizer", "whitespace"), 1, "--pattern has no effect",
+        prepare("good.txt", "--pattern", "a", "--tokenizer", "whitespace"),
+        1,
+        "--pattern has no effect",
     ),
     "seed of one's own text": (prepare("good.txt", "--seed", "3"), 1, "--seed is of synthetic-topics"),
     "column of a named corpus": (prepare("chitchat", "--column", "x"), 1, "--column has no effect"),
     "methods of a comparison that goes on": (
-        ("compare", "--resume", "x", "--methods", "vae"), 1, "leave out --methods",
+        ("compare", "--resume", "x", "--methods", "vae"),
+        1,
+        "leave out --methods",
     ),
     "others on this machine alone": (("ui", "--allow-remote"), 1, "no effect"),
     "repair of no study": (("doctor", "--repair"), 1, "name it"),
@@ -268,17 +297,21 @@ CASES = {
     "encode to another format": (("encode", "model", "texts.txt", "--to", "x.npy"), 1, "expected a .parquet file"),
     "evaluate without a corpus": (("evaluate", "model"), 1, "--corpus"),
     "evaluate with a negative tolerance": (
-        ("evaluate", "model", "--corpus", "prepared", "--tolerance", "-1"), 1, "--tolerance",
+        ("evaluate", "model", "--corpus", "prepared", "--tolerance", "-1"),
+        1,
+        "--tolerance",
     ),
     "traverse a dimension that is not there": (("traverse", "model", "--dimensions", "99"), 1, "numbered from 0"),
     "traverse no number": (("traverse", "model", "--dimensions", "a,b"), 1, "commas"),
     "traverse a single point": (("traverse", "model", "--num", "1"), 1, "--num"),
     "published numbers of another corpus": (
-        ("compare", "prepared", "--published"), 1, "nothing published",
+        ("compare", "prepared", "--published"),
+        1,
+        "nothing published",
     ),
     "evaluate with no samples": (("evaluate", "model", "--corpus", "prepared", "--samples", "0"), 1, "--samples"),
     "train into a damaged corpus": (("train", "truncated", "--out", "run"), 1, "damaged"),
-}  # fmt: skip
+}
 
 
 def snapshot(folder):
@@ -300,19 +333,52 @@ def test_bad_input(case, place, call):
 
 
 NAMES = (
-    "../x", "/nothing/here", "x; touch hacked", "$(touch hacked)", "`touch hacked`", "x' OR '1'='1", 'x"; DROP TABLE runs; --',
-    "a\nb", "{{7*7}}", "<script>alert(1)</script>", "!!python/object/apply:os.system [touch hacked]", "[red]x[/red]",
-    "%s%n", "a:../../b", "x" * 300, "..", "", " ", "\u00e9", "*",
-)  # fmt: skip
+    "../x",
+    "/nothing/here",
+    "x; touch hacked",
+    "$(touch hacked)",
+    "`touch hacked`",
+    "x' OR '1'='1",
+    'x"; DROP TABLE runs; --',
+    "a\nb",
+    "{{7*7}}",
+    "<script>alert(1)</script>",
+    "!!python/object/apply:os.system [touch hacked]",
+    "[red]x[/red]",
+    "%s%n",
+    "a:../../b",
+    "x" * 300,
+    "..",
+    "",
+    " ",
+    "\u00e9",
+    "*",
+)
 """What stands for a path, a shell's, SQL's, YAML's, HTML's or a template's own words, or nothing at all."""
 
 
 @pytest.mark.parametrize(
     "command",
-    ["report", "export NAME --to x.parquet", "confirm", "diagnose", "gc NAME --delete", "ui", "sample", "evaluate",
-     "run --resume", "run prepared --name", "run NAME", "run prepared --preset", "run prepared --set", "corpus show",
-     "corpus prepare NAME --out made", "compare --resume", "train NAME --out run"],
-)  # fmt: skip
+    [
+        "report",
+        "export NAME --to x.parquet",
+        "confirm",
+        "diagnose",
+        "gc NAME --delete",
+        "ui",
+        "sample",
+        "evaluate",
+        "run --resume",
+        "run prepared --name",
+        "run NAME",
+        "run prepared --preset",
+        "run prepared --set",
+        "corpus show",
+        "corpus prepare NAME --out made",
+        "compare --resume",
+        "train NAME --out run",
+    ],
+)
 def test_names_that_mean_something_elsewhere_are_only_names(command, place, call):
     before = snapshot(place)
     for name in NAMES:

@@ -7,9 +7,26 @@ import sys
 import pytest
 
 NOT_THERE = (
-    "click", "polars", "jaxtyping", "psutil", "ray", "optuna", "mlflow", "pandas", "rich", "xxhash", "sacrebleu",
-    "arviz_stats", "altair", "jinja2", "sqlalchemy", "tenacity", "tomli_w", "yaml", "beartype",
-)  # fmt: skip
+    "click",
+    "polars",
+    "jaxtyping",
+    "psutil",
+    "ray",
+    "optuna",
+    "mlflow",
+    "pandas",
+    "rich",
+    "xxhash",
+    "sacrebleu",
+    "arviz_stats",
+    "altair",
+    "jinja2",
+    "sqlalchemy",
+    "tenacity",
+    "tomli_w",
+    "yaml",
+    "beartype",
+)
 
 
 def on_a_bare_machine(*arguments, cwd):

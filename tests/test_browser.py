@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from study.ledger import Ledger
-from study.report import best_trial, seeds_frame
-from study.serving import take_port
+from study.record.ledger import Ledger
+from study.record.trials import best_trial, seeds_frame
+from study.tracking.ui import take_port
 
 pytestmark = pytest.mark.browser
 
@@ -34,9 +34,17 @@ def browser(tmp_path_factory):
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-                 f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):  # fmt: skip
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
@@ -67,7 +75,7 @@ def shown(finished_study):
 
 @pytest.fixture(scope="module")
 def page(shown, tmp_path_factory):
-    from study.page import write_html
+    from study.reporting.document import write_html
 
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_html(Ledger.open(shown), path, None)
@@ -76,8 +84,10 @@ def page(shown, tmp_path_factory):
 
 def show(browser, page, size):
     # The window's smallest width is 500 px; this is the page's own.
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False},
+    )
     browser.get(page.as_uri())
     figures = browser.execute_script("return document.querySelectorAll('figure[data-figure]').length")
     until(lambda: browser.execute_script("return document.querySelectorAll('figure svg').length") == figures)
@@ -124,7 +134,7 @@ def test_the_report_is_accessible(browser, page, size):
 def test_studies_beside_each_other_fit_the_screen_and_are_accessible(browser, shown, tmp_path, size):
     from axe_core_python.selenium import Axe
 
-    from study.several import write_studies
+    from study.reporting.multi_study import write_studies
 
     write_studies([Ledger.open(shown)] * 2, tmp_path / "both.html")
     assert show(browser, tmp_path / "both.html", size) == 1
@@ -158,8 +168,18 @@ def test_the_report_can_be_read_by_keyboard(browser, page):
 def ui(shown):
     """The address that `study ui` says, while it runs."""
     port = take_port(None)
-    command = [sys.executable, "-c", "from study.cli import entry; entry()", "ui", shown.name, "--port", str(port),
-               "--no-browser", "--storage", str(shown.parent)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "from study.cli.main import entry; entry()",
+        "ui",
+        shown.name,
+        "--port",
+        str(port),
+        "--no-browser",
+        "--storage",
+        str(shown.parent),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         said = []
@@ -197,8 +217,9 @@ def text_of(browser):
 
 def open_page(browser, address, height=1000):
     """Open a page of the MLflow UI, which a panel of suggestions would hide a quarter of."""
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                            {"width": 1400, "height": height, "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1400, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    )
     browser.get(address)
     until(lambda: len(text_of(browser)) > 200, browser)
     for button in browser.find_elements("css selector", "[data-component-id='mlflow.assistant.chat_panel.close']"):
@@ -230,8 +251,8 @@ def test_mlflow_lists_the_best_trial_first_with_the_searched_settings(browser, u
 
 
 def test_mlflow_groups_trials_that_differ_by_seed_only(browser, finished_study, ui, shown, corpus, tiny_toml):
-    from study.cli import run
-    from study.serving import experiment_pages
+    from study.cli.main import run
+    from study.tracking.ui import experiment_pages
 
     if shown.parent != finished_study:
         pytest.skip("the study that is shown is not the tests' own")
@@ -239,8 +260,22 @@ def test_mlflow_groups_trials_that_differ_by_seed_only(browser, finished_study, 
     text += "".join(f'"{name}" = false\n' for name in ("model.latent_size", "objective.kl_weight"))
     text += '"objective.annealing" = false\n"objective.annealing_fraction" = false\n"objective.num_cycles" = false\n'
     (finished_study / "seeds.toml").write_text(text)
-    code = run(["run", str(corpus.folder), "--config", str(finished_study / "seeds.toml"), "--name", "seeds",
-                "--storage", str(finished_study), "--sampler", "grid", "--scheduler", "none"])  # fmt: skip
+    code = run(
+        [
+            "run",
+            str(corpus.folder),
+            "--config",
+            str(finished_study / "seeds.toml"),
+            "--name",
+            "seeds",
+            "--storage",
+            str(finished_study),
+            "--sampler",
+            "grid",
+            "--scheduler",
+            "none",
+        ]
+    )
     assert code == 0
     ledger = Ledger.open(finished_study / "seeds")
     page = experiment_pages(ledger.definition.tracking_uri, ledger)[0][1]

@@ -11,7 +11,7 @@ import yaml
 from conftest import json_lines
 from hosts import SUBNET, Hosts, missing, wait_until
 from metadata import Metadata
-from test_study import check_records_agree
+from studies import check_records_agree
 
 pytestmark = pytest.mark.cluster
 
@@ -114,10 +114,23 @@ def start_study(cluster, arguments):
     """Start a study command on the head and return at once."""
     command = f"{AUTH}; cd {cluster.shared} && exec {BIN}/study {arguments}"
     return subprocess.Popen(
-        ["ssh", "-i", cluster.hosts.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-         "-o", "LogLevel=ERROR", f"root@{cluster.head.address}", command],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [
+            "ssh",
+            "-i",
+            cluster.hosts.key,
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+            f"root@{cluster.head.address}",
+            command,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def has_trained_on(cluster, name, host):

@@ -9,22 +9,39 @@ import torch
 from conftest import json_lines
 from mlflow import MlflowClient
 from safetensors.torch import save_file
-from test_ledger import definition
-from test_study import check_records_agree
+from studies import check_records_agree, definition
 
-from study import claims, compare, published
-from study.definition import Definition
+from study.analysis import claims, published
+from study.analysis import comparison as compare
+from study.analysis.confirmation import confirmation_study
+from study.analysis.published import PUBLISHED, published_table
 from study.errors import StudyError
-from study.published import PUBLISHED, published_table
-from study.space import SearchSpace, build_space
-from study.standings import confirmation_study
-from study.trial import FINAL_SCORES
+from study.record.final_scores import FINAL_SCORES
+from study.search.definition import Definition
+from study.search.space import SearchSpace, build_space
 
 
 def test_a_comparison_runs_every_point_once_and_judges_the_claims(ray_session, corpus, tiny_toml, tmp_path, call):
-    arguments = ("compare", corpus.folder, "--config", tiny_toml, "--methods", "language-model,vae,aggressive",
-                 "--poolings", "last,max", "--seeds", 2, "--samples", 5, "--name", "c", "--storage", tmp_path,
-                 "--set", "training.epochs=1")  # fmt: skip
+    arguments = (
+        "compare",
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--methods",
+        "language-model,vae,aggressive",
+        "--poolings",
+        "last,max",
+        "--seeds",
+        2,
+        "--samples",
+        5,
+        "--name",
+        "c",
+        "--storage",
+        tmp_path,
+        "--set",
+        "training.epochs=1",
+    )
     code, out, _ = call(*arguments)
     assert code == 0
     for claim in claims.CLAIMS:
@@ -88,8 +105,18 @@ def test_every_row_is_held_against_the_plain_vae_sequence_by_sequence(tmp_path):
             folder.mkdir()
             log_p = torch.from_numpy(-sequences + gain + draw.normal(0, 0.3, 400) + draw.normal(0, 0.1))
             save_file({"log_p": log_p}, folder / FINAL_SCORES)
-            rows.append({"method": method, "pooling": pooling, "seed": seed, "folder": str(folder), "au": 0,
-                         "kl": 0.1 * (method == "bn-vae"), "collapse_kl_nats": 0.1, "untrusted": seed / 100})  # fmt: skip
+            rows.append(
+                {
+                    "method": method,
+                    "pooling": pooling,
+                    "seed": seed,
+                    "folder": str(folder),
+                    "au": 0,
+                    "kl": 0.1 * (method == "bn-vae"),
+                    "collapse_kl_nats": 0.1,
+                    "untrusted": seed / 100,
+                }
+            )
     pooled, fixed = claims.differences(pl.DataFrame(rows))
     assert [(each.method, each.pooling) for each in (pooled, fixed)] == [("vae", "max"), ("bn-vae", "last")]
     # Far less than the spread of the sequences, which all share.
@@ -121,17 +148,35 @@ def test_a_verdict_is_never_given_on_noise(low, high, verdict):
 
 def frame(rows):
     made = [
-        {"method": method, "pooling": pooling, "seed": seed, "kl": kl, "au": au, "dispersion": cosine,
-         "seconds": tokens, "decoder_tokens": tokens, "untrusted": 0.0, "collapse_kl_nats": 0.1, "folder": "", "curve_nll": [9.0, 5.0],
-         "curve_tokens": [tokens / 2, tokens]}
-        for method, pooling, kl, au, cosine, tokens in rows for seed in range(3)
-    ]  # fmt: skip
+        {
+            "method": method,
+            "pooling": pooling,
+            "seed": seed,
+            "kl": kl,
+            "au": au,
+            "dispersion": cosine,
+            "seconds": tokens,
+            "decoder_tokens": tokens,
+            "untrusted": 0.0,
+            "collapse_kl_nats": 0.1,
+            "folder": "",
+            "curve_nll": [9.0, 5.0],
+            "curve_tokens": [tokens / 2, tokens],
+        }
+        for method, pooling, kl, au, cosine, tokens in rows
+        for seed in range(3)
+    ]
     return pl.DataFrame(made)
 
 
 def test_claims_on_clear_cases():
-    clear = frame([("vae", "last", 0.0, 0, 0.98, 100.0), ("vae", "max", 3.0, 9, 0.4, 100.0),
-                   ("aggressive", "last", 3.0, 9, 0.9, 900.0)])  # fmt: skip
+    clear = frame(
+        [
+            ("vae", "last", 0.0, 0, 0.98, 100.0),
+            ("vae", "max", 3.0, 9, 0.4, 100.0),
+            ("aggressive", "last", 3.0, 9, 0.9, 900.0),
+        ]
+    )
     plain, pooled, previous = clear[:3], clear[3:6], clear[6:]
     assert claims.dispersion_verdict(plain, pooled, "max").verdict == "supported"
     assert claims.collapse_verdict(plain, pooled, "max").verdict == "supported"
@@ -150,16 +195,23 @@ def test_a_language_model_is_run_once_a_seed():
     made = compare.points(["language-model", "vae"], ["last", "max"], 2)
     assert len(made) == 6
     assert [point for point in made if point["method"] == "language-model"] == [
-        {"method": "language-model", "seed": 0}, {"method": "language-model", "seed": 1},
-    ]  # fmt: skip
+        {"method": "language-model", "seed": 0},
+        {"method": "language-model", "seed": 1},
+    ]
     assert compare.points(["vae", "aggressive:last"], ["max"], 1) == [
-        {"method": "vae", "seed": 0, "model.pooling": "max"}, {"method": "aggressive", "seed": 0, "model.pooling": "last"},
-    ]  # fmt: skip
+        {"method": "vae", "seed": 0, "model.pooling": "max"},
+        {"method": "aggressive", "seed": 0, "model.pooling": "last"},
+    ]
 
 
 def test_claims_are_judged_on_one_method_run_with_both_encoders():
-    runs = frame([("vae", "last", 0.0, 0, 0.98, 50.0), ("annealing", "last", 0.0, 0, 0.98, 100.0),
-                  ("annealing", "mean", 3.0, 9, 0.4, 100.0)])  # fmt: skip
+    runs = frame(
+        [
+            ("vae", "last", 0.0, 0, 0.98, 50.0),
+            ("annealing", "last", 0.0, 0, 0.98, 100.0),
+            ("annealing", "mean", 3.0, 9, 0.4, 100.0),
+        ]
+    )
     assert claims.judged(runs) == ("annealing", ["mean"])
     assert claims.plainest(runs) == "vae"
     assert claims.judged(runs[:3]) == ("", [])
@@ -193,8 +245,16 @@ def test_cost_of_reaching_counts_to_the_nll_that_both_reach():
 
 def test_published_rows_stand_beside_numbers_that_were_measured_alike_only(corpus, monkeypatch):
     def of_corpus(name, *tables):
-        return Definition(name="x", identifier="", corpus=str(corpus.folder), corpus_name=name, corpus_fingerprint="",
-                          space=build_space(list(tables)), goal=None, num_trials=1)  # fmt: skip
+        return Definition(
+            name="x",
+            identifier="",
+            corpus=str(corpus.folder),
+            corpus_name=name,
+            corpus_fingerprint="",
+            space=build_space(list(tables)),
+            goal=None,
+            num_trials=1,
+        )
 
     with pytest.raises(StudyError, match="nothing published"):
         published_table(of_corpus("mine"))

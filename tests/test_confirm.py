@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import json_lines
-from test_study import check_records_agree
+from studies import check_records_agree
 
-from study import standings
-from study.noise import seed_noise
-from study.records import TrialRecord
+from study.analysis import confirmation as standings
+from study.analysis.seed_noise import seed_noise
+from study.record.trials import TrialRecord
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,9 +37,13 @@ def test_rounds_halve_the_settings_while_seeds_are_added():
 
 def test_finalists_are_complete_feasible_and_distinct():
     trials = [
-        trial(0, {"a": 1}, 5.0), trial(1, {"a": 2}, 1.0, feasible=False), trial(2, {"a": 3, "seed": 0}, 3.0),
-        trial(3, {"a": 3, "seed": 1}, 3.5), trial(4, {"a": 4}, 0.5, state="pruned"), trial(5, {"a": 5}, 4.0),
-    ]  # fmt: skip
+        trial(0, {"a": 1}, 5.0),
+        trial(1, {"a": 2}, 1.0, feasible=False),
+        trial(2, {"a": 3, "seed": 0}, 3.0),
+        trial(3, {"a": 3, "seed": 1}, 3.5),
+        trial(4, {"a": 4}, 0.5, state="pruned"),
+        trial(5, {"a": 5}, 4.0),
+    ]
     assert standings.finalists(trials, 2) == [{"a": 3}, {"a": 5}]
 
 
@@ -97,10 +101,24 @@ def test_seed_noise_is_the_pooled_deviation_within_settings():
 @pytest.fixture(scope="module")
 def confirmed(finished_study):
     """The storage of the finished study after its confirmation, and what that printed."""
-    from study.cli import run
+    from study.cli.main import run
 
-    code = run(["confirm", "done", "--top", "2", "--seeds", "3", "--samples", "5", "--register", "tiny", "--storage",
-                str(finished_study)])  # fmt: skip
+    code = run(
+        [
+            "confirm",
+            "done",
+            "--top",
+            "2",
+            "--seeds",
+            "3",
+            "--samples",
+            "5",
+            "--register",
+            "tiny",
+            "--storage",
+            str(finished_study),
+        ]
+    )
     assert code == 0
     return finished_study
 
@@ -205,7 +223,8 @@ def test_confirming_again_registers_no_second_version(confirmed, call):
 def test_the_registered_model_predicts_in_a_process_that_knows_nothing_of_this_project(confirmed, tmp_path):
     code = ELSEWHERE.format(root=str(ROOT), uri=f"sqlite:///{confirmed / 'mlflow.db'}")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                            check=False)  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[0] == "3"

@@ -10,18 +10,11 @@ import time
 import pytest
 from conftest import json_lines
 from hosts import wait_until
-from test_study import check_records_agree
+from studies import check_records_agree, num_epochs, start
 
 pytestmark = pytest.mark.cluster
 
 NUM_TRIALS, NUM_KILLS = 24, 20
-
-
-def start(log, *arguments):
-    command = [sys.executable, "-c", "from study.cli import entry; entry()", *map(str, arguments)]
-    with log.open("a") as stream:
-        # A process group of its own, which some tests end as a whole.
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream, start_new_session=True)
 
 
 def wait_for_study(storage, process, seconds=60):
@@ -32,10 +25,6 @@ def wait_for_study(storage, process, seconds=60):
         time.sleep(0.05)
 
 
-def num_epochs(storage):
-    return sum(path.read_text().count("\n") for path in (storage / "x/trials").glob("*/epochs.jsonl"))
-
-
 def sizes(report):
     return [(line["trial"], line["state"], line["epochs"], line["params"]) for line in report]
 
@@ -43,8 +32,21 @@ def sizes(report):
 @pytest.mark.fault("driver killed (SIGKILL) at a random moment", NUM_KILLS)
 @pytest.mark.long
 def test_a_driver_killed_at_twenty_moments(corpus, tiny_toml, tmp_path, call):
-    settings = (corpus.folder, "--config", tiny_toml, "--set", "training.epochs=60", "--scheduler", "none",
-                "--sampler", "random", "--trials", NUM_TRIALS, "--name", "x")  # fmt: skip
+    settings = (
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--set",
+        "training.epochs=60",
+        "--scheduler",
+        "none",
+        "--sampler",
+        "random",
+        "--trials",
+        NUM_TRIALS,
+        "--name",
+        "x",
+    )
     draw, log = random.Random(7), tmp_path / "stderr"
     process = start(log, "run", *settings, "--storage", tmp_path)
     wait_for_study(tmp_path, process)
@@ -94,9 +96,25 @@ def test_a_process_killed_while_it_makes_the_mlflow_database_leaves_none_that_is
 
 
 def test_ctrl_c_ends_in_order_and_says_how_to_go_on(corpus, tiny_toml, tmp_path, call):
-    command = [sys.executable, "-c", "from study.cli import entry; entry()", "run", str(corpus.folder), "--config",
-               str(tiny_toml), "--set", "training.epochs=200", "--scheduler", "none", "--trials", "4", "--name", "x",
-               "--storage", str(tmp_path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "from study.cli.main import entry; entry()",
+        "run",
+        str(corpus.folder),
+        "--config",
+        str(tiny_toml),
+        "--set",
+        "training.epochs=200",
+        "--scheduler",
+        "none",
+        "--trials",
+        "4",
+        "--name",
+        "x",
+        "--storage",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_study(tmp_path, process)
     deadline = time.monotonic() + 60
@@ -116,8 +134,23 @@ def test_ctrl_c_ends_in_order_and_says_how_to_go_on(corpus, tiny_toml, tmp_path,
 @pytest.mark.fault("every process of a study told to end at once (SIGTERM)", 1)
 def test_a_sigterm_to_every_process_leaves_nothing_running(corpus, tiny_toml, tmp_path, call):
     log = tmp_path / "stderr"
-    process = start(log, "run", corpus.folder, "--config", tiny_toml, "--set", "training.epochs=400", "--scheduler", "none",
-                    "--trials", "4", "--name", "x", "--storage", tmp_path)  # fmt: skip
+    process = start(
+        log,
+        "run",
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--set",
+        "training.epochs=400",
+        "--scheduler",
+        "none",
+        "--trials",
+        "4",
+        "--name",
+        "x",
+        "--storage",
+        tmp_path,
+    )
     wait_until(lambda: (tmp_path / "x/trials").exists() and num_epochs(tmp_path) > 5, 120)
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 130

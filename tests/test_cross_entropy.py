@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from model.cross_entropy import LinearCrossEntropy
+from model.network.cross_entropy import LinearCrossEntropy
 
 
 def losses_and_gradients(function, hidden, weight, targets, upstream):
@@ -21,9 +21,12 @@ def separate(hidden, weight, targets):
 
 @settings(max_examples=30)
 @given(
-    rows=st.integers(0, 40), size=st.integers(1, 7), vocabulary=st.integers(1, 50),
-    scale=st.sampled_from([1e-3, 1.0, 100.0]), seed=st.integers(0, 9),
-)  # fmt: skip
+    rows=st.integers(0, 40),
+    size=st.integers(1, 7),
+    vocabulary=st.integers(1, 50),
+    scale=st.sampled_from([1e-3, 1.0, 100.0]),
+    seed=st.integers(0, 9),
+)
 def test_losses_and_gradients_are_those_of_the_separate_layers(rows, size, vocabulary, scale, seed):
     generator = torch.Generator().manual_seed(seed)
     hidden, weight = (

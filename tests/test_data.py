@@ -21,7 +21,8 @@ from data.cleaning import CleaningSettings, clean, tokenize_texts
 from data.corpus import Corpus, fingerprint, write_manifest, write_shard
 from data.errors import CorpusError
 from data.placing import MARK
-from data.prepare import PrepareSettings, prepare
+from data.prepare import prepare
+from data.settings import PrepareSettings
 from data.sources import NAMED, from_files
 from data.vocabulary import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID, Vocabulary
 
@@ -64,8 +65,17 @@ def test_vocabulary_by_size_and_count_does_not_depend_on_order():
 
 
 def test_every_dropped_sequence_is_counted_under_a_reason():
-    rows = ["fine words here", "", "   ", None, "see http://x.org now", "mail a@b.com please", "call 555 123 4567 now",
-            "short", "a b c d e f g"]  # fmt: skip
+    rows = [
+        "fine words here",
+        "",
+        "   ",
+        None,
+        "see http://x.org now",
+        "mail a@b.com please",
+        "call 555 123 4567 now",
+        "short",
+        "a b c d e f g",
+    ]
     settings = CleaningSettings(min_tokens=2, max_tokens=6, drop_contacts=True)
     kept, dropped = clean(pl.DataFrame({"text": rows, "group": None}, schema_overrides={"group": pl.String}), settings)
     assert kept["tokens"].to_list() == [["fine", "words", "here"]]
@@ -137,8 +147,19 @@ def test_groups_stay_in_one_split(tmp_path):
     assert set(seen.values()) == {"train", "valid", "test"}
 
 
-FORMATS = [".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv", ".csv.gz", ".csv.zst", ".tsv",
-           ".parquet"]  # fmt: skip
+FORMATS = [
+    ".txt",
+    ".txt.gz",
+    ".txt.zst",
+    ".jsonl",
+    ".jsonl.gz",
+    ".jsonl.zst",
+    ".csv",
+    ".csv.gz",
+    ".csv.zst",
+    ".tsv",
+    ".parquet",
+]
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -306,8 +327,10 @@ def test_duplicates_are_dropped_and_counted_or_kept(tmp_path):
 
 
 def test_given_splits_are_kept_and_their_overlap_is_counted(tmp_path):
-    parts = {name: [str(write_lines(tmp_path / f"{name}.txt", lines))] for name, lines in
-             {"train": ["a b", "c d", "a b"], "valid": ["a b", "e f"], "test": ["g h"]}.items()}  # fmt: skip
+    parts = {
+        name: [str(write_lines(tmp_path / f"{name}.txt", lines))]
+        for name, lines in {"train": ["a b", "c d", "a b"], "valid": ["a b", "e f"], "test": ["g h"]}.items()
+    }
     source = from_files(parts)
     corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
     assert [corpus.manifest["splits"][name]["num_sequences"] for name in ("train", "valid", "test")] == [3, 2, 1]
@@ -450,8 +473,14 @@ def test_groups_in_two_of_the_splits_that_were_given_are_refused(tmp_path):
 
 def test_sequences_without_a_group_are_spread_over_the_splits(tmp_path):
     rows = [{"text": f"number {n}", "g": None} for n in range(400)]
-    made = prepared(tmp_path, {"all": [jsonl(tmp_path / "a.jsonl", rows)]}, group_column="g", split_by_group=True,
-                    valid_fraction=0.2, test_fraction=0.2)  # fmt: skip
+    made = prepared(
+        tmp_path,
+        {"all": [jsonl(tmp_path / "a.jsonl", rows)]},
+        group_column="g",
+        split_by_group=True,
+        valid_fraction=0.2,
+        test_fraction=0.2,
+    )
     assert all(50 < len(made.split(name)) < 350 for name in ("train", "valid", "test"))
 
 

@@ -8,7 +8,7 @@ import torch
 from model import generation
 from model.config import BOS_ID, EOS_ID, NetworkSettings
 from model.errors import ModelError
-from model.vae import SequenceVAE
+from model.network.vae import SequenceVAE
 
 pytestmark = pytest.mark.on_device
 

@@ -1,5 +1,7 @@
 """What a GPU asks of the code, shown without one: no waiting in a step, equal sums, batches at hand, shares that fit."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,15 @@ from conftest import tiny_settings
 
 from data.batches import BatchOrder, collate, gather, iterate
 from data.corpus import Split, runs
-from model.config import POOLING_NAMES, NetworkSettings
-from model.vae import SequenceVAE
-from study import gpus
-from study.devices import choose_device, limit_gpu_memory, tensors_fraction
+from model.config import NetworkSettings
+from model.network.vae import SequenceVAE
+from model.poolings import POOLING_NAMES
+from study.config.methods import METHODS
 from study.errors import StudyError
-from study.methods import METHODS
-from study.step import StepGraphs
-from study.training import TrainingRun
+from study.training import gpus
+from study.training.devices import choose_device, limit_gpu_memory, tensors_fraction
+from study.training.loop import TrainingRun
+from study.training.step import StepGraphs
 
 GIB = 2**30
 POSTERIORS = ("gaussian", "batch-norm", "delta", "von-mises-fisher", "none")
@@ -142,6 +145,7 @@ def test_a_trial_without_a_share_of_a_gpu_trains_on_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(auto, 0.0).type == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     assert choose_device(auto, 0.25).type == "cuda"
     assert choose_device(auto).type == "cuda"
 
@@ -206,7 +210,7 @@ def test_a_share_that_does_not_divide_one_leaves_the_rest_of_each_gpu_empty():
 def two_gpus(monkeypatch, tmp_path):
     """A machine of 64 CPUs with two GPUs, as far as planning can tell."""
     monkeypatch.setattr(gpus, "DRIVERS", (str(tmp_path),))
-    monkeypatch.setattr(gpus, "num_cpus", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: type("Card", (), {"total_memory": 80 * GIB}))
 
@@ -218,6 +222,8 @@ def test_a_study_takes_a_share_by_itself_and_says_which_and_how_to_change_it(two
     assert "6 trials on each of 2 GPUs of 80 GiB, 13.3 GiB a trial" in " ".join(out.split())
     assert "--gpus-per-trial 0.1666" in out
     assert "12 at once" in " ".join(out.split())
+    code, out, _ = call(*options, "--concurrent", "2")
+    assert "1 trial on each of 2 GPUs" in " ".join(out.split())
     code, out, _ = call(*options, "--gpus-per-trial", "0.5")
     assert "4 at once" in out
     assert "2 trials on each of 2 GPUs" in out
@@ -246,10 +252,15 @@ def test_a_share_and_a_device_that_contradict_each_other_are_refused(two_gpus, c
 
 def test_the_memory_estimate_is_above_what_weights_and_logits_alone_take(corpus):
     sizes = {
-        "model.hidden_size": 1024, "model.embedding_size": 512, "model.latent_size": 32, "model.num_encoder_layers": 1,
-        "model.bidirectional": 0, "training.batch_size": 32, "training.max_batch_tokens": 0,
+        "model.hidden_size": 1024,
+        "model.embedding_size": 512,
+        "model.latent_size": 32,
+        "model.num_encoder_layers": 1,
+        "model.bidirectional": 0,
+        "training.batch_size": 32,
+        "training.max_batch_tokens": 0,
         "evaluation.max_decoder_tokens": 1000,
-    }  # fmt: skip
+    }
     vocabulary, longest = 20_000, 200
     weights = 16 * vocabulary * (2 * 512 + 1024)
     logits = 12 * 32 * longest * vocabulary
@@ -308,7 +319,12 @@ def test_new_optimisers_forget_recorded_steps_and_keep_the_learning_rate_they_ar
 
 @pytest.mark.parametrize(
     "tables",
-    [{"model": {"bidirectional": True}}, {"model": {"refinement_steps": 2}}, {"training": {"procedure": "aggressive"}}],
+    [
+        {"model": {"bidirectional": True}},
+        {"model": {"refinement_steps": 2}},
+        {"training": {"procedure": "aggressive"}},
+        {"training": {"max_batch_tokens": 500}},
+    ],
 )
 def test_steps_that_differ_are_not_recorded(tables):
     training = {"cuda_graph": True} | tables.get("training", {})

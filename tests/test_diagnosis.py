@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import json_lines, tiny_settings
 
-from study.diagnosis import collapsed_since, diagnose_features, read_dump
 from study.errors import StudyError
-from study.training import train
+from study.inference.diagnosis import collapsed_since, diagnose_features, read_dump
+from study.training.loop import train
 
 
 def dump(num=400, size=4, *, collapsed=False, seed=0):
@@ -133,9 +133,14 @@ def test_the_command_reads_models_and_dumps(corpus, tmp_path, call):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [({"a": [1]}, "has no features"), (b"not a zip", "cannot be read"), (b"PK\x03\x04 cut", "cannot be read"),
-     (b"", "cannot be read"), (b"\x93NUMPY", "cannot be read")],
-)  # fmt: skip
+    [
+        ({"a": [1]}, "has no features"),
+        (b"not a zip", "cannot be read"),
+        (b"PK\x03\x04 cut", "cannot be read"),
+        (b"", "cannot be read"),
+        (b"\x93NUMPY", "cannot be read"),
+    ],
+)
 def test_foreign_dumps_are_refused(tmp_path, call, content, words):
     path = tmp_path / "x.npz"
     if isinstance(content, bytes):

@@ -17,8 +17,7 @@ import pytest
 import tomli_w
 from conftest import json_lines
 from hosts import wait_until
-from test_crash import num_epochs, start
-from test_study import check_records_agree
+from studies import check_records_agree, num_epochs, start
 
 pytestmark = pytest.mark.cluster
 
@@ -29,8 +28,25 @@ SLOW_EPOCHS = ("--set", "model.hidden_size=300", "--set", "training.batch_size=1
 
 
 def options(corpus, tiny_toml, storage, *more, epochs=30):
-    return ("run", corpus.folder, "--config", tiny_toml, "--set", f"training.epochs={epochs}", "--scheduler", "none",
-            "--sampler", "random", "--trials", NUM_TRIALS, "--name", "x", "--storage", storage, *more)  # fmt: skip
+    return (
+        "run",
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--set",
+        f"training.epochs={epochs}",
+        "--scheduler",
+        "none",
+        "--sampler",
+        "random",
+        "--trials",
+        NUM_TRIALS,
+        "--name",
+        "x",
+        "--storage",
+        storage,
+        *more,
+    )
 
 
 def report_of(storage, call):
@@ -58,7 +74,7 @@ def run_undisturbed(corpus, tiny_toml, tmp_path_factory):
         command = [
             sys.executable,
             "-c",
-            "from study.cli import entry; entry()",
+            "from study.cli.main import entry; entry()",
             "report",
             "x",
             "--json",
@@ -99,10 +115,26 @@ def free_port():
 
 def mlflow_server(port, folder, database=None):
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-         "--backend-store-uri", database or f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "files")],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            database or f"sqlite:///{folder / 'server.db'}",
+            "--artifacts-destination",
+            str(folder / "files"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
     def answers():
         with socket.socket() as client:
@@ -124,10 +156,21 @@ def test_an_mlflow_server_down_for_two_minutes_loses_nothing(corpus, tiny_toml, 
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path)
     # More trials than there is time for, so that the study outlasts the outage however fast the machine is.
-    study = start(log, *options(
-        corpus, tiny_toml, tmp_path, "--tracking-uri", f"http://127.0.0.1:{port}", "--trials", 10_000,
-        "--concurrent", 1, epochs=200,
-    ))  # fmt: skip
+    study = start(
+        log,
+        *options(
+            corpus,
+            tiny_toml,
+            tmp_path,
+            "--tracking-uri",
+            f"http://127.0.0.1:{port}",
+            "--trials",
+            10_000,
+            "--concurrent",
+            1,
+            epochs=200,
+        ),
+    )
     wait_for_epochs(tmp_path, 20)
     end(server)
     before = num_epochs(tmp_path)
@@ -245,8 +288,10 @@ def one_huge_trial(tiny_toml, tmp_path):
 def check_huge_trial_failed(storage, call):
     report = report_of(storage, call)
     assert {line["params"]["model.hidden_size"]: line["state"] for line in report} == {
-        12: "complete", 16384: "failed", 16: "complete"
-    }  # fmt: skip
+        12: "complete",
+        16384: "failed",
+        16: "complete",
+    }
     assert any("out of memory; lower" in line["reason"] for line in report)
     check_records_agree(storage, "x", report)
 
@@ -254,9 +299,21 @@ def check_huge_trial_failed(storage, call):
 @pytest.mark.fault("out of memory: a trial's allocation is refused", 1)
 @pytest.mark.long
 def test_a_trial_that_is_refused_its_memory_is_failed_with_its_reason(corpus, one_huge_trial, tmp_path, call):
-    study = start(tmp_path / "stderr", *options(
-        corpus, one_huge_trial, tmp_path, "--sampler", "grid", "--trials", 3, "--concurrent", 1, epochs=100,
-    ))  # fmt: skip
+    study = start(
+        tmp_path / "stderr",
+        *options(
+            corpus,
+            one_huge_trial,
+            tmp_path,
+            "--sampler",
+            "grid",
+            "--trials",
+            3,
+            "--concurrent",
+            1,
+            epochs=100,
+        ),
+    )
     wait_for_epochs(tmp_path, 1)
     for process in psutil.Process(study.pid).children(recursive=True):
         # Of addresses; trials that are small need half of it.
@@ -273,9 +330,19 @@ def test_a_trial_that_takes_its_nodes_memory_is_failed_with_its_reason(
     memory = psutil.virtual_memory()
     monkeypatch.setenv("RAY_memory_usage_threshold", str(1 - (memory.available - 3.5e9) / memory.total))
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
-    study = start(tmp_path / "stderr", *options(
-        corpus, one_huge_trial, tmp_path, "--sampler", "grid", "--trials", 3, epochs=100,
-    ))  # fmt: skip
+    study = start(
+        tmp_path / "stderr",
+        *options(
+            corpus,
+            one_huge_trial,
+            tmp_path,
+            "--sampler",
+            "grid",
+            "--trials",
+            3,
+            epochs=100,
+        ),
+    )
     assert study.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
     check_huge_trial_failed(tmp_path, call)
     assert "running low on memory" in str([line["reason"] for line in report_of(tmp_path, call)])
@@ -337,10 +404,18 @@ def postgres():
 def test_optuna_and_mlflow_on_a_postgres_that_is_restarted(corpus, tiny_toml, tmp_path, postgres, call, undisturbed):
     port, log = free_port(), tmp_path / "stderr"
     server = mlflow_server(port, tmp_path, postgres.url("mlflow"))
-    study = start(log, *options(
-        corpus, tiny_toml, tmp_path, "--optuna-url", postgres.url("optuna"),
-        "--tracking-uri", f"http://127.0.0.1:{port}",
-    ))  # fmt: skip
+    study = start(
+        log,
+        *options(
+            corpus,
+            tiny_toml,
+            tmp_path,
+            "--optuna-url",
+            postgres.url("optuna"),
+            "--tracking-uri",
+            f"http://127.0.0.1:{port}",
+        ),
+    )
     wait_for_epochs(tmp_path, 20)
     postgres.pg_ctl("stop")
     time.sleep(10)

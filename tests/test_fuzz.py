@@ -18,8 +18,8 @@ import pytest
 from conftest import tiny_settings
 from damage import damages_of
 
-from study.cli import COMMANDS, main, run
-from study.training import train
+from study.cli.main import COMMANDS, main, run
+from study.training.loop import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.fuzz]
 
@@ -27,11 +27,41 @@ NUM_CASES = int(os.environ.get("FUZZ", "120"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 SECONDS = 60
 EDGES = [
-    "", " ", "0", "-1", "1e400", "nan", "inf", "99999999999999999999", "a=1\nb=2", "../x", "x" * 5000, "\u202e\U0001f600",
-    "~", "true", ".", "missing/parent/x", "/dev/full", "/proc/x", "-", "a,b", "1,1", ",", "=", "au=1e400", "au=nan", "sqlite://",
-    "sqlite:///", "http://user:sesame@127.0.0.1:1/?password=sesame", "http://[::1", "postgresql://u:sesame@127.0.0.1:1/x",
-    "file:///etc/passwd", "[bold]x[/bold]", "%s{0}", "\udcff",
-]  # fmt: skip
+    "",
+    " ",
+    "0",
+    "-1",
+    "1e400",
+    "nan",
+    "inf",
+    "99999999999999999999",
+    "a=1\nb=2",
+    "../x",
+    "x" * 5000,
+    "\u202e\U0001f600",
+    "~",
+    "true",
+    ".",
+    "missing/parent/x",
+    "/dev/full",
+    "/proc/x",
+    "-",
+    "a,b",
+    "1,1",
+    ",",
+    "=",
+    "au=1e400",
+    "au=nan",
+    "sqlite://",
+    "sqlite:///",
+    "http://user:sesame@127.0.0.1:1/?password=sesame",
+    "http://[::1",
+    "postgresql://u:sesame@127.0.0.1:1/x",
+    "file:///etc/passwd",
+    "[bold]x[/bold]",
+    "%s{0}",
+    "\udcff",
+]
 
 
 class HangError(BaseException):
@@ -106,21 +136,46 @@ def strangers(place):
     return sorted(str(path.relative_to(place)) for path in place.rglob("stranger.txt") if path.read_text() == "mine")
 
 
-OF_STUDY = [("status", "done"), ("report", "done", "--json"), ("export", "done", "--rows", "trials", "--to", "x.parquet"),
-            ("report", "done"), ("diagnose", "done"), ("sample", "done", "--num", 2), ("doctor", "done"), ("gc", "done", "--delete"),
-            ("run", "--resume", "done"), ("report", "done", "--markdown", "r.md")]  # fmt: skip
-OF_MODEL = [("sample", "model", "--num", 2), ("evaluate", "model", "--corpus", "corpus", "--samples", 2),
-            ("reconstruct", "model", "texts.txt"), ("diagnose", "model", "--corpus", "corpus")]  # fmt: skip
-OF_CORPUS = [("corpus", "show", "corpus"), ("run", "corpus", "--config", "settings.toml", "--dry-run"), ("corpus", "list", "."),
-             ("evaluate", "model", "--corpus", "corpus", "--samples", 2)]  # fmt: skip
+OF_STUDY = [
+    ("status", "done"),
+    ("report", "done", "--json"),
+    ("export", "done", "--rows", "trials", "--to", "x.parquet"),
+    ("report", "done"),
+    ("diagnose", "done"),
+    ("sample", "done", "--num", 2),
+    ("doctor", "done"),
+    ("gc", "done", "--delete"),
+    ("run", "--resume", "done"),
+    ("report", "done", "--markdown", "r.md"),
+]
+OF_MODEL = [
+    ("sample", "model", "--num", 2),
+    ("evaluate", "model", "--corpus", "corpus", "--samples", 2),
+    ("reconstruct", "model", "texts.txt"),
+    ("diagnose", "model", "--corpus", "corpus"),
+]
+OF_CORPUS = [
+    ("corpus", "show", "corpus"),
+    ("run", "corpus", "--config", "settings.toml", "--dry-run"),
+    ("corpus", "list", "."),
+    ("evaluate", "model", "--corpus", "corpus", "--samples", 2),
+]
 OF_RUN = [("diagnose", "trained", "--corpus", "corpus"), ("sample", "trained", "--num", 2)]
 FILES = {
-    "runs/done/study.json": OF_STUDY, "runs/done/optuna.db": OF_STUDY, "runs/done/mlflow.json": OF_STUDY,
-    "runs/done/trials/00000/epochs.jsonl": OF_STUDY, "runs/done/trials/00000/samples.json": OF_STUDY[-1:],
-    "corpus/manifest.json": OF_CORPUS, "corpus/vocabulary.json": OF_CORPUS, "corpus/valid-00000.arrow": OF_CORPUS,
-    "model/model.json": OF_MODEL, "model/model.safetensors": OF_MODEL, "model/vocabulary.json": OF_MODEL,
-    "trained/checkpoints/*/progress.json": OF_RUN, "trained/checkpoints/*/state.safetensors": OF_RUN,
-}  # fmt: skip
+    "runs/done/study.json": OF_STUDY,
+    "runs/done/optuna.db": OF_STUDY,
+    "runs/done/mlflow.json": OF_STUDY,
+    "runs/done/trials/00000/epochs.jsonl": OF_STUDY,
+    "runs/done/trials/00000/samples.json": OF_STUDY[-1:],
+    "corpus/manifest.json": OF_CORPUS,
+    "corpus/vocabulary.json": OF_CORPUS,
+    "corpus/valid-00000.arrow": OF_CORPUS,
+    "model/model.json": OF_MODEL,
+    "model/model.safetensors": OF_MODEL,
+    "model/vocabulary.json": OF_MODEL,
+    "trained/checkpoints/*/progress.json": OF_RUN,
+    "trained/checkpoints/*/state.safetensors": OF_RUN,
+}
 
 
 def judge(found, usual, file, what, arguments):
@@ -149,8 +204,10 @@ def plain(text):
 def test_damaged_files(pristine, place, capfd):
     cases = [
         (path.relative_to(pristine), damage, commands)
-        for pattern, commands in FILES.items() for path in pristine.glob(pattern) for damage in damages_of(path)
-    ]  # fmt: skip
+        for pattern, commands in FILES.items()
+        for path in pristine.glob(pattern)
+        for damage in damages_of(path)
+    ]
     put_back(pristine, place)
     usual, counts, wrong = {}, Counter(), []
     draw = random.Random(SEED)
@@ -176,13 +233,24 @@ def test_damaged_files(pristine, place, capfd):
 
 
 BASES = {
-    "run": ("run", "corpus", "--config", "settings.toml", "--dry-run"), "report": ("report", "done"), "status": ("status",),
-    "export": ("export", "done", "--to", "x.parquet"), "settings": ("settings",), "diagnose": ("diagnose", "model", "--corpus", "corpus"),
-    "evaluate": ("evaluate", "model", "--corpus", "corpus", "--samples", "2"), "sample": ("sample", "model", "--num", "2", "--max-tokens", "4"),
-    "reconstruct": ("reconstruct", "model", "texts.txt", "--max-tokens", "4"), "interpolate": ("interpolate", "model", "a", "b", "--max-tokens", "4"),
-    "traverse": ("traverse", "model", "--dimensions", "0", "--max-tokens", "4"), "encode": ("encode", "model", "texts.txt", "--to", "e.parquet"),
-    "doctor": ("doctor", "done"), "gc": ("gc",), "submit": ("submit", "corpus"), "jobs": ("jobs",), "stop": ("stop", "x"),
-}  # fmt: skip
+    "run": ("run", "corpus", "--config", "settings.toml", "--dry-run"),
+    "report": ("report", "done"),
+    "status": ("status",),
+    "export": ("export", "done", "--to", "x.parquet"),
+    "settings": ("settings",),
+    "diagnose": ("diagnose", "model", "--corpus", "corpus"),
+    "evaluate": ("evaluate", "model", "--corpus", "corpus", "--samples", "2"),
+    "sample": ("sample", "model", "--num", "2", "--max-tokens", "4"),
+    "reconstruct": ("reconstruct", "model", "texts.txt", "--max-tokens", "4"),
+    "interpolate": ("interpolate", "model", "a", "b", "--max-tokens", "4"),
+    "traverse": ("traverse", "model", "--dimensions", "0", "--max-tokens", "4"),
+    "encode": ("encode", "model", "texts.txt", "--to", "e.parquet"),
+    "doctor": ("doctor", "done"),
+    "gc": ("gc",),
+    "submit": ("submit", "corpus"),
+    "jobs": ("jobs",),
+    "stop": ("stop", "x"),
+}
 """For each command arguments that work, to which an option is added; what trains or serves is left out."""
 
 

@@ -14,10 +14,23 @@ LEFT_OUT = {"quick, 2 processes, MPS", "a study"}
 @pytest.mark.slow
 def test_every_step_of_the_check_runs_and_finds_what_it_is_for(corpus, tmp_path):
     done = subprocess.run(
-        ["sh", "benchmarks/gpu_check.sh", "--device", "cpu", "--quick", "--corpus", corpus.folder,
-         "--out", tmp_path / "out", "--runs", tmp_path / "runs"],
-        cwd=ROOT, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "HOME": str(tmp_path)}, capture_output=True,
-    )  # fmt: skip
+        [
+            "sh",
+            "benchmarks/gpu_check.sh",
+            "--device",
+            "cpu",
+            "--quick",
+            "--corpus",
+            corpus.folder,
+            "--out",
+            tmp_path / "out",
+            "--runs",
+            tmp_path / "runs",
+        ],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "HOME": str(tmp_path)},
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr.decode()
     rows = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
     found = {(row["step"], row["what"]): row["value"] for row in rows}
@@ -28,8 +41,11 @@ def test_every_step_of_the_check_runs_and_finds_what_it_is_for(corpus, tmp_path)
     assert found["precision", "float32: the same seed gives the same weights, bit for bit"] == "yes"
     assert found["precision", "the same in TF32, less that (final numbers stay in float32 from 0.001 on)"] == 0.0
     assert {what.partition(",")[0] for step, what in found if step == "training" and "epoch" in what} == {
-        "last", "max", "mean", "language model",
-    }  # fmt: skip
+        "last",
+        "max",
+        "mean",
+        "language model",
+    }
     assert "quick, 2 processes: tokens a second in all (times one process')" in {what for _, what in found}
     table = (tmp_path / "out/table.md").read_text()
     assert all(f"### {number}." in table for number in range(1, 8))

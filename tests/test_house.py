@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from study.cli import COMMANDS, main
+from study.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 MODULES = {
@@ -35,53 +35,136 @@ def names(paths):
     return {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths}
 
 
+LAYERS = (
+    "config",
+    "search",
+    "record",
+    "training",
+    "inference",
+    "tracking",
+    "analysis",
+    "reporting",
+    "execution",
+    "cluster",
+    "api",
+    "cli",
+)
+"""The folders of `study` and its API, from the one that imports none of the others up."""
+BELOW = ("errors", "console")
+"""Modules beside the folders that every one of them may import."""
+MOST_MODULES = 15
+
+
+def layer(module):
+    """Return which layer of `study` a dotted module is of, 0 for what lies beside the folders; None for others."""
+    parts = module.split(".")
+    if parts[0] != "study" or len(parts) == 1:
+        return None
+    if len(parts) > 1 and parts[1] in LAYERS:
+        return LAYERS.index(parts[1]) + 1
+    return 0 if len(parts) > 1 and parts[1] in BELOW else len(LAYERS) + 1
+
+
+def imported_modules(tree):
+    """Yield every module that a file imports, at its top, within functions or for types alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def upward_imports(modules):
+    found = []
+    for path, tree in modules.items():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        own = layer(module)
+        if own is None or module in ("study.__init__", "study.__main__"):
+            continue
+        found += [f"{module} imports {other}" for other in imported_modules(tree) if (layer(other) or 0) > own]
+    return found
+
+
+def test_no_folder_imports_from_one_above_it():
+    assert upward_imports(MODULES) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("search", "from study.record.ledger import Ledger"),
+        ("training", "from study import api"),
+        ("config", "import study.search.space"),
+        ("record", "if True:\n    from study.execution import trial"),
+    ],
+)
+def test_an_import_from_above_would_be_seen(folder, line):
+    assert upward_imports({ROOT / f"study/{folder}/new.py": ast.parse(line)})
+
+
+def test_no_two_modules_import_each_other():
+    edges = {}
+    for path, tree in MODULES.items():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        edges[module] = set(imported_modules(tree)) | set(imports(tree))
+    known = set(edges)
+    edges = {module: (others & known) - {module} for module, others in edges.items()}
+    # A package's own name gives what it says it gives.
+    for start in sorted(known - {"study", "study.tracking"}):
+        seen, waiting = set(), list(edges[start])
+        while waiting:
+            module = waiting.pop()
+            assert module != start, f"{start} imports itself, by way of {sorted(seen)}"
+            if module not in seen and module not in ("study", "study.tracking"):
+                seen.add(module)
+                waiting += edges[module]
+
+
+def test_a_folder_holds_no_more_modules_than_one_can_see():
+    for folder in {path.parent for path in MODULES}:
+        assert len([path for path in folder.glob("*.py") if path.stem != "__init__"]) <= MOST_MODULES, folder
+
+
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
         (
             "ray",
             {
-                f"study.{name}"
-                for name in ("trial", "tuning", "launch", "failures", "nodes", "submission", "local_ray", "schedules")
+                "study.execution.failures",
+                "study.execution.launch",
+                "study.execution.local_ray",
+                "study.execution.nodes",
+                "study.execution.schedules",
+                "study.execution.trial",
+                "study.execution.tuning",
+                "study.cluster.jobs",
             },
         ),
-        (
-            "mlflow",
-            {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")},
-        ),
+        ("mlflow", {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")}),
         (
             "optuna",
             {
-                f"study.{name}"
-                for name in (
-                    "ledger",
-                    "database",
-                    "integrity",
-                    "proposal",
-                    "repair",
-                    "patience",
-                    "samplers",
-                    "space",
-                    "importance",
-                )
+                "study.search.samplers",
+                "study.search.space",
+                "study.record.database",
+                "study.record.integrity",
+                "study.record.ledger",
+                "study.record.proposal",
+                "study.record.retrying",
+                "study.cluster.repair",
+                "study.analysis.importance",
             },
         ),
         (
             "click",
             {
-                "study.cli",
-                "study.cli_study",
-                "study.cli_model",
-                "study.cli_evaluate",
-                "study.cli_corpus",
-                "study.cli_compare",
-                "study.cli_confirm",
-                "study.cli_look",
-                "study.cli_cluster",
-                "study.cli_types",
-                "study.completion",
-                "study.serving",
-                "study.reporting",
+                *(
+                    f"study.cli.{path.stem}"
+                    for path in (ROOT / "study/cli").glob("*.py")
+                    if path.stem not in ("__init__", "bare")
+                ),
+                "study.tracking.ui",
             },
         ),
     ],
@@ -100,12 +183,12 @@ def test_model_and_data_know_neither_each_other_nor_study():
     "module",
     [
         "model.config",
-        "study.settings",
-        "study.cli",
-        "study.cli_study",
-        "study.reporting",
-        "study.launch",
-        "study.report",
+        "study.config.settings",
+        "study.cli.main",
+        "study.cli.study",
+        "study.cli.report",
+        "study.execution.launch",
+        "study.reporting.tables",
     ],
 )
 def test_settings_help_and_looking_at_a_study_load_no_torch(module):
@@ -113,9 +196,10 @@ def test_settings_help_and_looking_at_a_study_load_no_torch(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_module_names_are_unique_so_that_a_traceback_line_says_where_one_is():
-    stems = [path.stem for path in MODULES if path.stem not in ("__init__", "errors")]
-    assert len(stems) == len(set(stems))
+def test_no_test_imports_another():
+    for path in (ROOT / "tests").glob("*.py"):
+        found = {name.split(".")[0] for name in imports(ast.parse(path.read_text("utf-8")))}
+        assert not {name for name in found if name.startswith("test_")}, path
 
 
 def test_no_function_is_longer_than_a_screen_and_no_file_than_a_sitting():
@@ -187,6 +271,14 @@ def test_readme_has_the_two_commands_and_names_every_module():
     readme = (ROOT / "README.md").read_text("utf-8")
     assert "make study" in readme
     assert "make test" in readme
-    for path in MODULES:
-        if path.stem not in ("__init__", "__main__", "errors"):
-            assert path.stem in readme, path
+    tree = readme.partition("```text\n")[2].partition("```")[0]
+    told = {}
+    for line in tree.splitlines():
+        folder, _, rest = line.partition(":")
+        if rest and not folder.endswith("/") and (ROOT / folder / "__init__.py").is_file():
+            told[folder] = {name.strip() for name in rest.split(",")}
+    folders = {path.parent for path in MODULES}
+    assert told == {
+        str(folder.relative_to(ROOT)): {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
+        for folder in folders
+    }

@@ -11,25 +11,31 @@ from types import SimpleNamespace
 import pytest
 from conftest import json_lines
 from optuna.storages import RDBStorage
-from test_crash import start
-from test_ledger import definition
-from test_study import check_records_agree
+from studies import check_records_agree, definition, start
 
-from study import database, ledger
-from study import definition as definition_module
-from study.ledger import Ledger
-from study.samplers import SAMPLER_NAMES
-from study.schedules import make_scheduler
-from study.space import build_space
-from study.tuning import LedgerCallback, LedgerSearcher
+from study.execution.schedules import make_scheduler
+from study.execution.tuning import LedgerCallback, LedgerSearcher
+from study.record import database, ledger
+from study.record.ledger import Ledger
+from study.search import definition as definition_module
+from study.search.samplers import SAMPLER_NAMES
+from study.search.space import build_space
 
 NUM_TRIALS, NUM_EPOCHS = 11, 4
 WRITERS = (
-    (RDBStorage, "_create_new_trial"), (RDBStorage, "_set_trial_param"), (RDBStorage, "set_trial_system_attr"),
-    (RDBStorage, "set_study_system_attr"), (RDBStorage, "set_trial_user_attr"), (RDBStorage, "set_trial_state_values"),
-    (RDBStorage, "set_trial_intermediate_value"), (ledger, "append_journal"), (ledger, "write_definition"),
-    (database, "new_study"), (LedgerCallback, "_finish"), (definition_module, "write_json"),
-)  # fmt: skip
+    (RDBStorage, "_create_new_trial"),
+    (RDBStorage, "_set_trial_param"),
+    (RDBStorage, "set_trial_system_attr"),
+    (RDBStorage, "set_study_system_attr"),
+    (RDBStorage, "set_trial_user_attr"),
+    (RDBStorage, "set_trial_state_values"),
+    (RDBStorage, "set_trial_intermediate_value"),
+    (ledger, "append_journal"),
+    (ledger, "write_definition"),
+    (database, "new_study"),
+    (LedgerCallback, "_finish"),
+    (definition_module, "write_json"),
+)
 """Everything by which a study's record changes."""
 
 
@@ -42,9 +48,16 @@ class TuneTrial:
 
 
 def space():
-    layers = [{"model": {"hidden_size": 12, "embedding_size": 8}, "training": {"epochs": NUM_EPOCHS}},
-              {"search": {"model.pooling": ["last", "max", "mean"], "objective.kl_weight": {"low": 0.1, "high": 1.0},
-                          "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}}]  # fmt: skip
+    layers = [
+        {"model": {"hidden_size": 12, "embedding_size": 8}, "training": {"epochs": NUM_EPOCHS}},
+        {
+            "search": {
+                "model.pooling": ["last", "max", "mean"],
+                "objective.kl_weight": {"low": 0.1, "high": 1.0},
+                "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+            }
+        },
+    ]
     return build_space(layers)
 
 
@@ -71,8 +84,15 @@ def drive(folder, made):
         callback.scheduler.on_trial_add(None, trial)
         callback.on_trial_start(0, [], trial)
         for epoch in range(config["rows_seen"] + 1, NUM_EPOCHS + 1):
-            row = {"epoch": epoch, "seconds": float(epoch), "valid/nll": metric(number, params, epoch), "valid/kl": 1.0,
-                   "valid/mi": 1.0, "valid/au": 2, "outcome": "complete" if epoch == NUM_EPOCHS else ""}  # fmt: skip
+            row = {
+                "epoch": epoch,
+                "seconds": float(epoch),
+                "valid/nll": metric(number, params, epoch),
+                "valid/kl": 1.0,
+                "valid/mi": 1.0,
+                "valid/au": 2,
+                "outcome": "complete" if epoch == NUM_EPOCHS else "",
+            }
             decision = callback.scheduler.on_trial_result(SimpleNamespace(get_live_trials=list), trial, row)
             callback.on_trial_result(0, [], trial, row)
             if decision == "STOP":
@@ -160,20 +180,30 @@ def test_every_sampler_and_schedule_killed_at_what_it_writes(tmp_path, sampler, 
 
 
 PLACED = {
-    "before a trial is stored": ("study.ledger", "store", "before", 4),
-    "after a trial is stored, before it is taken": ("study.ledger", "store", "after", 4),
-    "after an epoch is in the journal, before Optuna hears of it": ("study.ledger", "append_journal", "after", 7),
-    "after the epoch at which the schedule ends a trial": ("study.tuning", "LedgerCallback._finish", "before", 2),
-    "after Optuna is told of a trial's end, before MLflow is": ("study.ledger", "Ledger.finish", "after", 3),
+    "before a trial is stored": ("study.record.ledger", "store", "before", 4),
+    "after a trial is stored, before it is taken": ("study.record.ledger", "store", "after", 4),
+    "after an epoch is in the journal, before Optuna hears of it": (
+        "study.record.ledger",
+        "append_journal",
+        "after",
+        7,
+    ),
+    "after the epoch at which the schedule ends a trial": (
+        "study.execution.tuning",
+        "LedgerCallback._finish",
+        "before",
+        2,
+    ),
+    "after Optuna is told of a trial's end, before MLflow is": ("study.record.ledger", "Ledger.finish", "after", 3),
     "while MLflow is sent a trial's end": ("study.tracking.tracker", "Tracker._finish", "before", 2),
     "after MLflow is sent a trial's end": ("study.tracking.tracker", "Tracker._finish", "after", 2),
-}  # fmt: skip
+}
 """Where a driver is killed: module, function, before or after its call, and which call."""
 
 KILLED = """
 import os, sys
 from importlib import import_module
-from study.cli import entry
+from study.cli.main import entry
 module, path, when, number = {place!r}
 *owners, name = path.split(".")
 owner = import_module(module)
@@ -197,8 +227,20 @@ entry()
 @pytest.mark.long
 @pytest.mark.fault("driver killed at a placed boundary, then equal to the undisturbed study", len(PLACED))
 def test_a_real_study_killed_at_placed_boundaries_is_the_undisturbed_one(corpus, tiny_toml, tmp_path, call):
-    settings = ("run", corpus.folder, "--config", tiny_toml, "--set", "training.epochs=4", "--trials", 6,
-                "--concurrent", 1, "--name", "x")  # fmt: skip
+    settings = (
+        "run",
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--set",
+        "training.epochs=4",
+        "--trials",
+        6,
+        "--concurrent",
+        1,
+        "--name",
+        "x",
+    )
 
     def report(storage):
         lines = json_lines(call("report", "x", "--json", "--storage", storage)[1])

@@ -4,31 +4,15 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from conftest import tiny_settings
 from optuna.trial import TrialState
+from studies import definition, row
 
-from study.definition import Definition
 from study.errors import StudyError
-from study.journal import append_journal, read_journal
-from study.ledger import Ledger
-from study.objectives import Goal
-from study.schedules import EarlierTrial, make_scheduler, show
-from study.space import build_space
-
-
-def definition(**changes) -> Definition:
-    space = build_space([tiny_settings().model_dump(exclude_none=True, exclude={"objective": True}),
-                         {"search": {"model.pooling": ["last", "max"]}}])  # fmt: skip
-    values = {
-        "name": "one", "identifier": "i", "corpus": "c", "corpus_name": "c", "corpus_fingerprint": "f", "space": space, "goal": Goal(),
-        "num_trials": 4,
-    }  # fmt: skip
-    return Definition(**(values | changes))
-
-
-def row(epoch, nll=5.0, kl=1.0, au=2, outcome=""):
-    return {"epoch": epoch, "seconds": float(epoch), "valid/nll": nll, "valid/kl": kl, "valid/mi": kl, "valid/au": au, "valid/ppl": 9.5, "valid/dispersion": 0.5,
-            "outcome": outcome}  # fmt: skip
+from study.execution.schedules import EarlierTrial, make_scheduler, show
+from study.record.journal import append_journal, read_journal
+from study.record.ledger import Ledger
+from study.record.states import State
+from study.search.objective import Goal
 
 
 def optuna_states(ledger):
@@ -38,12 +22,16 @@ def optuna_states(ledger):
 
 def test_each_end_of_a_trial_is_told_truly(tmp_path):
     ledger = Ledger.create(tmp_path / "one", definition())
-    for state, rows in (("complete", [row(1), row(2, 4.0)]), ("pruned", [row(1)]), ("collapsed", [row(1, kl=0.0, au=0)]),
-                        ("failed", [])):  # fmt: skip
+    for state, rows in (
+        ("complete", [row(1), row(2, 4.0)]),
+        ("pruned", [row(1)]),
+        ("collapsed", [row(1, kl=0.0, au=0)]),
+        ("failed", []),
+    ):
         number, _ = ledger.ask()
         for each in rows:
             ledger.add_row(number, each)
-        ledger.finish(number, state, "because" if state == "failed" else "")
+        ledger.finish(number, State(state), "because" if state == "failed" else "")
     assert optuna_states(ledger) == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL]
     trials = ledger.trials()
     assert [trial.state for trial in trials] == ["complete", "pruned", "collapsed", "failed"]
@@ -68,7 +56,7 @@ def test_an_interrupted_trial_is_handed_out_again_as_itself(tmp_path):
     assert again.ask() == (number, values)
     assert not again.add_row(number, row(1))
     assert again.add_row(number, row(2))
-    again.finish(number, "complete")
+    again.finish(number, State.COMPLETE)
     assert [each["epoch"] for each in again.trials()[0].rows] == [1, 2]
     assert optuna_states(again) == [TrialState.COMPLETE]
 
@@ -85,7 +73,7 @@ def test_a_restart_proposes_what_would_have_been_proposed(tmp_path):
             number, values = ledger.ask()
             proposed.append(values)
             ledger.add_row(number, row(1, nll=float(index % 5)))
-            ledger.finish(number, "complete")
+            ledger.finish(number, State.COMPLETE)
         return proposed
 
     assert run(tmp_path / "a", restart=False) == run(tmp_path / "b", restart=True)
@@ -133,7 +121,7 @@ def test_a_pareto_study_keeps_two_values_and_constraints(tmp_path):
     ):
         number, _ = ledger.ask()
         ledger.add_row(number, row(1, nll) | {"valid/mi": mi})
-        ledger.finish(number, state)
+        ledger.finish(number, State(state))
     assert sorted(trial.number for trial in ledger.study.best_trials) == [0, 1]
 
 
@@ -173,7 +161,7 @@ def test_a_schedule_is_rebuilt_from_the_record(tmp_path, scheduler):
         number, _ = ledger.ask()
         for epoch in (1, 2, 3):
             ledger.add_row(number, row(epoch, nll))
-        ledger.finish(number, "complete")
+        ledger.finish(number, State.COMPLETE)
     rebuilt = make_scheduler(made, ledger)
     late = EarlierTrial("late", GAUSSIAN)
     rebuilt.on_trial_add(None, late)

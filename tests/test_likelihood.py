@@ -10,8 +10,8 @@ from data.batches import gather
 from data.synthetic import Topics, exact_nll
 from model import likelihood
 from model.config import NetworkSettings
-from model.vae import SequenceVAE
-from study.evaluation import score
+from model.network.vae import SequenceVAE
+from study.training.evaluation import score
 
 pytestmark = pytest.mark.on_device
 
@@ -145,7 +145,7 @@ def test_rounds_cover_every_sample_once_whatever_the_number():
 
 
 def test_the_jackknife_is_what_its_definition_says_and_leaves_out_what_was_not_drawn():
-    weights = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 9))) - 700.0
+    weights = torch.tensor(np.random.default_rng(0).normal(size=(5, 9))) - 700.0
     fewer = [likelihood.log_likelihood(weights[:, [k for k in range(9) if k != left_out]]) for left_out in range(9)]
     by_hand = 9 * likelihood.log_likelihood(weights) - 8 * torch.stack(fewer).mean(0)
     assert torch.allclose(likelihood.debiased_log_likelihood(weights), by_hand)
@@ -224,7 +224,7 @@ def test_metrics_of_a_split_by_hand(corpus):
     total, features = 0.0, []
     with torch.no_grad():
         for index in range(len(split)):
-            batch = gather(split, np.array([index]))
+            batch = gather(split, np.array([index])).to(torch.get_default_device())
             posterior = network.encode(batch.tokens, batch.lengths)
             noise = sequence_noise(np.array([index]), 4, 2, 20_191_103)
             parts = []
@@ -242,8 +242,9 @@ def test_metrics_of_a_split_by_hand(corpus):
     assert metrics["bits_per_byte"] == pytest.approx(total / math.log(2) / split.num_bytes.sum(), rel=1e-5)
     cosines = [
         float(torch.nn.functional.cosine_similarity(a, b, dim=0))
-        for place, a in enumerate(features) for b in features[:place]
-    ]  # fmt: skip
+        for place, a in enumerate(features)
+        for b in features[:place]
+    ]
     assert metrics["dispersion"] == pytest.approx(sum(cosines) / len(cosines), rel=1e-4)
 
 
@@ -257,18 +258,22 @@ def test_exact_likelihood_of_topics_is_normalised():
 
 @pytest.mark.slow
 def test_nll_of_a_trained_model_is_not_below_the_exact_one(tmp_path):
-    from data.prepare import PrepareSettings, prepare
+    from data.prepare import prepare
+    from data.settings import PrepareSettings
     from data.sources import NAMED
-    from study.settings import validate
-    from study.training import train
+    from study.config.settings import validate
+    from study.training.loop import train
 
     source = NAMED["synthetic-topics"](None, 0)
     topics, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "topics")
-    settings = validate({
-        "model": {"embedding_size": 32, "hidden_size": 64, "latent_size": 8},
-        "objective": {"kl_weight": 0.5}, "training": {"epochs": 6, "learning_rate": 3e-3},
-        "evaluation": {"num_samples": 50},
-    })  # fmt: skip
+    settings = validate(
+        {
+            "model": {"embedding_size": 32, "hidden_size": 64, "latent_size": 8},
+            "objective": {"kl_weight": 0.5},
+            "training": {"epochs": 6, "learning_rate": 3e-3},
+            "evaluation": {"num_samples": 50},
+        }
+    )
     rows = list(train(settings, topics, tmp_path / "run"))
     exact = exact_nll(topics.split("valid"), 0)
     assert min(row["valid/nll"] for row in rows) > exact - 0.5

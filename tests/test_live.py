@@ -3,13 +3,19 @@
 from io import StringIO
 
 from rich.console import Console
-from test_ledger import definition, row
+from studies import definition, row
 
-from study.live import LiveView
-from study.records import TrialRecord
+from study.execution.live import LiveView
+from study.record.trials import TrialRecord
 
-PARAMS = {"model.pooling": "first+last", "objective.kl_weight": 0.9031, "objective.annealing": "cyclical-cosine",
-          "model.latent_size": 64, "objective.annealing_fraction": 0.323, "objective.num_cycles": 2}  # fmt: skip
+PARAMS = {
+    "model.pooling": "first+last",
+    "objective.kl_weight": 0.9031,
+    "objective.annealing": "cyclical-cosine",
+    "model.latent_size": 64,
+    "objective.annealing_fraction": 0.323,
+    "objective.num_cycles": 2,
+}
 
 
 def drawn(view, width):

@@ -3,12 +3,12 @@
 import pytest
 from conftest import TINY, tiny_settings
 
-from model.config import POOLING_NAMES
+from model.poolings import POOLING_NAMES
+from study.config.methods import METHODS, PLAIN, SOURCES
+from study.config.settings import setting_names, validate
 from study.errors import StudyError
-from study.methods import METHODS, PLAIN, SOURCES
-from study.settings import setting_names, validate
-from study.space import build_space
-from study.training import train
+from study.search.space import build_space
+from study.training.loop import train
 
 
 def test_methods_name_known_settings_and_their_source():

@@ -53,9 +53,13 @@ def test_cyclical_schedule_rises_in_the_first_half_of_each_cycle():
 
 
 @given(
-    st.sampled_from(ANNEALING_NAMES), st.floats(0, 1), st.floats(0.01, 1), st.floats(0, 2), st.floats(0, 2),
+    st.sampled_from(ANNEALING_NAMES),
+    st.floats(0, 1),
+    st.floats(0.01, 1),
+    st.floats(0, 2),
+    st.floats(0, 2),
     st.integers(1, 9),
-)  # fmt: skip
+)
 def test_every_schedule_stays_between_its_ends_and_finishes_at_the_final_weight(kind, place, part, low, high, cycles):
     schedule = AnnealingSettings(
         annealing=kind, annealing_fraction=part, initial_kl_weight=low, kl_weight=high, num_cycles=cycles

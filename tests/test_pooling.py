@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from model.config import POOLING_NAMES, NetworkSettings
-from model.encoder import Encoder
-from model.pooling import POOLINGS, logsumexp
+from model.config import NetworkSettings
+from model.network.encoder import Encoder
+from model.network.pooling import logsumexp, pool
+from model.poolings import POOLING_NAMES
 
 pytestmark = pytest.mark.on_device
 
@@ -35,19 +36,19 @@ def test_pooling_equals_a_loop_and_ignores_padding(name):
     torch.manual_seed(0)
     steps, lengths = torch.randn(5, 7, 4, dtype=torch.float64), torch.tensor([7, 1, 3, 6, 2])
     scores = torch.randn(5, 7, 1, dtype=torch.float64)
-    extra = {"attention": (scores,), "logsumexp": (0.7,)}.get(name, ())
-    pooled = POOLINGS[name](steps, lengths, *extra)
+    extras = {"scores": scores, "temperature": 0.7}
+    pooled = pool(name, steps, lengths, **extras)
     torch.testing.assert_close(pooled, by_loop(name, steps, lengths, scores, 0.7))
     for row, length in enumerate(lengths.tolist()):
         steps[row, length:] = 1e6
         scores[row, length:] = 1e6
-    torch.testing.assert_close(POOLINGS[name](steps, lengths, *extra), pooled, rtol=0, atol=0)
+    torch.testing.assert_close(pool(name, steps, lengths, **extras), pooled, rtol=0, atol=0)
 
 
 def test_logsumexp_lies_between_mean_and_maximum():
     steps, lengths = torch.randn(3, 5, 2, dtype=torch.float64), torch.tensor([5, 4, 2])
-    torch.testing.assert_close(logsumexp(steps, lengths, 1e-4), POOLINGS["max"](steps, lengths), atol=1e-3, rtol=0)
-    torch.testing.assert_close(logsumexp(steps, lengths, 1e4), POOLINGS["mean"](steps, lengths), atol=1e-3, rtol=0)
+    torch.testing.assert_close(logsumexp(steps, lengths, 1e-4), pool("max", steps, lengths), atol=1e-3, rtol=0)
+    torch.testing.assert_close(logsumexp(steps, lengths, 1e4), pool("mean", steps, lengths), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +57,13 @@ def test_logsumexp_lies_between_mean_and_maximum():
 def test_the_encoder_gives_a_sequence_the_same_posterior_in_any_company(name, bidirectional, layers):
     torch.manual_seed(0)
     settings = NetworkSettings(
-        embedding_size=5, hidden_size=6, latent_size=2, pooling=name, bidirectional=bidirectional,
+        embedding_size=5,
+        hidden_size=6,
+        latent_size=2,
+        pooling=name,
+        bidirectional=bidirectional,
         num_encoder_layers=layers,
-    )  # fmt: skip
+    )
     encoder = Encoder(settings, 11)
     short, long = torch.tensor([[1, 5, 2]]), torch.tensor([[1, 6, 7, 8, 9, 4, 2]])
     alone = encoder(short, torch.tensor([3]))

@@ -10,10 +10,10 @@ from scipy import integrate, special
 from model import likelihood
 from model import posterior as posteriors
 from model.config import NetworkSettings
-from model.encoder import log_variance_of_rate
+from model.network.encoder import log_variance_of_rate
+from model.network.vae import SequenceVAE
 from model.posterior import Posterior, SphericalPosterior, draw_heights, spherical_kl
-from model.vae import SequenceVAE
-from study.evaluation import score
+from study.training.evaluation import score
 
 pytestmark = pytest.mark.on_device
 

@@ -3,15 +3,14 @@
 import pytest
 import torch
 from conftest import tiny_settings
-from test_ledger import definition
-from test_training import numbers, stop_after
+from studies import definition, numbers, stop_after
 
 from data.batches import gather
-from study import procedures
+from study.config.settings import validate
 from study.errors import StudyError
-from study.records import best_row
-from study.settings import validate
-from study.training import TrainingRun, train
+from study.record.trials import best_row
+from study.training import procedures
+from study.training.loop import TrainingRun, train
 
 
 @pytest.mark.parametrize(
@@ -130,8 +129,14 @@ def test_combinations_that_make_no_sense_are_refused_with_the_reason(tables, wor
 
 
 def test_epochs_of_pretraining_do_not_bring_the_first_halving_nearer(corpus, tmp_path):
-    training = {"pretraining_epochs": 4, "epochs": 14, "learning_rate": 0.1, "halving_patience": 1,
-                "first_halving_epoch": 8, "max_halvings": 3}  # fmt: skip
+    training = {
+        "pretraining_epochs": 4,
+        "epochs": 14,
+        "learning_rate": 0.1,
+        "halving_patience": 1,
+        "first_halving_epoch": 8,
+        "max_halvings": 3,
+    }
     rows = list(train(tiny_settings(training=training), corpus, tmp_path))
     rates = {row["epoch"] - 4: row["train/learning_rate"] for row in rows}
     assert {rates[epoch] for epoch in range(1, 9)} == {0.1}

@@ -16,20 +16,20 @@ import psutil
 import pyarrow as pa
 import pytest
 from conftest import json_lines, tiny_settings
-from test_crash import start
-from test_ledger import definition, row
+from studies import definition, row, start
 
-from study import checkpoints
-from study.addresses import hidden, holds_secret, shown
-from study.checkpoints import Progress, save_checkpoint
+from study.cluster.cleanup import find_garbage, remove
+from study.cluster.repair import repair
+from study.config.addresses import hidden, holds_secret, shown
 from study.errors import StudyError, StudyWarning
-from study.garbage import find_garbage, remove
-from study.ledger import Ledger
-from study.markup import code, plain
-from study.repair import repair
-from study.serving import take_port
+from study.record.ledger import Ledger
+from study.record.markup import code, plain
+from study.record.states import State
+from study.tracking.ui import take_port
+from study.training import checkpoints
+from study.training.checkpoints import Progress, save_checkpoint
 
-STUDY = [sys.executable, "-c", "from study.cli import entry; entry()"]
+STUDY = [sys.executable, "-c", "from study.cli.main import entry; entry()"]
 
 
 @pytest.fixture
@@ -47,7 +47,9 @@ def test_a_folder_that_is_no_study_is_refused_and_left_as_it_was(corpus, tiny_to
     thesis.parent.mkdir(parents=True)
     thesis.write_text("precious")
     for more in ((), ("--tracking-uri", "sqlite:////proc/x.db")):
-        code, _, err = call("run", corpus.folder, "--config", tiny_toml, "--storage", tmp_path / "place", "--name", "thesis", *more)  # fmt: skip
+        code, _, err = call(
+            "run", corpus.folder, "--config", tiny_toml, "--storage", tmp_path / "place", "--name", "thesis", *more
+        )
         assert code == 1
         assert "not empty" in err
         assert [path.name for path in thesis.parent.iterdir()] == ["chapter.txt"]
@@ -75,8 +77,12 @@ def test_an_unreachable_tracking_database_frees_the_name(corpus, tiny_toml, tmp_
 
 def test_removing_garbage_and_old_checkpoints_spares_what_others_put_there(copied):
     trial = copied / "done/trials/00000"
-    strange = [trial / "checkpoints/notes.txt", *(path / "notes.txt" for path in trial.glob("*-*")),
-               *(path / "notes.txt" for path in trial.glob("checkpoints/step-*")), trial / "checkpoints/mine/model.safetensors"]  # fmt: skip
+    strange = [
+        trial / "checkpoints/notes.txt",
+        *(path / "notes.txt" for path in trial.glob("*-*")),
+        *(path / "notes.txt" for path in trial.glob("checkpoints/step-*")),
+        trial / "checkpoints/mine/model.safetensors",
+    ]
     for path in strange:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
@@ -189,7 +195,7 @@ def test_a_changed_database_is_named(copied, call, change):
 
 
 def test_a_database_that_is_only_busy_is_not_thrown_away(copied, call, monkeypatch):
-    from study import database
+    from study.record import database
 
     monkeypatch.setattr(database, "WAIT_SECONDS", 0.2)
     path = copied / "done/optuna.db"
@@ -221,8 +227,12 @@ def test_a_link_to_a_device_is_no_output(copied, call, tmp_path):
     (tmp_path / "null").symlink_to("/dev/null")
     for name in ("x.parquet", "x.svg", "x.md", "x.html"):
         (tmp_path / name).symlink_to("/dev/null")
-    for arguments in (("export", "done", "--to", "x.parquet"), ("report", "done", "--figure", "x.svg"),
-                      ("report", "done", "--html", "x.html"), ("report", "done", "--markdown", "x.md")):  # fmt: skip
+    for arguments in (
+        ("export", "done", "--to", "x.parquet"),
+        ("report", "done", "--figure", "x.svg"),
+        ("report", "done", "--html", "x.html"),
+        ("report", "done", "--markdown", "x.md"),
+    ):
         code, _, err = call(*arguments[:-1], tmp_path / arguments[-1], "--storage", copied)
         assert code == 1, arguments
         assert "a device" in err
@@ -263,7 +273,7 @@ def test_a_repaired_study_keeps_what_was_damaged(tmp_path):
         number, _ = ledger.ask()
         for epoch in (1, 2, 3):
             ledger.add_row(number, row(epoch, 5.0 - epoch / 10))
-        ledger.finish(number, "complete")
+        ledger.finish(number, State.COMPLETE)
     ledger.close()
     params = [trial.params for trial in ledger.trials()]
     journal = ledger.trial_folder(1) / "epochs.jsonl"
@@ -309,8 +319,23 @@ def test_a_local_study_listens_on_loopback_alone_and_leaves_no_token_or_folder(
     monkeypatch.setenv("TMPDIR", str(short))
     log = tmp_path / "stderr"
     try:
-        study = start(log, "run", corpus.folder, "--config", tiny_toml, "--set", "training.epochs=200", "--scheduler", "none",
-                      "--trials", 4, "--name", "x", "--storage", tmp_path / "runs")  # fmt: skip
+        study = start(
+            log,
+            "run",
+            corpus.folder,
+            "--config",
+            tiny_toml,
+            "--set",
+            "training.epochs=200",
+            "--scheduler",
+            "none",
+            "--trials",
+            4,
+            "--name",
+            "x",
+            "--storage",
+            tmp_path / "runs",
+        )
         seen, deadline = set(), time.monotonic() + 120
         while not list((tmp_path / "runs").glob("x/trials/*/epochs.jsonl")):
             assert study.poll() is None, log.read_text()
@@ -321,10 +346,17 @@ def test_a_local_study_listens_on_loopback_alone_and_leaves_no_token_or_folder(
         gcs = next(each for each in psutil.Process(study.pid).children(recursive=True) if "gcs_server" in each.name())
         port = next(at.laddr.port for at in gcs.net_connections("tcp") if at.status == psutil.CONN_LISTEN)
         without = subprocess.run(
-            [sys.executable, "-c", f"from ray._raylet import GcsClient; GcsClient('127.0.0.1:{port}'); print('came in')"],
-            env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "guessed"},
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-c",
+                f"from ray._raylet import GcsClient; GcsClient('127.0.0.1:{port}'); print('came in')",
+            ],
+            env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+            | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "guessed"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert "came in" not in without.stdout
         assert "token" in without.stderr.lower()
         study.terminate()
@@ -349,7 +381,7 @@ def ask(port, method="GET", path="/api/studies", **headers):
 def test_the_dashboard_shows_a_copy_to_this_machine_alone(copied):
     port, path = take_port(None), copied / "done/optuna.db"
     before = path.read_bytes()
-    process = subprocess.Popen([sys.executable, "-m", "study.dashboard", copied, "done", str(port)])
+    process = subprocess.Popen([sys.executable, "-m", "study.tracking.dashboard", copied, "done", str(port)])
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -398,9 +430,17 @@ def test_passwords_are_found_in_whatever_place_of_an_address(address, safe):
 
 
 @pytest.mark.parametrize(
-    "address", ["http://127.0.0.1:5000", "http://[::1]:5000", "auto", "host:6379", "sqlite:////home/a@b/m.db",
-                "postgresql://me@host:5432/db?sslmode=require", "http://host:5000/path@x"],
-)  # fmt: skip
+    "address",
+    [
+        "http://127.0.0.1:5000",
+        "http://[::1]:5000",
+        "auto",
+        "host:6379",
+        "sqlite:////home/a@b/m.db",
+        "postgresql://me@host:5432/db?sslmode=require",
+        "http://host:5000/path@x",
+    ],
+)
 def test_addresses_without_a_password_are_as_they_are(address):
     assert shown(address) == address
     assert not holds_secret(address)
@@ -442,11 +482,15 @@ def test_a_planted_password_is_in_no_output_and_no_file(corpus, tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(Exception("The current node timed out during startup. This could happen"), "too busy"),
-     (OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes"), "study doctor"),
-     (RuntimeError("Failed to start GCS.\n many lines"), "study doctor")],
-)  # fmt: skip
-def test_a_ray_that_does_not_start_is_one_line_and_the_name_is_free(corpus, tiny_toml, tmp_path, monkeypatch, call, error, words):  # fmt: skip
+    [
+        (Exception("The current node timed out during startup. This could happen"), "too busy"),
+        (OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes"), "study doctor"),
+        (RuntimeError("Failed to start GCS.\n many lines"), "study doctor"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_line_and_the_name_is_free(
+    corpus, tiny_toml, tmp_path, monkeypatch, call, error, words
+):
     import ray
 
     def fail(*arguments, **options):
@@ -464,7 +508,7 @@ def test_a_ray_that_does_not_start_is_one_line_and_the_name_is_free(corpus, tiny
 
 
 def test_a_long_temporary_folder_is_no_reason_to_fail(monkeypatch, tmp_path):
-    from study import local_ray
+    from study.execution import local_ray
 
     long = tmp_path / ("a" * 80)
     long.mkdir()
@@ -480,7 +524,7 @@ def test_a_long_temporary_folder_is_no_reason_to_fail(monkeypatch, tmp_path):
 def test_a_folder_that_a_killed_study_left_is_swept_and_no_other(monkeypatch, tmp_path):
     import fcntl
 
-    from study import local_ray
+    from study.execution import local_ray
 
     monkeypatch.setattr(local_ray, "parents", lambda: [str(tmp_path)])
     for name, mark in (
@@ -499,7 +543,7 @@ def test_a_folder_that_a_killed_study_left_is_swept_and_no_other(monkeypatch, tm
 
 
 def test_a_token_file_of_rays_is_closed_to_others(monkeypatch, tmp_path):
-    from study import local_ray
+    from study.execution import local_ray
 
     monkeypatch.setenv("HOME", str(tmp_path))
     local_ray.close_token_file()
@@ -536,7 +580,7 @@ def test_a_compressed_line_that_no_memory_holds_is_refused(tmp_path, call):
 def test_peak_memory_is_of_what_was_done_since_the_last_reset():
     import torch
 
-    from study.devices import peak_memory_bytes, reset_peak_memory
+    from study.training.devices import peak_memory_bytes, reset_peak_memory
 
     device = torch.device("cpu")
     reset_peak_memory(device)

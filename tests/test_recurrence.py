@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.recurrence import run_both_ways, run_lstm
+from model.network.recurrence import run_both_ways, run_lstm
 
 pytestmark = pytest.mark.on_device
 
@@ -32,7 +32,7 @@ def test_lstms_compute_in_float32_where_autocast_has_all_else_in_bfloat16(bidire
         return run_both_ways(lstm, given, LENGTHS) if bidirectional else run_lstm(lstm, given)[0]
 
     plain = run()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(given.device.type, torch.bfloat16):
         assert (given @ given.mT).dtype == torch.bfloat16
         states = run()
     assert states.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_lstms_compute_in_float32_where_autocast_has_all_else_in_bfloat16(bidire
 def test_a_state_in_bfloat16_is_taken_too():
     lstm, given = nn.LSTM(4, 3, batch_first=True), inputs()
     state = torch.zeros(1, 5, 3, dtype=torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(given.device.type, torch.bfloat16):
         states, (hidden, cell) = run_lstm(lstm, given, (state, state))
     assert states.dtype == hidden.dtype == cell.dtype == torch.float32
     assert torch.equal(states, lstm(given)[0])

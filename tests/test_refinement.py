@@ -7,10 +7,10 @@ from conftest import tiny_settings
 
 from data.batches import gather
 from model.config import NetworkSettings
+from model.network.vae import SequenceVAE
 from model.refinement import Descent, Refine
-from model.vae import SequenceVAE
 from study.errors import StudyError
-from study.training import train
+from study.training.loop import train
 
 pytestmark = pytest.mark.on_device
 
@@ -50,14 +50,15 @@ def network_and_batch(corpus, steps):
     network = SequenceVAE(settings, len(corpus.vocabulary)).eval()
     for parameter in network.parameters():
         parameter.data *= 2.0
-    return network, gather(corpus.split("valid"), np.arange(8))
+    return network, gather(corpus.split("valid"), np.arange(8)).to(torch.get_default_device())
 
 
 def mean_elbo(network, batch, posterior):
     torch.manual_seed(5)
     with torch.no_grad():
-        losses = [network.reconstruction(batch.tokens, batch.lengths, posterior.sample(torch.randn(8, 3)))
-                  for _ in range(400)]  # fmt: skip
+        losses = [
+            network.reconstruction(batch.tokens, batch.lengths, posterior.sample(torch.randn(8, 3))) for _ in range(400)
+        ]
     return float((torch.stack(losses).mean(0) + posterior.kl().sum(1)).mean())
 
 

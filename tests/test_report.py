@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 from conftest import json_lines
 
-from study import findings
-from study.figures import FIGURES, drawable
-from study.importance import importances
-from study.ledger import Ledger
-from study.page import WORDS
-from study.portrait import PORTRAITS
-from study.records import TrialRecord
-from study.report import best_trial, mean_and_spread, seeds_frame, show_number, trials_frame
-from study.space import Range, SearchSpace
+from study.analysis import findings
+from study.analysis.importance import importances
+from study.record.formats import mean_and_spread, show_number
+from study.record.ledger import Ledger
+from study.record.trials import TrialRecord, best_trial, seeds_frame, trials_frame
+from study.reporting.document import WORDS
+from study.reporting.figures import FIGURES, drawable
+from study.reporting.model_figures import PORTRAITS
+from study.search.space import Range, SearchSpace
 from study.tracking.overview import overview, settings_tag
 
 
@@ -30,7 +30,7 @@ def trial(number, state, params, nll, *, mi=0.0, epochs=3, feasible=None):
 
 @pytest.fixture(scope="module")
 def page(finished_study):
-    from study.page import write_html
+    from study.reporting.document import write_html
 
     path = finished_study / "report.html"
     write_html(Ledger.open(finished_study / "done"), path, 2.0)
@@ -58,8 +58,8 @@ def test_specifications_in_the_page_are_valid_and_cannot_break_out_of_their_elem
 
 
 def test_a_language_models_missing_numbers_do_not_blank_the_page(finished_study):
-    from study.figures import trade_off
-    from study.page import specification
+    from study.reporting.document import specification
+    from study.reporting.figures import trade_off
 
     ledger = Ledger.open(finished_study / "done")
     trials = ledger.trials()
@@ -68,7 +68,7 @@ def test_a_language_models_missing_numbers_do_not_blank_the_page(finished_study)
 
 
 def test_texts_of_a_corpus_are_escaped(finished_study, tmp_path, monkeypatch):
-    from study import page as module
+    from study.reporting import document as module
 
     hostile = [{"input": "<script>alert(1)</script>", "reconstruction": "</table>", "prior_sample": "&"}]
     monkeypatch.setattr(module, "samples_of", lambda ledger, best: hostile)
@@ -151,8 +151,10 @@ def test_collapsed_trials_are_compared_after_equally_many_epochs(finished_study)
     definition = Ledger.open(finished_study / "done").definition
 
     def by_epoch(number, state, nll, mi):
-        rows = [{"epoch": place + 1, "seconds": 1.0, "valid/nll": value, "valid/kl": mi, "valid/au": int(mi > 0)}
-                for place, value in enumerate(nll)]  # fmt: skip
+        rows = [
+            {"epoch": place + 1, "seconds": 1.0, "valid/nll": value, "valid/kl": mi, "valid/au": int(mi > 0)}
+            for place, value in enumerate(nll)
+        ]
         best = min(rows, key=lambda row: row["valid/nll"]) | {"valid/mi": mi}
         return TrialRecord(number, state, "", {"a": number}, rows, 1.0, state != "collapsed", best, None, True)
 
@@ -166,8 +168,10 @@ def test_collapsed_trials_are_compared_after_equally_many_epochs(finished_study)
 
 def test_settings_that_collapse_with_other_seeds_are_said_to(finished_study):
     definition = Ledger.open(finished_study / "done").definition
-    trials = [trial(0, "complete", {"a": 1, "seed": 0}, 50.0, mi=2.0),
-              *[trial(seed, "collapsed", {"a": 1, "seed": seed}, 51.0) for seed in (1, 2)]]  # fmt: skip
+    trials = [
+        trial(0, "complete", {"a": 1, "seed": 0}, 50.0, mi=2.0),
+        *[trial(seed, "collapsed", {"a": 1, "seed": seed}, 51.0) for seed in (1, 2)],
+    ]
     first, second, _ = findings.answer(definition, trials, "")
     assert "2 of 3 trials collapsed, the best settings with 2 of 3 seeds" in second
     assert "seed=" not in first
@@ -196,8 +200,11 @@ def test_trials_are_told_apart_without_colour(finished_study):
 def test_collapsed_trials_do_not_take_up_the_colours_of_the_others(finished_study):
     definition = Ledger.open(finished_study / "done").definition
     params = {"model.pooling": "max", "objective.kl_weight": 0.5}
-    trials = [trial(0, "complete", params, 50.0, mi=1.0), trial(1, "complete", params, 52.0, mi=1.0),
-              trial(2, "collapsed", params, 90.0)]  # fmt: skip
+    trials = [
+        trial(0, "complete", params, 50.0, mi=1.0),
+        trial(1, "complete", params, 52.0, mi=1.0),
+        trial(2, "collapsed", params, 90.0),
+    ]
     spec = FIGURES["parallel-coordinates"](definition, trials).to_dict()
     assert spec["layer"][0]["encoding"]["color"]["scale"]["domain"] == [50.0, 52.0]
     labels = [row for rows in spec["datasets"].values() for row in rows if "trial" not in row]
@@ -230,11 +237,18 @@ def test_the_answer_says_what_using_z_costs(finished_study):
 def test_what_collapsed_trials_share_is_found(finished_study):
     definition = Ledger.open(finished_study / "done").definition
     trials = [
-        trial(number, "collapsed" if number % 2 else "complete",
-              {"objective.kl_weight": 0.9 + number / 1000 if number % 2 else 0.2 + number / 1000,
-               "model.pooling": "max" if number % 3 else "last"}, 50.0, mi=1.0)
+        trial(
+            number,
+            "collapsed" if number % 2 else "complete",
+            {
+                "objective.kl_weight": 0.9 + number / 1000 if number % 2 else 0.2 + number / 1000,
+                "model.pooling": "max" if number % 3 else "last",
+            },
+            50.0,
+            mi=1.0,
+        )
         for number in range(24)
-    ]  # fmt: skip
+    ]
     pattern = findings.collapse_pattern(definition, trials)
     assert pattern["setting"][0] == "objective.kl_weight"
     assert pattern["p"][0] < 0.001
@@ -245,11 +259,18 @@ def test_what_collapsed_trials_share_is_found(finished_study):
 def test_importance_finds_the_setting_that_matters_and_says_how_sure_it_is(finished_study):
     definition = Ledger.open(finished_study / "done").definition
     trials = [
-        trial(number, "complete", {"objective.kl_weight": 0.1 + 0.9 * (number * 7 % 40) / 40,
-                                   "model.pooling": ["max", "mean", "last"][number % 3]},
-              50.0 + (number * 7 % 40) / 10, mi=1.0 - (number * 7 % 40) / 80)
+        trial(
+            number,
+            "complete",
+            {
+                "objective.kl_weight": 0.1 + 0.9 * (number * 7 % 40) / 40,
+                "model.pooling": ["max", "mean", "last"][number % 3],
+            },
+            50.0 + (number * 7 % 40) / 10,
+            mi=1.0 - (number * 7 % 40) / 80,
+        )
         for number in range(40)
-    ]  # fmt: skip
+    ]
     found = importances(definition, trials)
     for metric in ("nll", "mi"):
         rows = found.filter(pl.col("metric") == metric).sort("importance", descending=True)
@@ -264,10 +285,15 @@ def test_settings_whose_importance_cannot_be_told_are_named(finished_study):
     searched = definition.space.ranges | {"objective.num_cycles": Range(values=(1, 2))}
     definition = replace(definition, space=SearchSpace(definition.space.fixed, searched))
     trials = [
-        trial(number, "complete", {"objective.kl_weight": 0.1 + number / 25, "model.pooling": ["max", "mean"][number % 2]}
-              | ({"objective.num_cycles": 2} if number % 3 else {}), 50.0 + number)
+        trial(
+            number,
+            "complete",
+            {"objective.kl_weight": 0.1 + number / 25, "model.pooling": ["max", "mean"][number % 2]}
+            | ({"objective.num_cycles": 2} if number % 3 else {}),
+            50.0 + number,
+        )
         for number in range(20)
-    ]  # fmt: skip
+    ]
     subtitle = " ".join(FIGURES["importance"](definition, trials).to_dict()["title"]["subtitle"])
     left_out = subtitle.partition("left out: ")[2].split(", ")
     assert "num_cycles" in left_out
@@ -338,7 +364,7 @@ def test_the_json_report_still_has_its_keys(finished_study, call):
 def test_data_cannot_end_or_open_an_element_of_the_page():
     import altair as alt
 
-    from study.page import specification
+    from study.reporting.document import specification
 
     hostile = "</script><!--<script>"
     text = specification(alt.Chart(pl.DataFrame({"x": [hostile]})).mark_point().encode(x="x:N").to_dict())
@@ -360,7 +386,7 @@ def test_a_spread_is_shown_where_there_are_several_seeds():
 
 
 def test_what_cells_of_markdown_hold_is_no_markup():
-    from study.page import cell
+    from study.reporting.document import cell
 
     assert cell("a <unk> | b & c\nd") == "a &lt;unk> \\| b &amp; c d"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from study.config.connectivity import check_tracking_uri
 from study.errors import StudyError
-from study.reach import check_tracking_uri
-from study.serving import Door, take_port, wait_until_up
+from study.tracking.ui import Door, take_port, wait_until_up
 
 STUDY = Path(sys.executable).with_name("study")
 
@@ -34,8 +34,11 @@ def test_others_come_in_by_the_password_and_by_this_machines_names_only(finished
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
     process = subprocess.Popen(
         [STUDY, "ui", "--host", "0.0.0.0", "--allow-remote", "--port", str(port), "--storage", str(finished_study)],
-        stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
     try:
         said = []
         while not any("password" in line for line in said):
@@ -63,8 +66,22 @@ def test_others_come_in_by_the_password_and_by_this_machines_names_only(finished
 @pytest.mark.slow
 def test_an_mlflow_server_that_refuses_the_name_it_is_asked_by_is_found_before_a_study_starts(tmp_path):
     port = take_port(None)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{tmp_path / 'm.db'}", "--allowed-hosts", f"localhost:{port}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path / 'm.db'}",
+        "--allowed-hosts",
+        f"localhost:{port}",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         wait_until_up(f"http://127.0.0.1:{port}", process)
@@ -78,9 +95,11 @@ def test_an_mlflow_server_that_refuses_the_name_it_is_asked_by_is_found_before_a
 
 def test_ctrl_c_ends_the_ui(finished_study):
     process = subprocess.Popen(
-        [STUDY, "ui", "done", "--no-browser", "--storage", str(finished_study)], stderr=subprocess.PIPE, text=True,
+        [STUDY, "ui", "done", "--no-browser", "--storage", str(finished_study)],
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         while "Ctrl-C ends it" not in (line := process.stderr.readline()):
             assert line
@@ -103,8 +122,11 @@ def test_this_machine_is_known_by_its_own_names_and_by_no_others(monkeypatch):
 
 
 def completed(line, folder):
-    environment = os.environ | {"_STUDY_COMPLETE": "bash_complete", "COMP_WORDS": line,
-                                "COMP_CWORD": str(len(line.split(" ")) - 1)}  # fmt: skip
+    environment = os.environ | {
+        "_STUDY_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
+    }
     found = subprocess.run([STUDY], env=environment, cwd=folder, capture_output=True, text=True, check=False)
     return [each.partition(",")[2] for each in found.stdout.split()]
 

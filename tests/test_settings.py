@@ -8,11 +8,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.errors import StudyError
-from study.objectives import Goal, pareto_front
-from study.options import RunOptions
-from study.samplers import SAMPLER_NAMES, make_sampler
-from study.settings import (
+from study.config.run_options import RunOptions
+from study.config.settings import (
     Settings,
     flatten,
     nest,
@@ -22,7 +19,10 @@ from study.settings import (
     setting_names,
     validate,
 )
-from study.space import CONDITIONS, OPTIONAL, SEARCHED, Range, SearchSpace, build_space
+from study.errors import StudyError
+from study.search.objective import Goal, pareto_front
+from study.search.samplers import SAMPLER_NAMES, make_sampler
+from study.search.space import CONDITIONS, OPTIONAL, SEARCHED, Range, SearchSpace, build_space
 
 
 @given(
@@ -106,8 +106,14 @@ def test_a_sampler_goes_on_after_a_restart_as_it_would_have():
 
 
 def test_the_points_of_a_grid_are_distinct_and_leave_out_what_does_not_apply():
-    ranges = {"objective.annealing": ["constant", "cyclical"], "objective.num_cycles": [2, 3], "model.pooling": ["max", "last"],
-              "model.latent_size": False, "objective.kl_weight": False, "objective.annealing_fraction": False}  # fmt: skip
+    ranges = {
+        "objective.annealing": ["constant", "cyclical"],
+        "objective.num_cycles": [2, 3],
+        "model.pooling": ["max", "last"],
+        "model.latent_size": False,
+        "objective.kl_weight": False,
+        "objective.annealing_fraction": False,
+    }
     points = build_space([{"search": ranges}]).grid()
     assert len(points) == len({tuple(sorted(point.items())) for point in points}) == 2 * (1 + 2)
 
@@ -143,7 +149,7 @@ def test_every_preset_is_valid_and_its_head_tells_what_it_is(name):
     space = build_space([layer])
     assert options.trials >= 12
     assert "model.pooling" in space.ranges
-    from study.settings import PRESETS
+    from study.config.settings import PRESETS
 
     head = (PRESETS / f"{name}.toml").read_text().split("\n[")[0]
     assert all(line.startswith("#") or not line for line in head.splitlines())

@@ -3,35 +3,10 @@
 import polars as pl
 import pytest
 from conftest import json_lines
+from studies import check_records_agree
 
-from study.launch import ray_cluster
-from study.ledger import Ledger
-
-OPTUNA = {"complete": "COMPLETE", "pruned": "PRUNED", "collapsed": "PRUNED", "failed": "FAIL", "waiting": "WAITING"}
-MLFLOW = {"complete": "FINISHED", "pruned": "KILLED", "collapsed": "KILLED", "failed": "FAILED", "waiting": "KILLED"}
-
-
-def check_records_agree(storage, name, report) -> None:
-    """Compare the report with Optuna's database and MLflow's, state by state and epoch by epoch."""
-    from mlflow import MlflowClient
-
-    ledger = Ledger.open(storage / name)
-    assert [trial.state.name for trial in ledger.study.trials] == [OPTUNA[line["state"]] for line in report]
-    client = MlflowClient(ledger.definition.tracking_uri)
-    experiment = client.get_experiment_by_name(name)
-    runs = {run.data.tags["trial"]: run for run in client.search_runs([experiment.experiment_id], max_results=1000)}
-    assert len(runs) == len(client.search_runs([experiment.experiment_id], max_results=1000)) == len(report) + 1
-    assert all(run.info.status != "RUNNING" for run in runs.values())
-    for line in report:
-        run = runs[str(line["trial"])]
-        assert run.info.run_id == line["run_id"]
-        assert run.info.status == MLFLOW[line["state"]]
-        assert run.data.tags["mlflow.parentRunId"] == runs["study"].info.run_id
-        assert run.data.params == {key: str(value) for key, value in line["params"].items()}
-        history = client.get_metric_history(run.info.run_id, "valid/nll")
-        assert [metric.step for metric in history] == list(range(1, line["epochs"] + 1))
-        if line["epochs"]:
-            assert run.data.metrics["best/nll"] == pytest.approx(line["valid"]["nll"])
+from study.execution.launch import ray_cluster
+from study.record.ledger import Ledger
 
 
 def test_a_study_is_recorded_alike_everywhere(finished_study, call):
@@ -111,8 +86,24 @@ def test_a_trial_that_diverges_is_failed_with_its_reason_and_the_study_goes_on(
         '"objective.annealing" = false\n"objective.kl_weight" = false\n"model.latent_size" = false\n'
         '"objective.annealing_fraction" = false\n"objective.num_cycles" = false\n'
     )
-    code, _, _ = call("run", corpus.folder, "--config", config, "--name", "x", "--trials", 2, "--sampler", "grid",
-                      "--scheduler", "none", "--set", "training.optimizer=sgd", "--storage", tmp_path)  # fmt: skip
+    code, _, _ = call(
+        "run",
+        corpus.folder,
+        "--config",
+        config,
+        "--name",
+        "x",
+        "--trials",
+        2,
+        "--sampler",
+        "grid",
+        "--scheduler",
+        "none",
+        "--set",
+        "training.optimizer=sgd",
+        "--storage",
+        tmp_path,
+    )
     report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
     assert code == 0
     assert sorted(line["state"] for line in report) == ["complete", "failed"]
@@ -121,8 +112,22 @@ def test_a_trial_that_diverges_is_failed_with_its_reason_and_the_study_goes_on(
 
 
 def test_a_study_whose_first_trials_all_fail_is_given_up(ray_session, corpus, tiny_toml, tmp_path, call):
-    code, _, err = call("run", corpus.folder, "--config", tiny_toml, "--name", "x", "--trials", 30, "--storage", tmp_path,
-                        "--set", "training.learning_rate=1e30", "--set", "training.optimizer=sgd")  # fmt: skip
+    code, _, err = call(
+        "run",
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--name",
+        "x",
+        "--trials",
+        30,
+        "--storage",
+        tmp_path,
+        "--set",
+        "training.learning_rate=1e30",
+        "--set",
+        "training.optimizer=sgd",
+    )
     report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
     assert code == 1
     assert "all failed" in err
@@ -131,10 +136,28 @@ def test_a_study_whose_first_trials_all_fail_is_given_up(ray_session, corpus, ti
 
 
 def test_collapsed_trials_are_ended_and_never_win(ray_session, corpus, tiny_toml, tmp_path, call):
-    code, out, _ = call("run", corpus.folder, "--config", tiny_toml, "--name", "x", "--trials", 3, "--storage", tmp_path,
-                        "--set", "objective.kl_weight=100.0", "--set", "objective.annealing=constant",
-                        "--set", "evaluation.collapse_kl_nats=5.0", "--set", "model.latent_size=2",
-                        "--scheduler", "none")  # fmt: skip
+    code, out, _ = call(
+        "run",
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--name",
+        "x",
+        "--trials",
+        3,
+        "--storage",
+        tmp_path,
+        "--set",
+        "objective.kl_weight=100.0",
+        "--set",
+        "objective.annealing=constant",
+        "--set",
+        "evaluation.collapse_kl_nats=5.0",
+        "--set",
+        "model.latent_size=2",
+        "--scheduler",
+        "none",
+    )
     report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
     assert code == 0
     assert {line["state"] for line in report} == {"collapsed"}
@@ -163,8 +186,24 @@ def test_other_objectives_and_schedules_run(ray_session, corpus, tiny_toml, tmp_
 
 
 def test_a_time_budget_ends_in_order_and_resuming_completes_the_study(ray_session, corpus, tiny_toml, tmp_path, call):
-    code, _, err = call("run", corpus.folder, "--config", tiny_toml, "--name", "x", "--trials", 5, "--storage", tmp_path,
-                        "--set", "training.epochs=30", "--scheduler", "none", "--time-budget", 0.05)  # fmt: skip
+    code, _, err = call(
+        "run",
+        corpus.folder,
+        "--config",
+        tiny_toml,
+        "--name",
+        "x",
+        "--trials",
+        5,
+        "--storage",
+        tmp_path,
+        "--set",
+        "training.epochs=30",
+        "--scheduler",
+        "none",
+        "--time-budget",
+        0.05,
+    )
     assert code == 0
     assert "--resume x" in err
     before = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
@@ -189,8 +228,6 @@ def test_a_dry_run_writes_nothing(corpus, tiny_toml, tmp_path, call):
 def test_a_cluster_that_is_there_is_used_and_left_running(ray_session, finished_study):
     import ray
 
-    from study.ledger import Ledger
-
     with ray_cluster(Ledger.open(finished_study / "done").definition, None):
         pass
     assert ray.is_initialized()
@@ -206,8 +243,22 @@ def test_a_combination_that_is_refused_fails_its_trial_and_the_study_goes_on(
         '"model.pooling" = false\n"objective.annealing" = false\n"objective.kl_weight" = false\n'
         '"model.latent_size" = false\n"objective.annealing_fraction" = false\n"objective.num_cycles" = false\n'
     )
-    code, _, _ = call("run", corpus.folder, "--config", config, "--name", "x", "--trials", 4, "--sampler", "grid",
-                      "--scheduler", "none", "--storage", tmp_path)  # fmt: skip
+    code, _, _ = call(
+        "run",
+        corpus.folder,
+        "--config",
+        config,
+        "--name",
+        "x",
+        "--trials",
+        4,
+        "--sampler",
+        "grid",
+        "--scheduler",
+        "none",
+        "--storage",
+        tmp_path,
+    )
     report = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
     assert code == 0
     assert sorted(line["state"] for line in report) == ["complete"] * 3 + ["failed"]

@@ -2,9 +2,10 @@
 
 import mlflow
 import pytest
-from test_ledger import definition, row
+from studies import definition, row
 
-from study.ledger import Ledger
+from study.record.ledger import Ledger
+from study.record.states import State
 from study.tracking.tracker import Tracker, View
 
 
@@ -32,8 +33,8 @@ def test_an_epoch_whose_answer_was_lost_is_not_there_twice(corpus, tmp_path, mon
     tracker = Tracker(ledger, problems.append)
     tracker.start()
     tracker.wait_until_ready()
-    tracker.update(View(number, params, rows, state="complete"))
-    assert tracker.close("complete", {"num/trials": 1.0}, "", [], None)
+    tracker.update(View(number, params, rows, state=State.COMPLETE))
+    assert tracker.close(State.COMPLETE, {"num/trials": 1.0}, "", [], None)
     assert len(problems) == len(lost) == 4  # settings, epochs, the trial's end, the study's
     client = mlflow.MlflowClient(uri)
     run_id = ledger.run_ids()[str(number)]

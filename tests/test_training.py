@@ -6,27 +6,17 @@ import json
 import pytest
 import torch
 from conftest import tiny_settings
+from studies import numbers, stop_after
 
 from model.errors import ModelError
 from model.weights import load_network
-from study.best_weights import best_folder
-from study.checkpoints import KEPT, read_checkpoint
-from study.devices import autocast, choose_device
 from study.errors import StudyError
-from study.evaluation import score
-from study.optimizers import clip_gradients, make_optimizers
-from study.training import Diverged, TrainingRun, train
-
-TIMES = ("seconds", "train/seconds", "train/tokens_per_second", "train/peak_memory_mb")
-
-
-def numbers(rows):
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def stop_after(num_steps):
-    steps = iter(range(1, 10**6))
-    return lambda: next(steps) == num_steps
+from study.training.best_weights import best_folder
+from study.training.checkpoints import KEPT, read_checkpoint
+from study.training.devices import autocast, choose_device
+from study.training.evaluation import score
+from study.training.loop import Diverged, TrainingRun, train
+from study.training.optimizers import clip_gradients, make_optimizers
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

@@ -14,10 +14,10 @@ import yaml
 from conftest import json_lines
 from metadata import NOTICE, Metadata
 
-from study.ledger import Ledger
-from study.nodes import could_come, describe_node, problems
-from study.spot import read_notice, wait_for_notice
-from study.submission import submit
+from study.cluster.jobs import submit
+from study.cluster.preemption import read_notice, wait_for_notice
+from study.execution.nodes import could_come, describe_node, problems
+from study.record.ledger import Ledger
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,10 +110,12 @@ def test_a_cluster_grows_only_by_nodes_that_it_knows(kind, gpus, can):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("submit", "chitchat", "--optuna-url", "postgresql://me:secret@127.0.0.1:9/o"),
-     ("submit", "chitchat", "--tracking-uri=http://me:secret@127.0.0.1:9"),
-     ("ui", "--tracking-uri", "postgresql://me:secret@127.0.0.1:9/m")],
-)  # fmt: skip
+    [
+        ("submit", "chitchat", "--optuna-url", "postgresql://me:secret@127.0.0.1:9/o"),
+        ("submit", "chitchat", "--tracking-uri=http://me:secret@127.0.0.1:9"),
+        ("ui", "--tracking-uri", "postgresql://me:secret@127.0.0.1:9/m"),
+    ],
+)
 def test_passwords_go_nowhere(call, arguments):
     code, out, err = call(*arguments)
     assert (code, out) == (1, "")
@@ -276,7 +278,7 @@ def test_no_job_server(call, arguments):
 
 
 def test_the_driver_needs_no_cluster_extra():
-    code = "import sys; sys.modules['aiohttp'] = None; import study.launch, study.nodes, study.plan, study.doctor"
+    code = "import sys; sys.modules['aiohttp'] = None; import study.execution.launch, study.execution.nodes, study.execution.plan, study.cluster.doctor"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

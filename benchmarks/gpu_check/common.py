@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from model.config import NetworkSettings
-from model.vae import SequenceVAE
-from study.devices import choose_device
-from study.settings import Settings, TrainingSettings
-from study.step import Stepper
+from model.network.vae import SequenceVAE
+from study.config.settings import Settings, TrainingSettings
+from study.training.devices import choose_device
+from study.training.step import Stepper
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {"tf32": False},

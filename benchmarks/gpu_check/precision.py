@@ -11,10 +11,10 @@ from benchmarks.gpu_check.common import SIZES, arguments, make_stepper, precisio
 from benchmarks.gpu_check.speed import make_split
 from data.batches import BatchOrder, gather
 from data.corpus import Split
-from study.devices import choose_device
-from study.evaluation import score
-from study.settings import TrainingSettings
-from study.step import Stepper
+from study.config.settings import TrainingSettings
+from study.training.devices import choose_device
+from study.training.evaluation import score
+from study.training.step import Stepper
 
 
 def curve(given: dict[str, Any], split: Split, values: dict[str, Any], steps: int) -> tuple[list[float], Stepper]:

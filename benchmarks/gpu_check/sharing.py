@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -20,15 +21,28 @@ from benchmarks.gpu_check.common import SIZES, Sizes, arguments, tell
 from benchmarks.gpu_check.speed import make_split
 from data.corpus import SCHEMA_VERSION, VOCABULARY, fingerprint, write_manifest, write_shard
 from data.files import write_text
-from study import mps
 from study.errors import StudyError
-from study.gpus import needed_bytes
+from study.execution import mps
+from study.training.gpus import needed_bytes
 
 PLANS = [
-    ("PTB", 1, False), ("PTB", 8, False), ("PTB", 8, True), ("PTB", 16, True), ("PTB", 16, False), ("quick", 1, False),
-    ("quick", 8, False), ("quick", 8, True), ("quick", 16, True), ("PTB", 4, True), ("PTB", 4, False),
-    ("quick", 16, False), ("quick", 4, True), ("quick", 4, False), ("PTB", 1, True), ("quick", 1, True),
-]  # fmt: skip
+    ("PTB", 1, False),
+    ("PTB", 8, False),
+    ("PTB", 8, True),
+    ("PTB", 16, True),
+    ("PTB", 16, False),
+    ("quick", 1, False),
+    ("quick", 8, False),
+    ("quick", 8, True),
+    ("quick", 16, True),
+    ("PTB", 4, True),
+    ("PTB", 4, False),
+    ("quick", 16, False),
+    ("quick", 4, True),
+    ("quick", 4, False),
+    ("PTB", 1, True),
+    ("quick", 1, True),
+]
 """Sizes, processes and MPS, the most telling first: what the time does not reach is left out."""
 
 WINDOW_SECONDS = 4.0
@@ -41,52 +55,103 @@ def write_corpus(sizes: Sizes, folder: Path) -> Path:
     words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(4, sizes.vocabulary_size))]
     write_text(folder / VOCABULARY, json.dumps(words))
     splits = {}
-    for name, rows in (("train", 1280), ("valid", 64), ("test", 64)):
+    for name, rows in (("train", 3840), ("valid", 64), ("test", 64)):
         ids = split.take(np.arange(rows)).astype(np.uint16)
         write_shard(folder / f"{name}.arrow", ids, split.lengths[:rows], np.ones(rows, np.int64))
-        splits[name] = {"num_sequences": rows, "num_tokens": len(ids), "num_bytes": rows, "num_unknown": 0,
-                        "shards": [f"{name}.arrow"]}  # fmt: skip
+        splits[name] = {
+            "num_sequences": rows,
+            "num_tokens": len(ids),
+            "num_bytes": rows,
+            "num_unknown": 0,
+            "shards": [f"{name}.arrow"],
+        }
     files = [VOCABULARY, *(f"{name}.arrow" for name in splits)]
-    write_manifest(folder, {
-        "schema_version": SCHEMA_VERSION, "source": "files", "vocabulary_size": sizes.vocabulary_size,
-        "settings": {"tokenizer": "whitespace", "pattern": None, "lowercase": False}, "splits": splits,
-        "files": {name: (folder / name).stat().st_size for name in files}, "fingerprint": fingerprint(folder, files),
-    })  # fmt: skip
+    write_manifest(
+        folder,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "source": "files",
+            "vocabulary_size": sizes.vocabulary_size,
+            "settings": {"tokenizer": "whitespace", "pattern": None, "lowercase": False},
+            "splits": splits,
+            "files": {name: (folder / name).stat().st_size for name in files},
+            "fingerprint": fingerprint(folder, files),
+        },
+    )
     return folder
 
 
-def train_together(given: dict[str, Any], sizes: Sizes, corpus: Path, count: int, deadline: float) -> list[list[dict]]:
-    """Return the epochs that each of so many processes finished while all of them trained."""
+def train_together(
+    given: dict[str, Any], sizes: Sizes, corpus: Path, count: int, deadline: float
+) -> tuple[list[float], list[dict[str, Any]]]:
+    """Return the tokens a second of each of so many processes while all of them trained, and a row of each."""
     settings = {
-        "model.embedding_size": sizes.embedding_size, "model.hidden_size": sizes.hidden_size,
-        "model.latent_size": sizes.latent_size, "training.optimizer": "sgd", "training.epochs": 100_000,
-        "training.device": given["device"], "evaluation.num_samples": 1, "evaluation.collapse_epochs": 1_000_000,
-    }  # fmt: skip
+        "model.embedding_size": sizes.embedding_size,
+        "model.hidden_size": sizes.hidden_size,
+        "model.latent_size": sizes.latent_size,
+        "training.optimizer": "sgd",
+        "training.epochs": 100_000,
+        "training.device": given["device"],
+        "evaluation.num_samples": 1,
+        "training.checkpoint_minutes": 1000,
+        "evaluation.collapse_epochs": 1_000_000,
+    }
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         outputs = [Path(scratch) / f"{number}.jsonl" for number in range(count)]
         running = []
         for number, output in enumerate(outputs):
             stream = stack.enter_context(output.open("wb"))
-            running.append(subprocess.Popen(
-                [sys.executable, "-m", "study", "train", str(corpus), "--out", f"{scratch}/{number}", *options],
-                stdout=stream, stderr=sys.stderr,
-            ))  # fmt: skip
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "study", "train", str(corpus), "--out", f"{scratch}/{number}", *options],
+                    stdout=stream,
+                    stderr=sys.stderr,
+                )
+            )
         try:
             while time.monotonic() < deadline and not all(output.stat().st_size for output in outputs):
                 if any(each.poll() for each in running):
-                    raise StudyError("a process ended; see sharing.log")
+                    raise StudyError("a process ended; see log.txt")
                 time.sleep(0.05)
-            before = [output.read_bytes().count(b"\n") for output in outputs]
             window = 3 * WINDOW_SECONDS if given["quick"] else WINDOW_SECONDS
-            time.sleep(max(0.0, min(window, deadline - time.monotonic())))
+            rates = watch(outputs, min(time.monotonic() + window, deadline))
+            rows = [json.loads(output.read_bytes().splitlines()[0]) for output in outputs if output.stat().st_size]
         finally:
-            # A line that is still being written is none.
-            rows = [output.read_bytes().rpartition(b"\n")[0].splitlines() for output in outputs]
+            # Not killed in the middle of a kernel, which would take MPS with it.
             for each in running:
-                each.kill()
-                each.wait()
-    return [[json.loads(line) for line in lines[start:]] for lines, start in zip(rows, before, strict=True)]
+                each.terminate()
+            for each in running:
+                try:
+                    each.wait(5)
+                except subprocess.TimeoutExpired:
+                    each.kill()
+    return rates, rows
+
+
+def watch(outputs: list[Path], until: float) -> list[float]:
+    """Return the tokens a second of each process, by the clock on the wall: all that an epoch takes counts.
+
+    From the first epoch that ends in the window to the last; nan where there are no two.
+    """
+    seen: list[list[float]] = [[] for _ in outputs]
+    counts = [output.read_bytes().count(b"\n") for output in outputs]
+    while (now := time.monotonic()) < until:
+        for place, output in enumerate(outputs):
+            if (count := output.read_bytes().count(b"\n")) > counts[place]:
+                seen[place] += [now] * (count - counts[place])
+                counts[place] = count
+        time.sleep(0.01)
+    rates = []
+    for place, output in enumerate(outputs):
+        times = seen[place]
+        if len(times) < 2 or times[-1] <= times[0]:
+            rates.append(math.nan)
+            continue
+        lines = output.read_bytes().splitlines()[: counts[place]]
+        first, last = (json.loads(lines[number])["train/decoder_tokens"] for number in (-len(times), -1))
+        rates.append((last - first) / (times[-1] - times[0]))
+    return rates
 
 
 @contextlib.contextmanager
@@ -109,23 +174,30 @@ def measure(given: dict[str, Any], plan: tuple[str, int, bool], corpus: Path, de
         return
     try:
         with with_mps(given, count, wanted):
-            epochs = train_together(given, SIZES[name], corpus, count, deadline)
+            rates, rows = train_together(given, SIZES[name], corpus, count, deadline)
     except StudyError as error:
         tell(given, label, f"left out: {error}")
         return
-    if not all(epochs):
-        tell(given, label, f"{sum(map(bool, epochs))} of them finished an epoch in time")
+    if np.isnan(rates).any():
+        tell(given, label, f"{int(np.isfinite(rates).sum())} of them finished two epochs in time")
         return
-    rate = sum(float(np.median([row["train/tokens_per_second"] for row in rows])) for rows in epochs)
-    alone.setdefault(name, rate)
-    tell(given, f"{label}: tokens a second in all (times one process')", f"{rate:,.0f} ({rate / alone[name]:.2f})")
-    memory = max(row["train/peak_memory_mb"] for rows in epochs for row in rows)
+    rate = sum(rates)
+    if count == 1:
+        alone.setdefault(name, rate)
+    times = f"{rate / alone[name]:.2f}" if name in alone else "one was not measured"
+    tell(given, f"{label}: tokens a second in all (times one process')", f"{rate:,.0f} ({times})")
+    memory = max(row["train/peak_memory_mb"] for row in rows)
     sizes = SIZES[name]
     settings = {
-        "model.hidden_size": sizes.hidden_size, "model.embedding_size": sizes.embedding_size,
-        "model.latent_size": sizes.latent_size, "model.num_encoder_layers": 1, "model.bidirectional": 0,
-        "training.batch_size": 32, "training.max_batch_tokens": 0, "evaluation.max_decoder_tokens": 32_768,
-    }  # fmt: skip
+        "model.hidden_size": sizes.hidden_size,
+        "model.embedding_size": sizes.embedding_size,
+        "model.latent_size": sizes.latent_size,
+        "model.num_encoder_layers": 1,
+        "model.bidirectional": 0,
+        "training.batch_size": 32,
+        "training.max_batch_tokens": 0,
+        "evaluation.max_decoder_tokens": 16_384,
+    }
     estimated = needed_bytes(settings.__getitem__, sizes.vocabulary_size, sizes.num_targets + 1)
     tell(given, f"{label}: memory of one, MiB (estimated, CUDA's own included)", f"{memory:.0f} ({estimated >> 20})")
 
@@ -133,7 +205,7 @@ def measure(given: dict[str, Any], plan: tuple[str, int, bool], corpus: Path, de
 def main() -> None:
     """Print the findings."""
     given = arguments("sharing")
-    end = time.monotonic() + given["seconds"] - 3
+    end = time.monotonic() + given["seconds"] - 15
     alone: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         corpora = {name: write_corpus(SIZES[name], Path(scratch) / name) for name in ("quick", "PTB")}

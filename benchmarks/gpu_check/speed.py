@@ -13,8 +13,8 @@ import torch
 from benchmarks.gpu_check.common import SIZES, Sizes, arguments, make_stepper, precisions, random_batch, tell
 from data.batches import Batch, BatchOrder, iterate
 from data.corpus import Split
-from study.devices import limit_gpu_memory
-from study.step import Stepper
+from study.training.devices import limit_gpu_memory
+from study.training.step import Stepper
 
 ROWS = 4000
 
@@ -44,9 +44,11 @@ def make_product(sizes: Sizes, precision: str, device: torch.device) -> tuple[Ca
     states, weight, gradient = (
         torch.randn(shape, device=device, dtype=dtype)
         for shape in (
-            (rows, sizes.hidden_size), (sizes.hidden_size, sizes.vocabulary_size), (rows, sizes.vocabulary_size)
+            (rows, sizes.hidden_size),
+            (sizes.hidden_size, sizes.vocabulary_size),
+            (rows, sizes.vocabulary_size),
         )
-    )  # fmt: skip
+    )
 
     def product() -> None:
         states @ weight, gradient @ weight.T, states.T @ gradient
@@ -54,10 +56,12 @@ def make_product(sizes: Sizes, precision: str, device: torch.device) -> tuple[Ca
     return product, 6 * rows * sizes.hidden_size * sizes.vocabulary_size
 
 
-def make_split(sizes: Sizes) -> Split:
-    """Return sequences of as many targets as a batch's, as they lie in a prepared corpus."""
+def make_split(sizes: Sizes, *, vary: bool = False) -> Split:
+    """Return sequences of as many targets as a batch's, or of up to as many, as they lie in a prepared corpus."""
     draw = np.random.default_rng(0)
-    tokens = [draw.integers(4, sizes.vocabulary_size, sizes.num_targets - 1) for _ in range(ROWS)]
+    longest = sizes.num_targets - 1
+    lengths = draw.integers(max(1, longest // 2), longest + 1, ROWS) if vary else np.full(ROWS, longest)
+    tokens = [draw.integers(4, sizes.vocabulary_size, length) for length in lengths]
     column = pa.array([each.tolist() for each in tokens], pa.list_(pa.int32()))
     return Split("train", [pa.record_batch({"tokens": column, "num_bytes": pa.array([1] * ROWS, pa.int64())})])
 
@@ -129,12 +133,35 @@ def measure(given: dict[str, Any], name: str, precision: str, calls: int, repeat
             gathered = seconds(lambda feed=batches: stepper(next(feed).to(device), 0.5), device, calls, repeats)
             tell(given, f"{label}: with batches made {ahead} ahead / with one at hand, time", gathered / plain)
             batches.close()
-    if device.type == "cuda":
-        graphed = make_stepper(given, sizes, {"pooling": "mean"}, {**values, "cuda_graph": True})
-        for _ in range(4):
-            graphed(batch, 0.5)
-        again = seconds(lambda: graphed(batch, 0.5), device, calls, repeats)
-        tell(given, f"{label}: plain / as a graph, time (on from 1.3 at PTB)", plain / again)
+
+
+def measure_graph(given: dict[str, Any], name: str, precision: str, calls: int, repeats: int) -> None:
+    """Print what a recorded step takes, and whether it trains as a plain one: batches of several lengths, two rates."""
+    sizes, values, steppers, feeds, sums = SIZES[name], precisions(given)[precision], {}, {}, {}
+    label, undisturbed = f"{name}, {precision}", {"pooling": "mean", "input_dropout": 0.0, "output_dropout": 0.0}
+    for graph in (False, True):
+        steppers[graph] = make_stepper(given, sizes, undisturbed, {**values, "cuda_graph": graph})
+        feeds[graph] = endless(make_split(sizes, vary=True), sizes, 2)
+        losses = []
+        for number in range(24):
+            if number == 12:
+                steppers[graph].set_learning_rate(0.5)
+            losses.append(steppers[graph](next(feeds[graph]).to(steppers[graph].device), 0.5)[0].clone())
+        sums[graph] = torch.stack(losses)
+    apart = float(((sums[True] - sums[False]) / sums[False]).abs().max())
+    tell(given, f"{label}: loss of 24 recorded steps, furthest from plain ones, relative", f"{apart:.1e}")
+    plain, recorded = (
+        seconds(
+            lambda chosen=graph: steppers[chosen](next(feeds[chosen]).to(steppers[chosen].device), 0.5),
+            steppers[graph].device,
+            calls,
+            repeats,
+        )
+        for graph in (False, True)
+    )
+    for feed in feeds.values():
+        feed.close()
+    tell(given, f"{label}: plain / as a graph, time (on from 1.3 at PTB)", plain / recorded)
 
 
 def memory_fraction_holds(share: float = 0.25) -> str:
@@ -159,6 +186,10 @@ def main() -> None:
             measure(given, name, precision, calls, repeats)
     if given["device"] == "cuda":
         tell(given, "a process' share of memory holds", memory_fraction_holds())
+        # Last: what fails here takes nothing else with it.
+        for name in SIZES:
+            for precision in ("TF32", "bfloat16"):
+                measure_graph(given, name, precision, calls, repeats)
 
 
 if __name__ == "__main__":

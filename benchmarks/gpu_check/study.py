@@ -24,10 +24,26 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         done = subprocess.run(
-            [sys.executable, "-m", "study", "run", "synthetic-topics", "--preset", "quick", "--trials", "8",
-             "--gpus-per-trial", "0.125", "--storage", scratch],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "study",
+                "run",
+                "synthetic-topics",
+                "--preset",
+                "quick",
+                "--trials",
+                "8",
+                "--gpus-per-trial",
+                "0.125",
+                "--storage",
+                scratch,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=given["seconds"] - 3,
+        )
     print(done.stdout, done.stderr, file=sys.stderr)
     tell(given, "a study of 8 trials with an eighth of the card each", f"exit code {done.returncode}")
 

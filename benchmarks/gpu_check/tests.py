@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
 
 from benchmarks.gpu_check.common import arguments, tell
 
-TESTS = ("pooling", "decoder", "posterior", "likelihood", "diagnostics", "objective", "recurrence", "refinement")
+TESTS = ("pooling", "decoder", "posterior", "diagnostics", "objective", "recurrence", "refinement", "likelihood")
 
 
 def main() -> None:
@@ -19,17 +22,25 @@ def main() -> None:
         tell(given, "tests", f"left out: {' and '.join(missing)} not installed; step 1 compares with float64")
         return
     chosen = TESTS[:1] if given["quick"] else TESTS
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--device", given["device"], "-o", "addopts=", "-p", "no:cacheprovider",
-         "-m", "on_device and not slow", *(f"tests/test_{name}.py" for name in chosen)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    print(done.stdout, done.stderr, file=sys.stderr)
-    lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]
-    tell(given, "tests", lines[-1])
-    for line in lines:
+    command = [sys.executable, "-m", "pytest", "-v", "--device", given["device"], "-o", "addopts="]
+    command += ["-p", "no:cacheprovider", "-m", "on_device and not slow"]
+    command += [f"tests/test_{name}.py" for name in chosen]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+    end, counts, last = time.monotonic() + given["seconds"] - 5, Counter[str](), ""
+    assert process.stdout is not None
+    timer = threading.Timer(given["seconds"] - 5, process.terminate)
+    timer.daemon = True
+    timer.start()
+    for line in process.stdout:
+        print(line, end="", file=sys.stderr)
+        last = line.strip() or last
+        words = line.split()
+        if len(words) > 1 and words[1] in ("PASSED", "FAILED", "SKIPPED", "ERROR"):
+            counts[words[1].lower()] += 1
         if line.startswith(("FAILED", "ERROR")):
-            tell(given, line.split(" - ")[0], line.partition(" - ")[2] or "failed")
+            tell(given, line.split(" - ")[0].strip(), line.partition(" - ")[2].strip() or "failed")
+    reached = "all" if time.monotonic() < end else "what the time reached"
+    tell(given, "tests", ", ".join(f"{count} {name}" for name, count in counts.items()) + f" ({reached}): {last}")
 
 
 if __name__ == "__main__":

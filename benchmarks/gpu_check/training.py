@@ -19,13 +19,21 @@ MODELS = {
     "language model": ["method=language-model"],
 }
 RECIPE = (
-    "training.epochs=100", "objective.annealing=linear", "objective.annealing_fraction=0.1",
-    "evaluation.num_samples=4", "evaluation.collapse_epochs=1000000", "training.checkpoint_minutes=1",
-)  # fmt: skip
+    "training.epochs=100",
+    "objective.annealing=linear",
+    "objective.annealing_fraction=0.1",
+    "evaluation.num_samples=4",
+    "evaluation.collapse_epochs=1000000",
+    "training.checkpoint_minutes=1",
+)
 QUICK = (
-    "training.epochs=2", "training.num_sequences=64", "evaluation.num_sequences=32", "model.embedding_size=8",
-    "model.hidden_size=8", "model.latent_size=4",
-)  # fmt: skip
+    "training.epochs=2",
+    "training.num_sequences=64",
+    "evaluation.num_sequences=32",
+    "model.embedding_size=8",
+    "model.hidden_size=8",
+    "model.latent_size=4",
+)
 
 
 def start(given: dict[str, Any], name: str) -> subprocess.Popen[bytes]:
@@ -36,10 +44,21 @@ def start(given: dict[str, Any], name: str) -> subprocess.Popen[bytes]:
     options = [part for setting in settings for part in ("--set", setting)]
     with (folder / "rows.jsonl").open("ab") as rows, (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "study", "train", given["corpus"], "--preset", "ptb", "--out", str(folder / "run"),
-             *options],
-            stdout=rows, stderr=log,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "study",
+                "train",
+                given["corpus"],
+                "--preset",
+                "ptb",
+                "--out",
+                str(folder / "run"),
+                *options,
+            ],
+            stdout=rows,
+            stderr=log,
+        )
 
 
 def read_rows(given: dict[str, Any], name: str) -> dict[int, dict[str, Any]]:
@@ -75,9 +94,12 @@ def main() -> None:
             log = (Path(given["runs"]) / name.replace(" ", "-") / "log").read_text("utf-8", "replace")
             tell(given, f"{name}: no epoch", (log.strip().splitlines() or ["no word"])[-1][:300])
         for epoch, row in rows.items():
-            tell(given, f"{name}, epoch {epoch}: ppl, KL, MI, AU; s",
-                 f"{row['valid/ppl']:.2f}, {row['valid/kl']:.3f}, {row['valid/mi']:.3f}, {row['valid/au']};"
-                 f" {row['seconds']:.0f}")  # fmt: skip
+            tell(
+                given,
+                f"{name}, epoch {epoch}: ppl, KL, MI, AU; s",
+                f"{row['valid/ppl']:.2f}, {row['valid/kl']:.3f}, {row['valid/mi']:.3f}, {row['valid/au']};"
+                f" {row['seconds']:.0f}",
+            )
 
 
 if __name__ == "__main__":

@@ -94,9 +94,9 @@ def untrained(corpus: Path, name: str) -> dict:
     import torch
 
     from data.corpus import Corpus
-    from model.vae import SequenceVAE
-    from study.evaluation import score
-    from study.settings import merge, nest, parse_assignment, read_preset, validate
+    from model.network.vae import SequenceVAE
+    from study.config.settings import merge, nest, parse_assignment, read_preset, validate
+    from study.training.evaluation import score
 
     preset = read_preset("ptb")
     preset.pop("study"), preset.pop("search", None)
@@ -124,7 +124,7 @@ def write(path: Path, content: dict) -> None:
 
 def history(folder: Path) -> list[dict]:
     """Return a run's epochs from its newest checkpoint."""
-    from study.checkpoints import load_checkpoint
+    from study.training.checkpoints import load_checkpoint
 
     found = load_checkpoint(folder / "checkpoints")
     return found[0].history if found else []

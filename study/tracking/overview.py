@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from study.definition import Definition
-from study.space import CONDITIONS
+from study.search.definition import Definition
+from study.search.space import CONDITIONS
 
 FEASIBLE_NLL = "best/feasible_nll"
 """The best nll of a trial that may win; others have none, and come last."""
@@ -86,7 +86,19 @@ def scatter(over: str, value: str) -> dict[str, Any]:
 def line(metric: str) -> dict[str, Any]:
     """Return a chart of a metric by epoch, a line a run."""
     return chart(
-        metric, "LINE", metricKey=metric, selectedMetricKeys=[metric], lineSmoothness=0, scaleType="linear",
-        xAxisKey="step", xAxisScaleType="linear", range={}, yAxisKey="metric", yAxisExpressions=[],
-        useGlobalXaxisKey=True, useGlobalLineSmoothing=True, ignoreOutliers=False, selectedXAxisMetricKey="",
-    )  # fmt: skip
+        metric,
+        "LINE",
+        metricKey=metric,
+        selectedMetricKeys=[metric],
+        lineSmoothness=0,
+        scaleType="linear",
+        xAxisKey="step",
+        xAxisScaleType="linear",
+        range={},
+        yAxisKey="metric",
+        yAxisExpressions=[],
+        useGlobalXaxisKey=True,
+        useGlobalLineSmoothing=True,
+        ignoreOutliers=False,
+        selectedXAxisMetricKey="",
+    )

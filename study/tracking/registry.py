@@ -11,16 +11,25 @@ from typing import Any
 import data
 import model
 import study
-from study.addresses import shown
-from study.definition import Definition
+from study.config.addresses import shown
 from study.errors import StudyError
-from study.ledger import Ledger
+from study.record.ledger import Ledger
+from study.search.definition import Definition
 from study.tracking import text_model
 from study.tracking.store import connect
 
 REQUIREMENTS = (
-    "torch", "numpy", "polars", "pyarrow", "pydantic", "safetensors", "scipy", "jaxtyping", "xxhash", "mlflow",
-)  # fmt: skip
+    "torch",
+    "numpy",
+    "polars",
+    "pyarrow",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "jaxtyping",
+    "xxhash",
+    "mlflow",
+)
 """Packages that a registered model needs to predict, pinned as they are here."""
 
 PARAMETERS = {"mode": "encode", "temperature": 1.0, "seed": 0, "max_tokens": 60}
@@ -70,7 +79,7 @@ def register_model(definition: Definition, run_id: str, folder: Path, name: str,
     import pandas as pd
     from mlflow.models import infer_signature
 
-    from study.models import TrainedModel
+    from study.inference.trained_model import TrainedModel
 
     connect(definition.tracking_uri)
     frame = pd.DataFrame({"text": examples})

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.corpus import read_manifest
-from study.definition import Definition
-from study.provenance import here
+from study.record.provenance import here
+from study.search.definition import Definition
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,7 +18,7 @@ class TextModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
 
     def load_context(self, context: Any) -> None:
         """Open the weights."""
-        from study.models import TrainedModel
+        from study.inference.trained_model import TrainedModel
 
         self.model = TrainedModel.open(context.artifacts["model"])
 
@@ -29,7 +29,7 @@ class TextModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
         """
         import pandas as pd
 
-        from study.models import Decoding
+        from study.inference.trained_model import Decoding
 
         given = params or {}
         mode = given.get("mode", "encode")

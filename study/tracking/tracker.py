@@ -17,23 +17,27 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from study.definition import Definition
+from study.config.stored import write_json
 from study.errors import StudyError, first_line
-from study.journal import write_json
-from study.ledger import RUN_IDS, Ledger
-from study.records import best_row
-from study.report import USABLE
+from study.record.final_scores import SAMPLES, read_samples
+from study.record.ledger import RUN_IDS, Ledger
+from study.record.states import USABLE, State
+from study.record.trials import best_row
+from study.search.definition import Definition
 from study.tracking.overview import FEASIBLE_NLL, SETTINGS_TAG, TAG, overview, settings_tag
 from study.tracking.store import artifact_location, connect, describe_corpus, provenance
-from study.trial import SAMPLES, read_samples
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 STATUS = {
-    "complete": "FINISHED", "pruned": "KILLED", "collapsed": "KILLED", "waiting": "KILLED",
-    "failed": "FAILED", "running": "RUNNING",
-}  # fmt: skip
+    State.COMPLETE: "FINISHED",
+    State.PRUNED: "KILLED",
+    State.COLLAPSED: "KILLED",
+    State.WAITING: "KILLED",
+    State.FAILED: "FAILED",
+    State.RUNNING: "RUNNING",
+}
 """MLflow's status for each state: a trial that was ended early was killed, whatever ended it."""
 
 METRICS_A_CALL = 1000
@@ -48,7 +52,7 @@ class View:
     number: int
     params: dict[str, Any]
     rows: list[dict[str, Any]]
-    state: str = "running"
+    state: State = State.RUNNING
     reason: str = ""
 
 
@@ -63,7 +67,6 @@ class Tracker:
         self._logged: dict[str, int] = {}
         self._told: dict[str, str] = {}
         self._due: dict[int, View] = {}
-        self._busy = False
         self._closing = False
         self._give_up_at = math.inf
         self._wake = threading.Condition()
@@ -88,7 +91,7 @@ class Tracker:
             self._wake.notify()
 
     def close(
-        self, state: str, summary: dict[str, float], description: str, files: list[Path], seeds: pl.DataFrame | None
+        self, state: State, summary: dict[str, float], description: str, files: list[Path], seeds: pl.DataFrame | None
     ) -> bool:
         """Send what is due, end the parent run, and return whether all of it arrived.
 
@@ -194,16 +197,16 @@ class Tracker:
         if key not in self._logged:
             self._adopt(key, view)
         run_id, logged = self._ids[key], self._logged[key]
-        if self._told.get(key) == state and state != "running" and (not rows or rows[-1]["epoch"] <= logged):
+        if self._told.get(key) == state and state != State.RUNNING and (not rows or rows[-1]["epoch"] <= logged):
             return
-        if state == "running" and self._told.get(key) != "running":
+        if state == State.RUNNING and self._told.get(key) != State.RUNNING:
             self._client.update_run(run_id, status="RUNNING")
-            self._told[key] = "running"
+            self._told[key] = State.RUNNING
         new = [row for row in rows if row["epoch"] > logged]
         for part in _parts(new):
             self._client.log_batch(run_id, metrics=_metrics(part))
             self._logged[key] = part[-1]["epoch"]
-        if state != "running":
+        if state != State.RUNNING:
             self._finish(run_id, view, rows, state)
             self._told[key] = state
 
@@ -218,7 +221,7 @@ class Tracker:
             tags = self._tags(key) | own
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {view.number}")
             self._client.log_inputs(str(run.info.run_id), [self._dataset])
-            self._told[key] = "running"
+            self._told[key] = State.RUNNING
         elif run.info.status != "RUNNING":
             self._told[key] = run.data.tags.get("state", "")
         run_id = str(run.info.run_id)
@@ -241,7 +244,7 @@ class Tracker:
         except StudyError as error:
             return {"refused": str(error), **view.params}
 
-    def _finish(self, run_id: str, view: View, rows: list[dict[str, Any]], state: str) -> None:
+    def _finish(self, run_id: str, view: View, rows: list[dict[str, Any]], state: State) -> None:
         from mlflow.entities import Metric, RunTag
 
         when = _milliseconds(rows[-1]) if rows else 0
@@ -256,13 +259,13 @@ class Tracker:
             metrics.append(Metric(FEASIBLE_NLL, float(best["valid/nll"]), when, 0))
         seconds = rows[-1]["seconds"] if rows else 0.0
         tags = [
-            RunTag("state", state),
+            RunTag("state", state.value),
             RunTag("reason", view.reason[:5000]),
             RunTag("duration_seconds", f"{seconds:.1f}"),
             RunTag("nodes", ", ".join(dict.fromkeys(row["node"] for row in rows if row.get("node")))),
         ]
         self._client.log_batch(run_id, metrics=metrics, tags=tags)
-        if state not in ("waiting", "running"):
+        if state not in (State.WAITING, State.RUNNING):
             self._log_files(run_id, view.number, rows, best)
         self._client.set_terminated(run_id, STATUS[state])
 
@@ -285,11 +288,11 @@ class Tracker:
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
 
     def _end_parent(
-        self, state: str, metrics: list[Metric], description: str, files: list[Path], seeds: pl.DataFrame | None
+        self, state: State, metrics: list[Metric], description: str, files: list[Path], seeds: pl.DataFrame | None
     ) -> None:
         from mlflow.entities import RunTag
 
-        tags = [RunTag("state", state), RunTag("mlflow.note.content", description)]
+        tags = [RunTag("state", state.value), RunTag("mlflow.note.content", description)]
         self._client.log_batch(self._parent_id, metrics=metrics, tags=tags)
         # The list of all studies shows it.
         self._client.set_experiment_tag(self._experiment_id, "mlflow.note.content", description)

@@ -1,0 +1,38 @@
+"""What decides how a corpus is prepared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from data.cleaning import CleaningSettings
+from data.errors import CorpusError
+from data.sources import Source
+
+
+class PrepareSettings(CleaningSettings):
+    """Everything that decides what a prepared corpus holds, beside its input."""
+
+    deduplicate: bool = True
+    split_by_group: bool = False
+    valid_fraction: float = Field(default=0.05, gt=0, lt=1)
+    test_fraction: float = Field(default=0.05, gt=0, lt=1)
+    vocabulary_size: int | None = Field(default=None, ge=1)
+    min_count: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _fractions_leave_training(self) -> PrepareSettings:
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction and test_fraction must leave a part for training")
+        return self
+
+    @classmethod
+    def resolve(cls, source: Source, given: dict[str, Any]) -> PrepareSettings:
+        """Return what the user gave over what is usual for the source."""
+        try:
+            return cls.model_validate(source.defaults | given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "settings"
+            raise CorpusError(f"{where}: {first['msg']}, got {first['input']!r}") from None

@@ -1,0 +1,1 @@
+"""The network: encoder, pooling, decoder, and how they run."""

@@ -1,0 +1,1 @@
+"""What a study says: comparisons, verdicts, which settings hold over seeds."""

@@ -1,0 +1,197 @@
+"""What a study found, in words and small tables: the answer, what collapsed trials share, what it cost."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from study.analysis.confirmation import key, without_seed
+from study.analysis.seed_noise import BEYOND_LUCK
+from study.inference.diagnosis import INFORMATIVE_NATS
+from study.record.formats import show_params, show_value
+from study.record.states import State
+from study.record.trials import TrialRecord, best_row, best_trial, has_collapsed, pareto_trials
+from study.search.definition import Definition
+
+CHOICES = ("method", "model.pooling")
+"""Settings that the answer names."""
+
+
+def answer(definition: Definition, trials: list[TrialRecord], noise: str, noise_nats: float = math.nan) -> list[str]:
+    """Return a study's answer in three sentences: the best settings, what using z costs, how sure that is.
+
+    `noise_nats` is the standard deviation of the nll over seeds alone, nan where it was not measured.
+    """
+    best = best_trial(trials)
+    measured = [trial for trial in trials if trial.best]
+    collapsed = [trial for trial in measured if has_collapsed(definition, trial)]
+    if best is None:
+        usable = f"On {definition.corpus_name}, none of {counted(len(trials))} has usable settings"
+        if not collapsed:
+            return [f"{usable}: each failed, missed a floor or has not ended an epoch; none collapsed.", noise]
+        return [
+            f"{usable}: each collapsed, failed or missed a floor.",
+            f"{len(collapsed)} collapsed; the section on collapse says what they share, `study diagnose` what to try.",
+            noise,
+        ]
+    row = best.best
+    named = [f"{name.rsplit('.', 1)[-1]} {best.params[name]}" for name in CHOICES if name in best.params]
+    first = (
+        f"On {definition.corpus_name}, of the trials that have not collapsed, trial {best.number}"
+        f" ({', '.join([*named, 'its settings are below'])}) has the best likelihood: validation nll"
+        f" {row['valid/nll']:.2f} nats a sequence, KL {row['valid/kl']:z.2f}, mutual information {row['valid/mi']:z.2f}"
+        f" nats, {row['valid/au']} active units{informative_alternative(best, pareto_trials(trials))}."
+    )
+    if not collapsed:
+        return [first, f"None of {counted(len(trials))} collapsed.", noise]
+    second = f"{len(collapsed)} of {counted(len(trials))} collapsed{over_other_seeds(definition, best, measured)}"
+    return [first, f"{second}{price_of_use(definition, best, collapsed, noise_nats)}.", noise]
+
+
+def counted(number: int) -> str:
+    """Return a number of trials in words."""
+    return f"{number} trial{'' if number == 1 else 's'}"
+
+
+def over_other_seeds(definition: Definition, best: TrialRecord, measured: list[TrialRecord]) -> str:
+    """Return how often the winner's settings collapsed with other seeds; nothing if they never did."""
+    settings = key(without_seed(best.params))
+    others = [t for t in measured if t.number != best.number and key(without_seed(t.params)) == settings]
+    collapsed = sum(has_collapsed(definition, trial) for trial in [best, *others])
+    return f", the best settings with {collapsed} of {len(others) + 1} seeds" if collapsed and others else ""
+
+
+def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[TrialRecord], noise_nats: float) -> str:
+    """Return how the collapsed trials' likelihood compares with the winner's, after equally many epochs.
+
+    Collapsed trials are ended early: their last numbers and the winner's are not of equal training. A difference counts
+    if it is beyond twice what seeds make of the difference of two runs.
+    """
+    others = [trial for trial in collapsed if trial.number != best.number]
+    if not others:
+        return ""
+    lowest = min(others, key=lambda trial: trial.best["valid/nll"])
+    number, epochs = lowest.number, lowest.rows[-1]["epoch"]
+    earlier = best_row([row for row in best.rows if row["epoch"] <= epochs], definition)
+    if not earlier:
+        return ""
+    gap = lowest.best["valid/nll"] - earlier["valid/nll"]
+    how = f"; the best of them (trial {number}) was {abs(gap):.2f} nats {'better' if gap < 0 else 'worse'} than trial"
+    how += f" {best.number} after the same {epochs} epochs"
+    if math.isnan(noise_nats):
+        return f"{how}, of one seed each"
+    if abs(gap) < BEYOND_LUCK * noise_nats:
+        return f"{how}, which is within what seeds alone do"
+    return f"{how}: here, using z {'costs likelihood' if gap < 0 else 'pays'}"
+
+
+def informative_peer(trials: list[TrialRecord]) -> str:
+    """Return which trial of the same study to do as, where one carries much more; nothing if none does."""
+    usable = [trial for trial in trials if trial.best and trial.best["valid/mi"] >= INFORMATIVE_NATS]
+    if not usable:
+        return ""
+    best = min(usable, key=lambda trial: trial.best["valid/nll"])
+    return (
+        f"do as trial {best.number} of this study, which carries {best.best['valid/mi']:.2f} nats at an nll of"
+        f" {best.best['valid/nll']:.2f}: {show_params(best.params)}"
+    )
+
+
+def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:
+    """Return which trial to look at instead where the winner is feasible but its latent variable carries little."""
+    if best.best["valid/mi"] >= INFORMATIVE_NATS:
+        return ""
+    others = [trial for trial in front if trial.best["valid/mi"] >= INFORMATIVE_NATS]
+    if not others:
+        return (
+            f"; its latent variable carries little, and no trial carries {INFORMATIVE_NATS:g} nat at a competitive nll"
+        )
+    other = min(others, key=lambda trial: trial.best["valid/nll"])
+    return (
+        f"; its latent variable carries little, and of those that carry at least {INFORMATIVE_NATS:g} nat the best is"
+        f" trial {other.number} (nll {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:z.2f})"
+    )
+
+
+def collapse_pattern(definition: Definition, trials: list[TrialRecord]) -> pl.DataFrame:
+    """Return what collapsed trials share: for each searched setting its values there and elsewhere, and a p-value.
+
+    Numbers are compared by Mann and Whitney's test, names by a permutation test of the table of counts. Empty if
+    no trial, or every trial, has collapsed. The p-values are for one setting each, not corrected.
+    """
+    usable = [
+        trial for trial in trials if trial.best and trial.state in (State.COMPLETE, State.PRUNED, State.COLLAPSED)
+    ]
+    rows: list[dict[str, Any]] = []
+    for name, allowed in definition.space.ranges.items():
+        groups = [
+            [t.params[name] for t in usable if name in t.params and has_collapsed(definition, t) == collapsed]
+            for collapsed in (True, False)
+        ]
+        if name == "seed" or not all(groups) or len({*groups[0], *groups[1]}) < 2:
+            continue
+        numeric = allowed.values is None or all(isinstance(value, int | float) for value in allowed.values)
+        shown = [show_numbers(group) if numeric else show_counts(group) for group in groups]
+        rows.append(
+            {
+                "setting": name,
+                "collapsed": shown[0],
+                "others": shown[1],
+                "p": compare_numbers(*groups) if numeric else compare_names(*groups),
+            }
+        )
+    schema = {"setting": pl.String, "collapsed": pl.String, "others": pl.String, "p": pl.Float64}
+    return pl.DataFrame(rows, schema=schema).sort("p")
+
+
+def show_numbers(values: list[float]) -> str:
+    """Return the range and median of numbers, short."""
+    return f"{show_value(min(values))} to {show_value(max(values))}, median {show_value(float(np.median(values)))}"
+
+
+def show_counts(values: list[str]) -> str:
+    """Return how often each value occurs, the most frequent first."""
+    counts = {value: values.count(value) for value in dict.fromkeys(values)}
+    return ", ".join(f"{value} {count}" for value, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def compare_numbers(one: list[float], other: list[float]) -> float:
+    """Return the p-value that two groups of numbers are drawn alike."""
+    return float(stats.mannwhitneyu(one, other).pvalue)
+
+
+def compare_names(one: list[str], other: list[str]) -> float:
+    """Return the p-value that two groups of names are drawn alike."""
+    values = list(dict.fromkeys([*one, *other]))
+    table = np.array([[group.count(value) for value in values] for group in (one, other)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        method = stats.PermutationMethod(n_resamples=999, rng=np.random.default_rng(0))
+        return float(stats.chi2_contingency(table, correction=False, method=method).pvalue)
+
+
+def costs(definition: Definition, trials: list[TrialRecord], price_per_gpu_hour: float | None) -> list[tuple[str, str]]:
+    """Return what a study cost: training time, epochs and processors, and money where a price is given."""
+    seconds = sum(trial.seconds for trial in trials)
+    epochs = sum(len(trial.rows) for trial in trials)
+    early = [trial for trial in trials if trial.state in (State.PRUNED, State.COLLAPSED)]
+    most = definition.space.most_epochs()
+    saved = sum(max(0, most - len(trial.rows)) for trial in early)
+    found = [
+        ("trials", f"{len(trials)} of {definition.num_trials}"),
+        ("epochs trained", f"{epochs:,}"),
+        ("epochs saved by ending early", f"{saved:,} (in {len(early)} trials)"),
+        ("training time of all trials", f"{seconds / 3600:.2f} h"),
+        ("CPU hours", f"{seconds * definition.cpus_per_trial / 3600:.2f}"),
+    ]
+    gpu_hours = seconds * definition.gpus_per_trial / 3600
+    if gpu_hours or price_per_gpu_hour is not None:
+        found.append(("GPU hours", f"{gpu_hours:.2f}"))
+    if price_per_gpu_hour is not None:
+        found.append((f"cost at {price_per_gpu_hour:g} a GPU hour", f"{gpu_hours * price_per_gpu_hour:.2f}"))
+    return found

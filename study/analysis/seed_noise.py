@@ -1,0 +1,70 @@
+"""How much of a study's differences is luck: what seeds alone do to the nll, where the record can say."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+
+from study.analysis.confirmation import key, without_seed
+from study.record.journal import DEFINITION, storage_hint
+from study.record.ledger import Ledger
+from study.record.states import State
+from study.record.trials import TrialRecord, best_trial
+
+BEYOND_LUCK = 2 * math.sqrt(2)
+"""A difference of two single runs counts above so many s.d. of one: it varies by the square root of 2 more."""
+
+
+def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
+    """Return the pooled standard deviation in nats of the validation nll over seeds, and how many settings it rests on.
+
+    Trials that were ended early, collapsed or pruned, are left out: they did not train for as long. (nan, 0) where no
+    setting was tried with two seeds.
+    """
+    groups: dict[str, dict[int | None, float]] = defaultdict(dict)
+    for trial in trials:
+        if trial.best and trial.state == State.COMPLETE:
+            # The same setting with the same seed is the same run again.
+            groups[key(without_seed(trial.params))][trial.params.get("seed")] = trial.best["valid/nll"]
+    repeated = [list(found.values()) for found in groups.values() if len(found) > 1]
+    if not repeated:
+        return math.nan, 0
+    freedom = sum(len(found) - 1 for found in repeated)
+    return math.sqrt(sum(np.var(found) * len(found) for found in repeated) / freedom), len(repeated)
+
+
+def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
+    """Return the seed noise in nats, and what to say of it: from the study's own seeds, else from its confirmation.
+
+    nan where neither has tried a setting with two seeds.
+    """
+    name, place = ledger.definition.name, ledger.folder.with_name(f"{ledger.definition.name}-confirm")
+    noise, settings = seed_noise(trials)
+    source = "its own seeds"
+    if not settings and (place / DEFINITION).is_file():
+        noise, settings = seed_noise(Ledger.open(place).trials())
+        source = place.name
+    if not settings:
+        hint = storage_hint(ledger.folder.parent)
+        return (
+            math.nan,
+            "Seed noise: not measured, so that small differences may be luck;"
+            f" `study confirm {name}{hint}` measures it.",
+        )
+    sentence = (
+        f"Seed noise: nll varies by {noise:.2f} nats (s.d.) over seeds alone, from {settings} settings of {source}"
+    )
+    best = best_trial(trials)
+    if best is None:
+        return noise, f"{sentence}."
+    near = sum(
+        trial.feasible and trial.best["valid/nll"] - best.best["valid/nll"] < BEYOND_LUCK * noise
+        for trial in trials
+        if trial.best and trial.state == State.COMPLETE
+    )
+    return (
+        noise,
+        f"{sentence}; {near} feasible trials, the best among them, lie within twice what that makes of a difference.",
+    )

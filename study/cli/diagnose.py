@@ -1,0 +1,83 @@
+"""Commands for looking: diagnose a run, a checkpoint or someone else's features."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from study.cli.completion import complete_model
+from study.cli.study import storage_option
+
+
+@click.command("diagnose")
+@click.argument("subject", shell_complete=complete_model)
+@click.option("--corpus", help="Prepared folder; the one it was trained on if not given and known.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, every number in it.")
+@storage_option
+def diagnose_command(subject: str, corpus: str | None, as_json: bool, storage: Path) -> None:
+    """Say whether SUBJECT has collapsed, since when, in which dimensions, whether its decoder uses z, and what to try.
+
+    SUBJECT is a study (its best trial), STUDY:TRIAL, a folder that training wrote, or a .npz or .parquet file with
+    `features` ([N, H], or [N, T, H] with `lengths`), `mean` and `log_variance` ([N, L]) of any VAE.
+
+    \b
+    study diagnose quick:0
+    study diagnose features.npz
+    """
+    from study.config.stored import without_nan
+
+    found = diagnose(subject, corpus, storage)
+    if as_json:
+        click.echo(json.dumps(without_nan(found.as_json())))
+        return
+    click.echo(found.verdict)
+    for finding in found.findings:
+        click.echo(f"  {finding}")
+    if found.advice:
+        click.echo("what to try, in this order:")
+    for number, each in enumerate(found.advice, 1):
+        click.echo(f"  {number}. {each}")
+
+
+def diagnose(subject: str, corpus: str | None, storage: Path) -> Any:
+    """Return the diagnosis of what a SUBJECT argument names; raise StudyError, ModelError or CorpusError."""
+    from study.errors import StudyError
+    from study.inference.diagnosis import diagnose_features, diagnose_model, read_dump
+
+    path = Path(subject)
+    if path.suffix in (".npz", ".parquet"):
+        if not path.is_file():
+            raise StudyError(f"no file {subject}")
+        return diagnose_features(**read_dump(path))
+    from study.analysis.findings import informative_peer
+    from study.inference.lookup import model_corpus, model_folder
+    from study.inference.trained_model import TrainedModel
+    from study.record.journal import DEFINITION
+    from study.record.ledger import Ledger
+
+    trained = TrainedModel.open(model_folder(subject, storage))
+    prepared = model_corpus(trained, subject, corpus, storage)
+    # Up to the epoch of these weights.
+    history = [row for row in run_history(trained.folder) if row["epoch"] <= trained.about.get("epoch", math.inf)]
+    found = diagnose_model(trained.network, prepared.split("valid"), trained.about.get("settings", {}), history)
+    study = storage / subject.partition(":")[0]
+    if found.advice and (study / DEFINITION).is_file() and (peer := informative_peer(Ledger.open(study).trials())):
+        found.advice.insert(0, peer)
+    return found
+
+
+def run_history(folder: Path) -> list[dict[str, Any]]:
+    """Return the epochs of the run that a model's folder belongs to; empty if it stands alone."""
+    from study.record.journal import read_journal
+    from study.training.checkpoints import load_checkpoint
+    from study.training.loop import CHECKPOINTS
+
+    rows = read_journal(folder.parent)
+    if rows:
+        return rows
+    found = load_checkpoint(folder.parent / CHECKPOINTS)
+    return found[0].history if found else []

@@ -1,0 +1,225 @@
+"""Commands about one model: train, sample, reconstruct, interpolate, traverse and encode."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from study.cli.completion import complete_model, complete_preset
+from study.cli.study import storage_option
+from study.cli.types import MOST_DRAWN, Number, Whole, was_given
+
+OF_DECODING = {"temperature": "sample", "top_k": "sample", "top_p": "sample", "beam_width": "beam"}
+"""Options that mean something to one way of choosing tokens alone."""
+
+
+def decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how tokens are chosen."""
+    for option in reversed(
+        [
+            click.option("--decoding", type=click.Choice(["greedy", "sample", "beam"]), help="How tokens are chosen."),
+            click.option("--temperature", type=click.FLOAT, default=1.0, show_default=True, help="Of sampling."),
+            click.option("--top-k", type=Whole(), help="Sample among so many tokens."),
+            click.option(
+                "--top-p",
+                type=Number(),
+                default=1.0,
+                show_default=True,
+                help="Sample among the tokens of so much probability.",
+            ),
+            click.option(
+                "--beam-width",
+                type=Whole(max=1000),
+                default=5,
+                show_default=True,
+                help="Hypotheses kept by beam search.",
+            ),
+            click.option(
+                "--max-tokens", type=Whole(max=MOST_DRAWN), default=60, show_default=True, help="Longest text."
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def make_decoding(given: dict[str, Any], method: str) -> Any:
+    """Return the decoding that the options ask for; raise StudyError for one that the others make idle."""
+    from study.errors import StudyError
+    from study.inference.trained_model import Decoding
+
+    names = ("temperature", "top_k", "top_p", "beam_width", "max_tokens")
+    chosen, context = given["decoding"] or method, click.get_current_context()
+    for name, needed in OF_DECODING.items():
+        if was_given(context, name) and chosen != needed:
+            raise StudyError(f"--{name.replace('_', '-')} has no effect with --decoding {chosen}; it is of {needed}")
+    return Decoding(chosen, **{name: given[name] for name in names})
+
+
+def open_model(name: str, storage: Path) -> Any:
+    """Open the model that a MODEL argument names; raise ModelError or StudyError."""
+    from study.inference.lookup import model_folder
+    from study.inference.trained_model import TrainedModel
+
+    return TrainedModel.open(model_folder(name, storage))
+
+
+def read_texts(stream: Any) -> list[str]:
+    """Read one text a line; raise StudyError if there is none."""
+    from study.errors import StudyError
+
+    try:
+        texts = [line.rstrip("\n") for line in stream if line.strip()]
+    except UnicodeDecodeError as error:
+        raise StudyError(f"the input is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    if not texts:
+        raise StudyError("the input holds no text; expected one sequence a line")
+    return texts
+
+
+@click.command("train")
+@click.argument("corpus", default="chitchat")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the run; one that exists is gone on with.",
+)
+@click.option("--preset", shell_complete=complete_preset, help="Settings to start from.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
+def train_command(corpus: str, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...]) -> int:
+    """Train one model on CORPUS without Ray, printing one JSON object an epoch; interrupted, it goes on.
+
+    \b
+    study train chitchat --preset quick --set model.pooling=max --out runs/one
+    """
+    from study.training.single import train_model
+
+    train_model(corpus, out, preset, config, assignments)
+    return 0
+
+
+@click.command("sample")
+@click.argument("model", shell_complete=complete_model)
+@click.option("--num", type=Whole(max=MOST_DRAWN), default=10, show_default=True, help="How many texts.")
+@click.option("--seed", type=Whole(), default=0, show_default=True, help="Seed of the draws.")
+@decoding_options
+@storage_option
+def sample_command(model: str, num: int, seed: int, storage: Path, **given: Any) -> None:
+    """Print texts decoded from draws of the prior by MODEL.
+
+    MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL.
+
+    \b
+    study sample quick --num 5 --top-p 0.9
+    """
+    from study.errors import StudyError
+
+    if num < 1:
+        raise StudyError(f"--num must be at least 1, got {num}")
+    for text in open_model(model, storage).sample(num, make_decoding(given, "sample"), seed):
+        click.echo(text)
+
+
+@click.command("reconstruct")
+@click.argument("model", shell_complete=complete_model)
+@click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
+@decoding_options
+@storage_option
+def reconstruct_command(model: str, texts: Any, storage: Path, **given: Any) -> None:
+    """Print each text of TEXTS (a file, or stdin) as MODEL decodes it from its posterior mean.
+
+    MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL.
+
+    \b
+    echo "how are you ?" | study reconstruct quick
+    """
+    for text in open_model(model, storage).reconstruct(read_texts(texts), make_decoding(given, "greedy")):
+        click.echo(text)
+
+
+@click.command("interpolate")
+@click.argument("model", shell_complete=complete_model)
+@click.argument("start")
+@click.argument("end")
+@click.option(
+    "--num", type=Whole(max=MOST_DRAWN), default=7, show_default=True, help="Points on the line, both ends included."
+)
+@decoding_options
+@storage_option
+def interpolate_command(model: str, start: str, end: str, num: int, storage: Path, **given: Any) -> None:
+    """Print texts decoded along the line between the posterior means of START and END.
+
+    \b
+    study interpolate quick "how are you ?" "i like to cook ."
+    """
+    from study.errors import StudyError
+
+    if num < 2:
+        raise StudyError(f"--num must be at least 2, got {num}")
+    for text in open_model(model, storage).interpolate(start, end, num, make_decoding(given, "greedy")):
+        click.echo(text)
+
+
+@click.command("traverse")
+@click.argument("model", shell_complete=complete_model)
+@click.argument("text", required=False)
+@click.option("--dimensions", help="Numbers, with commas between.  [default: the four most active]")
+@click.option("--num", type=Whole(max=MOST_DRAWN), default=5, show_default=True, help="Points along each dimension.")
+@click.option(
+    "--reach", type=Number(), default=2.0, show_default=True, help="How far, in standard deviations of the prior."
+)
+@decoding_options
+@storage_option
+def traverse_command(
+    model: str, text: str | None, dimensions: str | None, num: int, reach: float, storage: Path, **given: Any
+) -> None:
+    """Print what MODEL decodes along single latent dimensions, from TEXT's posterior mean or the prior's mean.
+
+    Each line is dimension, its value and the text, with tabs between.
+
+    \b
+    study traverse quick "how are you ?"
+    study traverse quick --dimensions 0,3 --num 7
+    """
+    from study.errors import StudyError
+
+    if num < 2 or not reach > 0:
+        raise StudyError(f"--num must be at least 2 and --reach above 0, got {num} and {reach:g}")
+    trained = open_model(model, storage)
+    try:
+        chosen = [int(number) for number in dimensions.split(",")] if dimensions else trained.active_dimensions[:4]
+    except ValueError:
+        raise StudyError(f"--dimensions {dimensions}: expected numbers with commas between, such as 0,3") from None
+    if not chosen:
+        raise StudyError("no latent dimension of the model is active: it has collapsed; name some by --dimensions")
+    for dimension, value, decoded in trained.traverse(text, chosen, num, reach, make_decoding(given, "greedy")):
+        click.echo(f"{dimension}\t{value:+.2f}\t{decoded}")
+
+
+@click.command("encode")
+@click.argument("model", shell_complete=complete_model)
+@click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
+@click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
+@storage_option
+def encode_command(model: str, texts: Any, path: Path, storage: Path) -> None:
+    """Write the posterior mean of each text of TEXTS (a file, or stdin) as parquet: `text`, `mean`.
+
+    \b
+    study encode quick messages.txt --to means.parquet
+    """
+    import polars as pl
+
+    from study.reporting.outputs import check_output, write_output
+
+    check_output(path, (".parquet",), "--to")
+    rows = read_texts(texts)
+    means = open_model(model, storage).encode(rows)
+    frame = pl.DataFrame({"text": rows, "mean": means}, schema_overrides={"mean": pl.Array(pl.Float32, means.shape[1])})
+    write_output(path, frame.write_parquet)
+    print(f"wrote {frame.height} rows of {means.shape[1]} dimensions to {path}", file=sys.stderr)

@@ -1,0 +1,67 @@
+"""What `study report` does with a study, or with several beside each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from study.analysis.seed_noise import known_noise
+from study.config.stored import without_nan
+from study.console import make_console
+from study.record.ledger import Ledger
+from study.record.trials import json_line
+from study.reporting.tables import study_report
+
+
+def report_study(
+    ledger: Ledger,
+    *,
+    as_json: bool,
+    html: Path | None,
+    markdown: Path | None,
+    figure: Path | None,
+    which: str | None,
+    trial: int | None,
+    price_per_gpu_hour: float | None,
+) -> None:
+    """Print a study's report, or write it where it was asked for; raise StudyError."""
+    trials = ledger.trials()
+    if as_json:
+        for each in trials:
+            click.echo(json.dumps(without_nan(json_line(each))))
+    if html or markdown:
+        from study.reporting.document import write_html, write_markdown
+
+        for path, write in ((html, write_html), (markdown, write_markdown)):
+            if path is not None:
+                write(ledger, path, price_per_gpu_hour)
+                click.echo(f"wrote {path}", err=True)
+    if figure:
+        from study.api import Study
+        from study.reporting.chart_style import save
+
+        save(Study(ledger.folder.name, ledger.folder.parent).figure(which or "trade-off", trial), figure)
+        click.echo(f"wrote {figure}", err=True)
+    if not (as_json or html or markdown or figure):
+        make_console().print(study_report(ledger.definition, trials, known_noise(ledger, trials)[1]))
+
+
+def report_studies(ledgers: list[Ledger], html: Path | None, figure: Path | None) -> None:
+    """Print studies beside each other, or write them where it was asked for; raise StudyError."""
+    from study.reporting.multi_study import compared_table, incomparable, write_studies
+
+    if html is not None:
+        write_studies(ledgers, html)
+        click.echo(f"wrote {html}", err=True)
+    if figure is not None:
+        from study.reporting.chart_style import save
+        from study.reporting.figures import studies_trade_off
+
+        save(studies_trade_off([(ledger.definition, ledger.trials()) for ledger in ledgers]), figure)
+        click.echo(f"wrote {figure}", err=True)
+    if not (html or figure):
+        make_console().print(compared_table(ledgers))
+    if warning := incomparable(ledgers):
+        click.echo(warning, err=True)

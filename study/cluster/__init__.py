@@ -1,0 +1,1 @@
+"""Jobs on a cluster, and machines before, during and after a study."""

@@ -1,0 +1,1 @@
+"""What a user chooses: settings, methods, how a study is run, and whether the servers it names answer."""

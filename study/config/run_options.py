@@ -1,0 +1,85 @@
+"""How a study is run, as options, preset or TOML give it: everything beside a trial's own settings."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data.errors import CorpusError
+from study.errors import StudyError
+
+CORPORA = Path("corpora")
+LARGEST = 10**9
+"""Of a count: beyond it, it is a slip."""
+
+
+class RunOptions(BaseModel):
+    """The `[study]` table of a preset or settings file; options of `study run` win over it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    corpus: str = "chitchat"
+    vocabulary_size: int | None = Field(default=None, ge=1, description="of a named corpus that is prepared")
+    trials: int = Field(default=24, ge=1)
+    concurrent: int | None = Field(default=None, ge=1)
+    cpus_per_trial: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    gpus_per_trial: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="of one GPU; as little as fits if unset, 0: on the CPU"
+    )
+    sampler: str = "tpe"
+    objective: str = "nll"
+    floors: tuple[str, ...] = ()
+    scheduler: str = "asha"
+    grace_epochs: int | None = Field(default=None, ge=1)
+    max_retries: int = Field(default=2, ge=0)
+
+    @classmethod
+    def resolve(cls, *tables: dict[str, Any]) -> RunOptions:
+        """Lay tables over each other, later ones winning; raise StudyError if one is wrong."""
+        merged: dict[str, Any] = {}
+        for table in tables:
+            if not isinstance(table, dict):
+                raise StudyError(f"[study] must be a table, got {table!r}")
+            merged |= {name: value for name, value in table.items() if value is not None}
+        for name, value in merged.items():
+            if isinstance(value, bool) or (isinstance(value, int) and abs(value) > LARGEST):
+                raise StudyError(f"study.{name}: expected another value, got {str(value).lower()[:40]}")
+            if name not in cls.model_fields:
+                close = difflib.get_close_matches(name, cls.model_fields, 1)
+                hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(cls.model_fields)}"
+                raise StudyError(f"unknown setting study.{name}; {hint}")
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise StudyError(f"study.{name}: {first['msg']}, got {first['input']!r}") from None
+
+
+def find_corpus(name: str, vocabulary_size: int | None, corpora: Path = CORPORA) -> Path:
+    """Return a prepared corpus' folder; a named one that needs no files is prepared first, in `corpora`.
+
+    Raises CorpusError if there is neither a folder of that name nor such a corpus.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    from data.prepare import prepare
+    from data.settings import PrepareSettings
+    from data.sources import NAMED
+
+    if name in NAMED:
+        folder = name if vocabulary_size is None else f"{name}-{vocabulary_size}"
+        if (CORPORA / folder).is_dir():
+            return CORPORA / folder
+        prepared = corpora / folder
+        source = NAMED[name](None, 0)
+        given = {} if vocabulary_size is None else {"vocabulary_size": vocabulary_size}
+        corpus, _ = prepare(source, PrepareSettings.resolve(source, given), prepared)
+        return corpus.folder
+    close = difflib.get_close_matches(name, NAMED, 1)
+    hint = f"did you mean {close[0]}?" if close else "prepare one by `study corpus prepare SOURCE --out DIR`"
+    raise CorpusError(f"no prepared corpus at {name}; {hint}")

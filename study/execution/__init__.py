@@ -1,0 +1,1 @@
+"""A study run: Ray Tune over the record, MLflow beside it."""

@@ -1,0 +1,319 @@
+"""Running a study: Ray Tune over the ledger, MLflow beside it, and a truthful end whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.config.addresses import shown
+from study.errors import StudyError, first_line, tells_of_full_disk
+from study.execution.live import LiveView
+from study.execution.local_ray import close_token_file, local_ray, set_environment
+from study.execution.nodes import check_nodes
+from study.record.journal import storage_hint
+from study.record.ledger import Ledger
+from study.record.states import COMPLETE, INTERRUPTED, Ending, State, StudyEnd
+from study.record.trials import TrialRecord, seeds_frame, summary_metrics, trials_frame
+from study.reporting.tables import describe_study
+from study.search.definition import Definition
+from study.tracking import Tracker, View
+
+ANSWER_SECONDS = 8.0
+"""How long Ray may take to end the trials of a study that was told to end (SIGTERM)."""
+
+EXIT_INTERRUPTED = 130
+"""The exit code of a study that was told to end."""
+
+STATE_OF = {
+    StudyEnd.COMPLETE: State.COMPLETE,
+    StudyEnd.ALL_FAILED: State.FAILED,
+    StudyEnd.BUDGET_SPENT: State.WAITING,
+    StudyEnd.INTERRUPTED: State.WAITING,
+}
+"""What MLflow shows of a study that ended so."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of a study ended, and whether MLflow has heard everything."""
+
+    ending: Ending
+    recorded: bool
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run of a study may use: wall time, and GPU hours of the whole study; unlimited if not given."""
+
+    seconds: float | None = None
+    gpu_hours: float = math.inf
+
+
+def run_study(
+    ledger: Ledger, view: LiveView, *, address: str | None, budget: Budget, with_report: bool = True
+) -> Outcome:
+    """Run what is left of a study; the ledger must be locked by this process.
+
+    Ends with no trial left RUNNING anywhere: interrupted ones wait to be resumed. Raises StudyError if
+    MLflow or the Ray cluster cannot be reached.
+    """
+    with naming_a_full_disk(ledger):
+        tracker = Tracker(ledger, view.problem)
+        ledger.release_interrupted()
+        view.load(ledger.trials())
+        tracker.start()
+        ending = INTERRUPTED
+        try:
+            with ray_cluster(ledger.definition, address):
+                if address is not None:
+                    check_nodes(ledger.definition, ledger.folder)
+                tracker.wait_until_ready()
+                catch_up(ledger, tracker)
+                ending = tune_trials(ledger, tracker, view, budget)
+        except KeyboardInterrupt:
+            view.problem("interrupted again: ending at once")
+        finally:
+            recorded = settle(ledger, tracker, ending, view.problem, with_report=with_report)
+        return Outcome(ending, recorded)
+
+
+@contextmanager
+def naming_a_full_disk(ledger: Ledger) -> Iterator[None]:
+    """Raise StudyError if the disk is full, which every library says in its own way; the study can be resumed."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        hint = storage_hint(ledger.folder.parent)
+        raise StudyError(
+            f"no room is left on the disk of {ledger.folder}; free some (`study gc --delete{hint}` removes what studies"
+            f" no longer need), then go on with `study run --resume {ledger.definition.name}{hint}`"
+        ) from None
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Say whether an error, or one that it came from, is that of a full disk."""
+    while error is not None:
+        if tells_of_full_disk(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def catch_up(ledger: Ledger, tracker: Tracker) -> None:
+    """Send MLflow what an earlier run of the study recorded but may not have sent."""
+    for trial in ledger.trials():
+        # Those that wait are about to be handed out again.
+        if trial.state != State.WAITING:
+            tracker.update(as_view(trial))
+
+
+def close_records(ledger: Ledger, on_problem: Callable[[str], None]) -> bool:
+    """Tell Optuna and MLflow the truth about a study that was killed and is not gone on with; it must be locked."""
+    tracker = Tracker(ledger, on_problem)
+    tracker.start()
+    tracker.wait_until_ready()
+    ledger.release_interrupted()
+    catch_up(ledger, tracker)
+    return settle(ledger, tracker, INTERRUPTED, on_problem, with_report=False)
+
+
+def settle(
+    ledger: Ledger, tracker: Tracker, ending: Ending, on_problem: Callable[[str], None], *, with_report: bool
+) -> bool:
+    """Leave the record truthful: nothing RUNNING, MLflow told; return whether MLflow has everything."""
+    ledger.release_interrupted()
+    trials = ledger.trials()
+    for trial in trials:
+        if trial.state == State.WAITING and trial.started:
+            tracker.update(as_view(trial))
+    state = STATE_OF[ending.end]
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch) / "trials.parquet"]
+        trials_frame(trials).write_parquet(files[0])
+        # Not where someone waits for the end.
+        if with_report and ending.end != StudyEnd.INTERRUPTED:
+            files += draw_report(ledger, Path(scratch), on_problem)
+        description = describe_study(ledger.definition, trials, ending.reason)
+        seeds = seeds_frame(trials)
+        return tracker.close(state, summary_metrics(ledger.definition, trials), description, files, seeds)
+
+
+def draw_report(ledger: Ledger, folder: Path, on_problem: Callable[[str], None]) -> list[Path]:
+    """Write the report and figures of a study that is over; a study is not lost for want of a drawing."""
+    from study.reporting.document import write_artifacts
+
+    try:
+        return write_artifacts(ledger, folder)
+    except Exception as error:
+        on_problem(f"the report was not drawn: {first_line(error)}")
+        return []
+
+
+def as_view(trial: TrialRecord) -> View:
+    """Return what MLflow should show of a recorded trial."""
+    return View(trial.number, trial.params, trial.rows, trial.state, trial.reason)
+
+
+def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget) -> Ending:
+    """Run Ray Tune until the study's trials are over; return how it ended."""
+    from ray import tune
+
+    from study.execution import mps
+    from study.execution.failures import outliving_killed_trials
+    from study.execution.schedules import make_scheduler
+    from study.execution.trial import run_trial
+    from study.execution.tuning import EndOfStudy, LedgerCallback, LedgerSearcher
+
+    definition = ledger.definition
+
+    def on_change(number: int, content: dict[str, Any], state: State, reason: str) -> None:
+        tracker.update(View(number, content["params"], content["rows"], state, reason))
+        view.update(number, content["params"], content["rows"], state, reason)
+
+    callback = LedgerCallback(ledger, on_change)
+    searcher = LedgerSearcher(ledger, callback)
+    if searcher.left == 0:
+        return COMPLETE
+    callback.scheduler = make_scheduler(definition, ledger)
+    stopper = EndOfStudy(callback, budget.seconds, lambda: view.gpu_hours() >= budget.gpu_hours)
+
+    def give_up() -> None:
+        hint = storage_hint(ledger.folder.parent)
+        view.problem(f"Ray does not answer; go on with `study run --resume {definition.name}{hint}`")
+        settle(ledger, tracker, INTERRUPTED, view.problem, with_report=False)
+        os._exit(EXIT_INTERRUPTED)
+
+    with view, stop_on_signals(stopper, give_up), outliving_killed_trials():
+        # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
+        tune.run(
+            run_trial,
+            name="tune",
+            storage_path=str(ledger.folder.absolute()),
+            resources_per_trial={"cpu": definition.cpus_per_trial, "gpu": definition.gpus_per_trial},
+            search_alg=searcher,
+            scheduler=callback.scheduler,
+            num_samples=searcher.left,
+            max_concurrent_trials=definition.concurrent,
+            reuse_actors=True,
+            # Under MPS a neighbour's fault may come when a trial has spent its own retries.
+            max_failures=definition.max_retries + mps.is_running(),
+            raise_on_failed_trial=False,
+            stop=stopper,
+            callbacks=[callback],
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']:05d}",
+            verbose=0,
+        )
+    ending: Ending = stopper.ending
+    return ending
+
+
+@contextmanager
+def stop_on_signals(stopper: Any, give_up: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the study in order, and a second one at once.
+
+    A SIGTERM that every process was sent, as systemd, Slurm and `timeout` do, has ended Ray as well, whose calls do not
+    return then: a thread calls `give_up` in their place.
+    """
+    is_over = threading.Lock()
+
+    def end_alone() -> None:
+        if is_over.acquire(blocking=False):
+            give_up()
+
+    timer = threading.Timer(ANSWER_SECONDS, end_alone)
+    timer.daemon = True
+
+    def stop(number: int, frame: object) -> None:
+        if stopper.stopping:
+            raise KeyboardInterrupt
+        stopper.stopping = True
+        if number == signal.SIGTERM:
+            timer.start()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        is_over.acquire()
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one on this machine for the study; raise StudyError if there is none.
+
+    A cluster that this process is connected to already is used, and left as it is.
+    """
+    os.environ.update(
+        {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+            "TUNE_DISABLE_SIGINT_HANDLER": "1",
+            "RAY_AIR_NEW_OUTPUT": "0",
+            # The ledger is what a study is resumed from; Tune's own snapshot is written at the end only.
+            "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+            "TUNE_MAX_LEN_IDENTIFIER": "60",
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        }
+    )
+    # glibc gives each trial's new thread an arena of its own, eight a core, and keeps what every one of them once held.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    if address is None:
+        set_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    with connected(address, max(1, round(definition.concurrent * definition.cpus_per_trial))):
+        yield
+
+
+@contextmanager
+def connected(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one here; raise StudyError if there is none."""
+    if address is None:
+        quiet_ray()
+        with local_ray(num_cpus):
+            yield
+        return
+    import ray
+
+    quiet_ray()
+    close_token_file()
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:
+        if tells_of_full_disk(str(error)):
+            raise
+        raise StudyError(
+            f"no Ray cluster answers at {shown(address)}: {first_line(error)};"
+            " check with `ray status`, or leave --address out to use this machine alone"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_ray() -> None:
+    """Have Ray say nothing of its own: why a trial failed is on record, and its traceback in Tune's folder."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="ray")

@@ -1,0 +1,177 @@
+"""Ray's schedules, knowing collapse, and what they say of trials that earlier runs of a study have seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from model.collapse import is_collapsed
+from study.errors import StudyError
+from study.record.ledger import Ledger
+from study.record.states import State
+from study.record.trials import TrialRecord
+from study.search.definition import Definition
+
+METRIC, EPOCH = "valid/nll", "epoch"
+BEHIND_NATS = 1e6
+SCHEDULER_NAMES = ("asha", "median", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class EarlierTrial:
+    """What a schedule asks of a trial that is over."""
+
+    trial_id: str
+    config: dict[str, Any]
+    status: str = "TERMINATED"
+
+
+def ranked(trial: Any, result: dict[str, Any], collapse_kl_nats: float) -> dict[str, Any] | None:
+    """Return an epoch as schedules rank it: collapsed trials behind all others; None of a language model.
+
+    A collapsed trial is a language model, and often a good one: it would end trials at its rungs that can win, which it
+    cannot itself. A language model that was asked for is a yardstick: it ends none and is not ended.
+    """
+    if trial.config["settings"]["model"]["posterior"] == "none":
+        return None
+    if METRIC in result and is_collapsed(result["valid/kl"], int(result["valid/au"]), collapse_kl_nats):
+        return result | {METRIC: result[METRIC] + BEHIND_NATS}
+    return result
+
+
+class CollapseLast:
+    """What makes a schedule of Ray's know collapse."""
+
+    collapse_kl_nats: float
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return what to do with a trial after an epoch."""
+        seen = ranked(trial, result, self.collapse_kl_nats)
+        return "CONTINUE" if seen is None else str(super().on_trial_result(tune_controller, trial, seen))  # type: ignore[misc]
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take the last epoch of a trial."""
+        seen = ranked(trial, result, self.collapse_kl_nats)
+        if seen is not None:
+            super().on_trial_complete(tune_controller, trial, seen)  # type: ignore[misc]
+
+
+class KnowingASHA(CollapseLast, ASHAScheduler):
+    """ASHA on nll that knows collapse."""
+
+    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
+        super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
+        self.collapse_kl_nats = collapse_kl_nats
+
+
+class KnowingMedian(CollapseLast, MedianStoppingRule):
+    """The median rule on nll that knows collapse."""
+
+    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
+        super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
+        self.collapse_kl_nats = collapse_kl_nats
+
+    def show(self, trial: Any, rows: list[dict[str, Any]]) -> None:
+        """Take epochs that are past: asked itself, it would stop trials of the past and refuse to hear more of them."""
+        seen = [ranked(trial, row, self.collapse_kl_nats) for row in rows]
+        if rows and None not in seen:
+            self._results[trial].extend(seen)
+
+
+def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
+    """Return the schedule of a definition, knowing what earlier runs of the study have seen.
+
+    Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll`, which is
+    at KL weight 1 whatever a trial trains with, collapsed trials last. Raises StudyError if the name is unknown.
+    """
+    scheduler = new_scheduler(definition)
+    for trial in ledger.trials():
+        if trial.state != State.WAITING:
+            replay(scheduler, earlier(definition, trial), trial.rows)
+    return scheduler
+
+
+def new_scheduler(definition: Definition) -> TrialScheduler:
+    """Return the schedule of a definition before its first trial."""
+    epochs, collapse_kl_nats = definition.space.most_epochs(), definition.goal.collapse_kl_nats
+    match definition.scheduler:
+        case "none":
+            return FIFOScheduler()
+        case "asha":
+            return KnowingASHA(
+                collapse_kl_nats,
+                max_t=epochs + 1,
+                grace_period=min(definition.grace_epochs, epochs),
+                reduction_factor=3,
+            )
+        case "median":
+            return KnowingMedian(collapse_kl_nats, grace_period=definition.grace_epochs, min_samples_required=3)
+        case name:
+            raise StudyError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULER_NAMES)}")
+
+
+def earlier(definition: Definition, trial: TrialRecord) -> EarlierTrial:
+    """Return a recorded trial as a schedule knows it."""
+    try:
+        settings = definition.space.settings(trial.params).model_dump()
+    except StudyError:
+        # A combination that was refused; it has no epochs that anything could be made of.
+        settings = definition.space.fixed.model_dump()
+    return EarlierTrial(f"earlier-{trial.number}", {"settings": settings})
+
+
+def was_stopped(ledger: Ledger, number: int) -> bool:
+    """Say whether the schedule stops a trial on its last epoch on record, by what was known when that was recorded.
+
+    A study that is killed after an epoch is recorded and before the schedule's decision is takes it then.
+    """
+    definition = ledger.definition
+    if definition.scheduler == "none":
+        return False
+    schedule, last = new_scheduler(definition), ledger.rows(number)[-1]
+    records = {trial.number: trial for trial in ledger.trials()}
+    own = earlier(definition, records[number])
+    others = {each: earlier(definition, trial) for each, trial in records.items() if each != number}
+    for trial in (own, *others.values()):
+        schedule.on_trial_add(None, trial)
+    until = last.get("recorded_at", math.inf)
+    rows = [(row.get("recorded_at", 0.0), each, row) for each in others for row in records[each].rows]
+    for at, each, row in sorted(rows, key=lambda found: (found[0], found[1], found[2]["epoch"])):
+        if at <= until:
+            show(schedule, others[each], [row])
+    show(schedule, own, ledger.rows(number)[:-1])
+    return str(schedule.on_trial_result(NoController, own, dict(last))) == "STOP"
+
+
+class NoController:
+    """What a schedule asks Tune for, where none runs."""
+
+    @staticmethod
+    def get_live_trials() -> list[Any]:
+        """Return no trial."""
+        return []
+
+
+def ended_by_schedule(rows: list[dict[str, Any]]) -> str:
+    """Return why a trial was ended by its schedule."""
+    return f"worse than its peers at epoch {rows[-1]['epoch'] if rows else 0}"
+
+
+def replay(scheduler: TrialScheduler, trial: EarlierTrial, rows: list[dict[str, Any]]) -> None:
+    """Show a schedule the epochs of a trial of an earlier run, so that its rungs stand as they stood."""
+    scheduler.on_trial_add(None, trial)
+    show(scheduler, trial, rows)
+    if rows:
+        scheduler.on_trial_complete(None, trial, dict(rows[-1]))
+
+
+def show(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> None:
+    """Show a schedule some epochs that are past, whatever it decides."""
+    if isinstance(scheduler, KnowingMedian):
+        scheduler.show(trial, rows)
+        return
+    for row in rows:
+        scheduler.on_trial_result(None, trial, dict(row))

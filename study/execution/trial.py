@@ -1,0 +1,154 @@
+"""What runs on a Ray worker: one trial, from its settings to its last epoch."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.config.stored import write_sealed
+from study.errors import StudyError
+from study.record.final_scores import FINAL, FINAL_SCORES, SAMPLES, read_final
+
+if TYPE_CHECKING:
+    from study.config.settings import Settings
+
+
+GRACE_SECONDS = 60
+"""How long a process that was told to end waits for its trial's checkpoint; a spot instance has two minutes."""
+FAILURE = "failure"
+"""The result key under which a trial reports why it cannot go on, instead of an epoch."""
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train a trial and report each epoch to Ray Tune; a retry goes on from the last checkpoint.
+
+    `config` holds `settings`, the `corpus` and trial `folder`s, `rows_seen` epochs that are on record,
+    the `cpus` and `gpus` that the trial was given, and the `final_num_samples` of a last evaluation.
+    """
+    import torch
+    from ray import tune
+
+    from data.corpus import Corpus
+    from study.config.settings import Settings
+    from study.execution import mps
+    from study.training.devices import limit_gpu_memory, system_metrics
+    from study.training.loop import Diverged, train
+
+    torch.set_num_threads(max(1, int(config["cpus"])))
+    if config["gpus"] and mps.is_running():
+        # Of a daemon that the node runs; before CUDA starts. Ray shows a trial one GPU.
+        for name, value in mps.limits(config["gpus"], mps.memory_bytes()[:1]).items():
+            os.environ.setdefault(name, value)
+    limit_gpu_memory(config["gpus"])
+    settings = Settings.model_validate(config["settings"])
+    corpus = Corpus.open(config["corpus"])
+    folder = Path(config["folder"])
+    start = partial(train, settings, corpus, folder, rows_seen=config["rows_seen"], share=config["gpus"])
+    try:
+        with alone_in(folder):
+            reported = False
+            for row in until_told_to_end(start):
+                if row["outcome"]:
+                    write_samples(folder, corpus)
+                    write_final(folder, corpus, config["final_num_samples"], settings, config["gpus"])
+                tune.report(row | system_metrics() | {"node": os.uname().nodename})
+                reported = True
+            if not reported:
+                # Every epoch was on record already; Tune must hear something of a trial.
+                tune.report({"epoch": config["rows_seen"]})
+    except Diverged as error:
+        tune.report({FAILURE: str(error)})
+    finally:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a trial's folder: a worker of a killed driver may live on in it for some seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def until_told_to_end(train: Callable[..., Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield what `train(should_stop=...)` yields; a process told to end (SIGTERM) waits until it has stopped.
+
+    Ray has the signal and Tune the main thread: what they leave to the trial's thread is the interpreter's exit.
+    """
+    ending, is_saved = threading.Event(), threading.Event()
+
+    def hold_exit() -> None:
+        ending.set()
+        is_saved.wait(GRACE_SECONDS)
+
+    atexit.register(hold_exit)
+    try:
+        rows = train(should_stop=ending.is_set)
+        while (row := next(rows, None)) is not None:
+            # Training saves an epoch before it yields it, and nobody may be left to take it.
+            is_saved.set()
+            yield row
+            is_saved.clear()
+    finally:
+        is_saved.set()
+        atexit.unregister(hold_exit)
+
+
+def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
+    """Write reconstructions of validation sequences and samples from the prior, by the best weights so far."""
+    from study.inference.trained_model import TrainedModel
+    from study.training.best_weights import best_folders
+
+    newest = best_folders(folder)[-1]
+    model = TrainedModel.open(newest, "cpu")
+    texts = model.texts(corpus.split("valid"), num_rows)
+    table = {"input": texts, "reconstruction": model.reconstruct(texts), "prior_sample": model.sample(num_rows)}
+    write_sealed(folder / SAMPLES, table)
+
+
+def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings, share: float | None = None) -> None:
+    """Evaluate the best weights on the test split: metrics, and each sequence's log-likelihood for pairing.
+
+    Once: what is there already stays. Raises StudyError if that was of another number of importance samples.
+    """
+    from safetensors.torch import save_file
+
+    from model.weights import load_network
+    from study.training.best_weights import best_folders
+    from study.training.devices import choose_device, use_tf32
+    from study.training.evaluation import score
+
+    if num_samples == 0:
+        return
+    if (folder / FINAL).exists():
+        found = read_final(folder).get("most_samples", num_samples)
+        if found != num_samples:
+            raise StudyError(
+                f"{folder} was evaluated on the test split with {found} importance samples, and is once: ask for"
+                f" {found}, or see other numbers by `study evaluate --samples {num_samples}`"
+            )
+        return
+    evaluation = settings.evaluation
+    network = load_network(best_folders(folder)[-1], choose_device(settings.training, share))
+    use_tf32(False)
+    scores = score(
+        network,
+        corpus.split("test"),
+        num_samples=num_samples,
+        tolerance_nats=evaluation.final_tolerance_nats,
+        widen=evaluation.final_widen,
+        num_sequences=evaluation.final_num_sequences,
+        batch_size=evaluation.batch_size,
+        max_decoder_tokens=evaluation.max_decoder_tokens,
+    )
+    save_file({"log_p": scores.log_p}, folder / FINAL_SCORES)
+    write_sealed(folder / FINAL, scores.metrics() | scores.reliability() | {"most_samples": num_samples})

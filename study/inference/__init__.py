@@ -1,0 +1,1 @@
+"""A trained network used, and asked whether it has collapsed."""

@@ -1,0 +1,339 @@
+"""Has it collapsed, since when and where, does the decoder use z, are features dispersed, and what to try.
+
+`diagnose_features` asks of any encoder's numbers, whoever's model it is; `diagnose_model` adds what the decoder
+makes of z.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from data.batches import BatchOrder, gather
+from data.corpus import Split
+from model import diagnostics
+from model.collapse import is_collapsed
+from model.network import pooling
+from model.network.vae import SequenceVAE
+from model.poolings import POOLINGS
+from model.posterior import Posterior
+from study.errors import StudyError, first_line
+from study.training.evaluation import NOISE_SEED, evaluating, score
+
+ALIKE = 0.9
+"""Features with a mean cosine similarity above this hardly depend on the input."""
+
+USED_NATS = 0.1
+"""A decoder uses z if another sequence's z costs it at least this much."""
+
+INFORMATIVE_NATS = 1.0
+"""A latent variable that carries less says little about its input, collapsed or not."""
+
+COMPARED = ("last", "mean", "max")
+
+MOST_INPUTS = 5000
+"""Inputs of a stranger's model looked at, drawn at random from more: the aggregate posterior takes their square."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, most important first; `advice` is in the order to try it, each with its reason."""
+
+    verdict: str
+    findings: list[str]
+    advice: list[str]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+def takes_few_states(pooling: str) -> bool:
+    """Say whether a pooling is known to take one state or two; a stranger's may be any."""
+    return pooling in POOLINGS and not POOLINGS[pooling].uses_all_states
+
+
+def diagnose_features(
+    features: ArrayLike, mean: ArrayLike, log_variance: ArrayLike, lengths: ArrayLike | None = None
+) -> Diagnosis:
+    """Diagnose an encoder by its numbers for N inputs, of any kind and from any model with Gaussian posteriors.
+
+    `features` is what enters the layer that gives the posterior, `[N, H]`, or the encoder's states over time
+    `[N, T, H]` with `lengths` `[N]`; `mean` and `log_variance` are the posterior's, `[N, L]`. Of more than 5,000
+    inputs, a random 5,000 are looked at, the same each time. Raises StudyError if shapes do not fit or numbers are
+    not finite.
+    """
+    arrays = {"features": features, "mean": mean, "log_variance": log_variance}
+    tensors = {name: as_numbers(name, array) for name, array in arrays.items()}
+    places = as_numbers("lengths", lengths) if lengths is not None else None
+    check_shapes(tensors, places)
+    given = len(tensors["mean"])
+    chosen = torch.randperm(given, generator=torch.Generator().manual_seed(NOISE_SEED))[:MOST_INPUTS].sort().values
+    tensors = {name: tensor[chosen].double() for name, tensor in tensors.items()}
+    places = places[chosen] if places is not None else None
+    steps = tensors["features"] if tensors["features"].ndim == 3 else None
+    if steps is not None:
+        places = torch.full((len(steps),), steps.shape[1]) if places is None else places.long()
+        # What lies behind a sequence's end is nobody's.
+        steps = steps.masked_fill(torch.arange(steps.shape[1])[None, :, None] >= places[:, None, None], 0.0)
+        tensors["features"] = steps
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise StudyError(f"{name} holds numbers that are not finite")
+    cosines: dict[str, float] = {}
+    if steps is not None and places is not None:
+        cosines = {name: diagnostics.dispersion(pooling.pool(name, steps, places)) for name in COMPARED}
+        flat = pooling.final_step(steps, places)
+    else:
+        flat = tensors["features"]
+    posterior = Posterior(tensors["mean"], tensors["log_variance"], flat)
+    metrics = posterior_metrics(posterior)
+    metrics["cosine_by_pooling"] = cosines
+    metrics["num_given"] = given
+    found = conclude(metrics, {})
+    if float(tensors["log_variance"].min()) > 0.0:
+        found.findings.append(
+            "log_variance is nowhere below 0: is it the variance itself? Then take its logarithm first"
+        )
+    return found
+
+
+def as_numbers(name: str, array: ArrayLike) -> Tensor:
+    """Return an array or a tensor, of any device and precision, as a tensor; raise StudyError without numbers."""
+    if isinstance(array, Tensor):
+        return array.detach().cpu()
+    found = np.asarray(array)
+    if found.dtype.kind not in "biuf":
+        raise StudyError(f"{name} holds {found.dtype} values, expected an array of real numbers")
+    return torch.as_tensor(found)
+
+
+def check_shapes(tensors: dict[str, Tensor], lengths: Tensor | None) -> None:
+    """Raise StudyError unless arrays fit each other."""
+    features, mean, log_variance = tensors["features"], tensors["mean"], tensors["log_variance"]
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+    if mean.ndim != 2 or mean.shape != log_variance.shape or features.ndim not in (2, 3) or len(features) != len(mean):
+        raise StudyError(f"expected features [N, H] or [N, T, H], mean [N, L] and log_variance [N, L], got {shapes}")
+    if len(mean) < 2 or not all(tensor.numel() for tensor in tensors.values()):
+        raise StudyError(f"expected at least 2 inputs, and sizes of at least 1, got {shapes}")
+    if lengths is None:
+        return
+    steps = features.shape[1] if features.ndim == 3 else 0
+    whole = lengths == lengths.round() if lengths.is_floating_point() else torch.tensor(True)
+    if lengths.shape != (len(mean),) or not bool(((lengths >= 1) & (lengths <= steps) & whole).all()):
+        raise StudyError(f"expected whole lengths [N] from 1 to T for features [N, T, H], got {shapes}")
+
+
+def posterior_metrics(posterior: Posterior) -> dict[str, Any]:
+    """Return KL, MI, active dimensions and dispersion of a posterior; raise StudyError if its KL is not finite."""
+    by_dimension = posterior.kl().double().mean(0)
+    if not bool(torch.isfinite(by_dimension).all()):
+        raise StudyError(
+            "the KL of these posteriors is not finite; log_variance is the natural logarithm of a variance"
+        )
+    variance = posterior.mean.double().var(0)
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    active = diagnostics.active_dimensions(variance.tolist())
+    return {
+        "kl": float(by_dimension.sum()),
+        "mi": diagnostics.mutual_information(posterior, noise),
+        "au": len(active),
+        "active_dimensions": active,
+        "kl_by_dimension": by_dimension.tolist(),
+        "dispersion": diagnostics.dispersion(posterior.features),
+        "num_inputs": len(posterior.mean),
+    }
+
+
+def diagnose_model(
+    network: SequenceVAE, split: Split, settings: dict[str, Any], history: list[dict[str, Any]], num: int = 500
+) -> Diagnosis:
+    """Diagnose a trained model on a split; `history` is its epochs, oldest first, empty where unknown."""
+    if not network.settings.has_latent:
+        raise StudyError("the model is a language model: it has no latent variable that could collapse")
+    found = score(network, split, num_samples=1, num_sequences=num)
+    dimensions = found.dimensions()
+    metrics: dict[str, Any] = {**found.metrics(), "kl_by_dimension": dimensions["kl"]}
+    metrics["active_dimensions"] = diagnostics.active_dimensions(dimensions["variance"])
+    metrics["num_inputs"] = len(found.reconstruction)
+    metrics |= latent_use(network, split, num)
+    metrics["collapsed_since"] = collapsed_since(history) if is_collapsed_now(metrics) else None
+    return conclude(metrics, settings)
+
+
+def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]:
+    """Return the mean -log p(x|z) in nats for z of the sequence itself, of another one, and of the prior."""
+    device = next(network.parameters()).device
+    totals, count = np.zeros(3), 0
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+    with evaluating(network):
+        for indices in BatchOrder(split.lengths[:num], 64).in_order_of_length():
+            if len(indices) < 2:
+                continue  # no other sequence to take z from
+            batch = gather(split, indices).to(device)
+            posterior = network.encode(batch.tokens, batch.lengths)
+            noise = torch.randn(len(indices), network.settings.noise_size, generator=generator).to(device)
+            own = posterior.sample(noise)
+            prior = torch.randn(own.shape, generator=generator).to(device)
+            if network.settings.posterior == "von-mises-fisher":
+                prior = torch.nn.functional.normalize(prior, dim=1)
+            for place, latent in enumerate((own, own.roll(1, 0), prior)):
+                totals[place] += float(network.reconstruction(batch.tokens, batch.lengths, latent).double().sum())
+            count += len(indices)
+    means = totals / max(count, 1)
+    return {"nll_own_z": float(means[0]), "nll_shuffled_z": float(means[1]), "nll_prior_z": float(means[2])}
+
+
+def is_collapsed_now(metrics: dict[str, Any]) -> bool:
+    """Say whether metrics are those of a collapsed posterior."""
+    return is_collapsed(metrics["kl"], int(metrics["au"]))
+
+
+def collapsed_since(history: list[dict[str, Any]]) -> int | None:
+    """Return the first epoch of the collapse that a run ended in, or None if it did not end in one."""
+    since = None
+    for row in reversed(history):
+        if not is_collapsed(row["valid/kl"], int(row["valid/au"])):
+            break
+        since = int(row["epoch"])
+    return since
+
+
+def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
+    """Return the diagnosis that metrics give; `settings` is the model's, empty for a stranger's."""
+    collapsed = is_collapsed_now(metrics)
+    size = len(metrics["kl_by_dimension"])
+    findings = [
+        f"KL {metrics['kl']:z.2f} nats, MI {metrics['mi']:z.2f} nats,"
+        f" {metrics['au']} of {size} latent dimensions active"
+        + (f" ({', '.join(map(str, metrics['active_dimensions'][:12]))})" if metrics["au"] else "")
+        + f"; over {metrics['num_inputs']:,} inputs"
+        + (f" of {metrics['num_given']:,}" if metrics.get("num_given", 0) > metrics["num_inputs"] else ""),
+    ]
+    if metrics.get("collapsed_since"):
+        findings.append(f"collapsed since epoch {metrics['collapsed_since']}")
+    used = math.nan
+    if "nll_own_z" in metrics:
+        used = metrics["nll_shuffled_z"] - metrics["nll_own_z"]
+        findings.append(
+            f"the decoder {'uses' if used >= USED_NATS else 'ignores'} z: reconstruction costs"
+            f" {metrics['nll_own_z']:.2f} nats with a sequence's own z, {metrics['nll_shuffled_z']:.2f} with another's,"
+            f" {metrics['nll_prior_z']:.2f} with one of the prior"
+        )
+    if not math.isnan(metrics["dispersion"]):
+        how = "nearly all alike" if metrics["dispersion"] > ALIKE else "dispersed"
+        findings.append(f"features are {how}: mean cosine similarity {metrics['dispersion']:z.2f}")
+    if metrics.get("cosine_by_pooling"):
+        shown = ", ".join(f"{name} {value:z.2f}" for name, value in metrics["cosine_by_pooling"].items())
+        findings.append(f"mean cosine similarity of the same states by pooling: {shown}")
+    if collapsed:
+        verdict = "collapsed: the posterior is the prior for every input"
+    elif metrics["au"] == 0:
+        verdict = "collapsed in effect: the posterior is not the prior, but hardly differs between inputs"
+    elif used < USED_NATS:
+        verdict = "nearly collapsed: the posterior moves, but the decoder makes little of it"
+    elif metrics["mi"] < USED_NATS:
+        verdict = "nearly collapsed: the posterior moves so little that it carries next to no information"
+    elif metrics["mi"] < INFORMATIVE_NATS:
+        verdict = f"not collapsed, but z carries little: less than {INFORMATIVE_NATS:g} nat about its input"
+    else:
+        return Diagnosis("not collapsed", findings, [], metrics)
+    return Diagnosis(verdict, findings, advice(metrics, settings), metrics)
+
+
+def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Return what to try for more use of z, in order: the cheap and effective first, each with what was measured.
+
+    The evidence is that of README and docs/results.md. Where the settings are unknown, nothing is left out.
+    """
+    objective, model, training = (settings.get(name, {}) for name in ("objective", "model", "training"))
+    found = []
+    if objective.get("kl_weight", 1.0) > 0.5 and objective.get("minimum_rate_nats") is None:
+        found.append(
+            "lower the final KL weight to 0.2 to 0.5 (objective.kl_weight): in the quick study every trial that"
+            " collapsed had one above 0.5"
+        )
+    if model.get("init", "uniform") == "uniform":
+        found.append(
+            "start from PyTorch's initialisation (model.init=default): on synthetic-topics at a KL weight of 1, pooled"
+            " encoders collapsed with 3 of 3 seeds from U(-0.01, 0.01), with none from PyTorch's"
+        )
+    by_pooling = metrics.get("cosine_by_pooling", {})
+    best = min(by_pooling, key=lambda name: by_pooling[name], default="mean")
+    # Where the states are known and the last are the least alike, pooling promises nothing.
+    if takes_few_states(model.get("pooling", "last")) and not (by_pooling and best == "last"):
+        choice, reason = (
+            "mean",
+            "at a KL weight of 0.4, pooled encoders carried 2 to 3 times the information on chat messages",
+        )
+        if by_pooling:
+            choice = best
+            reason = f"it lowers the cosine similarity here from {by_pooling['last']:.2f} to {by_pooling[best]:.2f}"
+        found.append(
+            f"pool the encoder's states ({choice}) instead of taking the last: {reason}; at a weight of 1 it was enough"
+            " on synthetic-topics, and not on PTB, short Yelp and chat messages"
+        )
+    if model.get("posterior", "gaussian") != "batch-norm":
+        found.append(
+            "bound the KL from below (method=bn-vae): it kept 2.4 to 3.1 nats on four corpora, at the plain VAE's cost"
+            " and at a likelihood no worse, by up to 0.9 nats better"
+        )
+    if objective.get("free_bits", "none") == "none" or not training.get("pretraining_epochs"):
+        found.append(
+            "pretrain as an autoencoder, reset the decoder, train with per-dimension free bits (method=autoencoder):"
+            " 7 nats of KL on four corpora, a third more training; compare its likelihood by `study evaluate --widen`"
+        )
+    found.append(
+        "weaken the decoder (model.word_dropout, model.input_dropout), or train the encoder first (method=aggressive),"
+        " which costs 6.5 to 7.6 times as much and all but collapsed on two of four corpora"
+    )
+    found.append(
+        "ask whether z is worth its cost here: if method=language-model has as low an nll, a collapsed model is right"
+    )
+    return found
+
+
+def padded(features: list[Any], arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return features as one array; states over time of unequal number are padded, and their `lengths` found."""
+    counts = [len(each) for each in features]
+    if "lengths" in arrays or len(set(counts)) <= 1 or not all(counts) or not isinstance(features[0][0], list):
+        return {"features": np.array(features)}
+    found = np.zeros((len(features), max(counts), len(features[0][0])))
+    for row, each in zip(found, features, strict=True):
+        row[: len(each)] = each
+    return {"features": found, "lengths": np.array(counts)}
+
+
+def read_dump(path: Path) -> dict[str, Any]:
+    """Read `features`, `mean`, `log_variance` and maybe `lengths` from .npz or .parquet; raise StudyError."""
+    import polars as pl
+
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        else:
+            frame = pl.read_parquet(path)
+            arrays = {name: np.array(frame[name].to_list()) for name in frame.columns if name != "features"}
+            arrays |= padded(frame["features"].to_list(), arrays) if "features" in frame.columns else {}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
+        # NumPy's advice is to unpickle whatever it does not know.
+        said = "it is no .npz file of plain numbers" if "pickle" in str(error) else first_line(error)
+        raise StudyError(f"{path} cannot be read: {said}") from None
+    wanted = {"features", "mean", "log_variance"}
+    if missing := wanted - set(arrays):
+        raise StudyError(
+            f"{path} has no {', '.join(sorted(missing))}; it holds {', '.join(sorted(arrays)) or 'nothing'}."
+            " Expected features [N, H] or [N, T, H] (with lengths [N]), mean [N, L], log_variance [N, L]"
+        )
+    return {name: arrays[name] for name in (*wanted, "lengths") if name in arrays}

@@ -1,0 +1,348 @@
+"""A study's own record: its definition, Optuna's database and each trial's epochs. The one truth.
+
+An epoch is appended to the trial's journal before anything else hears of it, and Optuna is told what
+became of a trial once, when it is over: COMPLETE, PRUNED and FAIL mean what they say, and a trial
+that was interrupted is WAITING, so that the next `ask` hands it out again under its own number. MLflow
+and reports are made from this record and can be made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import StringConstraints
+
+from data.files import HALF_WRITTEN, DamagedFileError, read_json, remove_files
+from study.errors import DamagedRecordError, StudyError, StudyWarning
+from study.record import database
+from study.record.database import DATABASE
+from study.record.integrity import disagreement, seal_of
+from study.record.journal import DEFINITION, append_journal, mend, read_journal, storage_hint, study_names
+from study.record.proposal import FIXED, draw, pass_on_notes, store
+from study.record.states import State
+from study.record.trials import TrialRecord, best_row
+from study.search.definition import Definition, read_definition, write_definition
+from study.search.samplers import make_sampler
+
+LOCK, TRIALS, RUN_IDS = ".lock", "trials", "mlflow.json"
+RunId = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{8,64}$")]
+"""MLflow's name of a run."""
+OWN_FILES = (DEFINITION, *(f"{DATABASE}{end}" for end in ("", "-journal", "-wal", "-shm")), RUN_IDS, LOCK)
+"""What a study that has tried nothing has written into its folder."""
+
+
+class Ledger:
+    """The record of one study. One process writes it at a time; any number may read.
+
+    It is opened for reading, which changes nothing on the disk; the first thing written opens it for writing.
+    """
+
+    def __init__(self, folder: Path, definition: Definition) -> None:
+        self.folder = folder
+        self.definition = definition
+        self._study: optuna.Study | None = None
+        self._is_writer = False
+        self._open: dict[int, optuna.Trial] = {}
+        self._rows: dict[int, list[dict[str, Any]]] = {}
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, folder: Path, definition: Definition) -> Ledger:
+        """Start the record of a new study in a folder that is new or empty, and lock it.
+
+        Raises StudyError, and touches nothing, if the folder has a study or anything else.
+        """
+        if (folder / LOCK).is_file() and (folder / DEFINITION).is_file():
+            # Said first of a study that is being run.
+            lock_folder(folder, definition.name).close()
+        left = {LOCK, *(path.name for path in folder.glob(f"{HALF_WRITTEN}-{DEFINITION}"))}
+        found = [path.name for path in folder.iterdir() if path.name not in left] if folder.is_dir() else []
+        if DEFINITION in found:
+            raise StudyError(
+                f"a study named {definition.name} exists already; continue it with --resume"
+                f" {definition.name}{storage_hint(folder.parent)},"
+                " or choose another --name"
+            )
+        if found or (folder.exists() and not folder.is_dir()):
+            raise StudyError(
+                f"{folder} is not empty and no study ({', '.join(sorted(found)[:3]) or 'a file'});"
+                " choose another --name"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        ledger = cls(folder, definition)
+        ledger._lock = lock_folder(folder, definition.name)
+        # First of all, so that a study killed at any later moment can be resumed.
+        write_definition(folder / DEFINITION, definition)
+        ledger.enqueue(list(definition.planned))
+        return ledger
+
+    @classmethod
+    def open(cls, folder: Path) -> Ledger:
+        """Open the record of a study for reading; raise StudyError if there is none or it is damaged."""
+        path = folder / DEFINITION
+        if not path.is_file():
+            known = study_names(folder.parent)
+            hint = f"known here: {', '.join(known)}" if known else "none has been run there"
+            raise StudyError(f"no study named {folder.name} in {folder.parent} ({hint}); see --storage")
+        ledger = cls(folder, read_definition(path))
+        if not database.exists(folder, ledger.definition) and (folder / TRIALS).exists():
+            raise StudyError(f"{folder / DATABASE} is missing; the study's record is damaged{mend(folder)}")
+        # What is damaged is said at once.
+        ledger.study  # noqa: B018
+        return ledger
+
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's study, connected when it is first asked for."""
+        if self._study is None:
+            try:
+                self._study = database.connect(self.folder, self.definition, writing=self._is_writer)
+            except DamagedRecordError:
+                if self._is_writer or (self.folder / TRIALS).exists() or (self.folder / DATABASE).exists():
+                    raise
+                # Killed while it was created: it has tried nothing yet.
+                self._study = database.empty(self.definition)
+        return self._study
+
+    def _for_writing(self) -> optuna.Study:
+        """Return Optuna's study as one that can be written, made if it is not there."""
+        if not self._is_writer:
+            if self.definition.optuna_url or not database.exists(self.folder, self.definition):
+                database.create(self.folder, self.definition)
+            self._is_writer, self._study = True, None
+        return self.study
+
+    def lock(self) -> None:
+        """Become the one writer; raise StudyError if another process is. Ends with the process."""
+        self._lock = lock_folder(self.folder, self.definition.name)
+
+    def is_locked(self) -> bool:
+        """Say whether a process is running the study."""
+        if not (self.folder / LOCK).exists():
+            return False
+        with (self.folder / LOCK).open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def discard(self) -> None:
+        """Remove the record of a study that has tried nothing, file by file; whatever else is in its folder stays."""
+        if self.definition.optuna_url:
+            optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)
+        self._study = None
+        remove_files(self.folder, OWN_FILES)
+        self.close()
+
+    def close(self) -> None:
+        """Let another process become the writer."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def trial_folder(self, number: int) -> Path:
+        """Return where a trial keeps its journal, checkpoints and best weights."""
+        return self.folder / TRIALS / f"{number:05d}"
+
+    def num_left(self) -> int:
+        """Count the trials that are still to be handed out: new ones and interrupted ones."""
+        taken = [trial for trial in self._frozen() if trial.state != TrialState.WAITING]
+        return max(0, self.definition.num_trials - len(taken))
+
+    def enqueue(self, points: list[dict[str, Any]]) -> None:
+        """Have these searched values tried, in this order, before the sampler proposes any; once each."""
+        study = self._for_writing()
+        for point in points:
+            study.enqueue_trial(point, skip_if_exists=True)
+
+    def extend(self, points: list[dict[str, Any]]) -> None:
+        """Have these searched values tried as well, each once however often it is asked for."""
+        self.enqueue(points)
+        self.definition = replace(self.definition, num_trials=len(self._frozen()))
+        write_definition(self.folder / DEFINITION, self.definition)
+
+    def release_interrupted(self) -> list[int]:
+        """Make every trial that Optuna has as RUNNING wait to be handed out again; return their numbers."""
+        study = self._for_writing()
+        # Those of a study that was killed while they were entered.
+        self.enqueue(list(self.definition.planned))
+        released = []
+        for trial in self._frozen():
+            if trial.state == TrialState.RUNNING:
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+                released.append(trial.number)
+        self._open.clear()
+        self._rows.clear()
+        return released
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        """Take the next trial, an interrupted one first; return its number and its searched values.
+
+        What a trial is given follows from the study's seed, its own number and what is known when it is first asked
+        for. All its values are drawn, then stored at once, then it is taken: a kill leaves it whole or not there.
+        """
+        definition, study = self.definition, self._for_writing()
+        self._settle_next(study)
+        trial = study.ask()
+        values = definition.space.suggest(trial)
+        self._open[trial.number] = trial
+        self._rows[trial.number] = read_journal(self.trial_folder(trial.number))
+        for row in self._rows[trial.number]:
+            self._report(trial, row)
+        return trial.number, values
+
+    def _settle_next(self, study: optuna.Study) -> None:
+        """See to it that the trial which Optuna will hand out next is there, with each of its values."""
+        known = self._frozen()
+        if known:
+            pass_on_notes(study, known[-1])
+        waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
+        number = len(known) if waiting is None else waiting.number
+        definition = self.definition
+        study.sampler = make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, number)
+        if waiting is None:
+            store(study, draw(study, study.sampler, definition.space, number, {}))
+            return
+        fixed = waiting.system_attrs.get(FIXED, {}) | waiting.params
+        drawn = draw(study, study.sampler, definition.space, number, fixed)
+        if drawn.params.keys() - fixed.keys():
+            # Of values to be tried, the ones that were left to the sampler.
+            study._storage.set_trial_system_attr(waiting._trial_id, FIXED, drawn.params)
+
+    def rows(self, number: int) -> list[dict[str, Any]]:
+        """Return the epochs on record of a trial, oldest first."""
+        if number in self._rows:
+            return self._rows[number]
+        return read_journal(self.trial_folder(number))
+
+    def add_row(self, number: int, row: dict[str, Any]) -> bool:
+        """Record an epoch and when (`recorded_at`, seconds since 1970); return False if it is on record already."""
+        rows = self._rows[number]
+        if row["epoch"] <= (rows[-1]["epoch"] if rows else 0):
+            return False
+        row = row | {"recorded_at": round(time.time(), 3)}
+        append_journal(self.trial_folder(number), row)
+        rows.append(row)
+        self._report(self._open[number], row)
+        return True
+
+    def _report(self, trial: optuna.Trial, row: dict[str, Any]) -> None:
+        if not self.definition.goal.is_pareto and "phase" not in row:
+            with warnings.catch_warnings():
+                # Of an interrupted trial, epochs that Optuna has already.
+                warnings.simplefilter("ignore", UserWarning)
+                trial.report(row["valid/nll"], row["epoch"])
+
+    def finish(self, number: int, state: State, reason: str = "") -> tuple[State, str]:
+        """Tell Optuna, once, what became of a trial: `complete`, `pruned`, `collapsed` or `failed`.
+
+        A trial without an epoch has failed, whatever it is said to be. Returns state and reason.
+        """
+        trial = self._open.pop(number)
+        rows, goal = self._rows.pop(number), self.definition.goal
+        best = best_row(rows, self.definition)
+        if state != State.FAILED and not best:
+            state, reason = State.FAILED, reason or "it ended before its first epoch"
+        trial.set_user_attr("state", state.value)
+        trial.set_user_attr("reason", reason)
+        trial.set_user_attr("seconds", rows[-1]["seconds"] if rows else 0.0)
+        for name, value in best.items():
+            if name.startswith("valid/"):
+                trial.set_user_attr(f"best/{name[6:]}", value)
+        with warnings.catch_warnings():
+            # A kill may have come after they were set.
+            warnings.simplefilter("ignore", UserWarning)
+            for name, violation in goal.constraints(best).items():
+                trial.set_constraint(name, violation)
+        trial.set_user_attr("digest", seal_of(trial.params, state, reason))
+        match state:
+            case State.COMPLETE:
+                self._for_writing().tell(trial, goal.values(best))
+            case State.PRUNED | State.COLLAPSED:
+                self._for_writing().tell(trial, state=TrialState.PRUNED)
+            case _:
+                self._for_writing().tell(trial, state=TrialState.FAIL)
+        return state, reason
+
+    def trials(self) -> list[TrialRecord]:
+        """Return every trial of the study, oldest first.
+
+        Raises StudyError if journals and database do not say the same: neither is believed over the other.
+        """
+        found = []
+        for record, problem in self.survey():
+            if problem:
+                raise StudyError(problem)
+            assert record is not None
+            found.append(record)
+        return found
+
+    def survey(self) -> Iterator[tuple[TrialRecord | None, str]]:
+        """Yield every trial, and what is wrong with its record; None where there is no telling what it was."""
+        run_ids, name, frozen = self.run_ids(), self.folder.name, self._frozen()
+        for trial in frozen:
+            try:
+                rows = self.rows(trial.number)
+                problem = disagreement(trial, rows, best_row(rows, self.definition), self.definition)
+            except StudyError as error:
+                yield None, f"the record of trial {trial.number} of {name} is damaged: {error}"
+                continue
+            if problem:
+                problem = f"the record of trial {trial.number} of {name} is damaged: {problem}{mend(self.folder)}"
+            yield self._record(trial, rows, run_ids), problem
+        for folder in sorted((self.folder / TRIALS).glob("*[0-9]")):
+            if folder.name.isdecimal() and int(folder.name) >= len(frozen) and (folder / "epochs.jsonl").exists():
+                problem = f"{folder} has epochs of a trial that Optuna's database does not know"
+                yield None, f"the record of {name} is damaged: {problem}{mend(self.folder)}"
+
+    def run_ids(self) -> dict[str, str]:
+        """Return the MLflow run of the study (`study`) and of each trial, by number; made again if it is damaged."""
+        path = self.folder / RUN_IDS
+        if not os.path.lexists(path):
+            return {}
+        try:
+            found: dict[str, RunId] = read_json(path, dict[str, RunId])
+        except DamagedFileError as error:
+            warnings.warn(StudyWarning(f"{error}; it is made again when the study goes on"), stacklevel=2)
+            return {}
+        return found
+
+    def _frozen(self) -> list[FrozenTrial]:
+        return database.trials(self.study, self.folder)
+
+    def _record(self, trial: FrozenTrial, rows: list[dict[str, Any]], run_ids: dict[str, str]) -> TrialRecord:
+        best = best_row(rows, self.definition)
+        waiting = State.WAITING if trial.state == TrialState.WAITING else State.RUNNING
+        return TrialRecord(
+            number=trial.number,
+            state=State(trial.user_attrs.get("state", State.FAILED)) if trial.state.is_finished() else waiting,
+            reason=trial.user_attrs.get("reason", ""),
+            params=dict(trial.params),
+            rows=rows,
+            seconds=rows[-1]["seconds"] if rows else 0.0,
+            feasible=bool(best) and self.definition.goal.is_feasible(best),
+            best=best,
+            run_id=run_ids.get(str(trial.number)),
+            started=trial.datetime_start is not None,
+        )
+
+
+def lock_folder(folder: Path, name: str) -> IO[str]:
+    """Lock a study's folder for this process; raise StudyError if another one has it."""
+    stream = (folder / LOCK).open("a")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise StudyError(f"the study {name} is being run by another process; wait for it or stop it first") from None
+    return stream

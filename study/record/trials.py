@@ -1,0 +1,160 @@
+"""Trials as a study's record has them: the best epoch of each, the best of all, counts and frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from model.collapse import is_collapsed
+from study.record.states import USABLE, State
+from study.search.definition import Definition
+from study.search.objective import pareto_front
+
+JSON_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "bits_per_byte", "dispersion")
+SEED_METRICS = ("nll", "elbo", "kl", "mi", "au", "dispersion")
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the ledger has it."""
+
+    number: int
+    state: State
+    reason: str
+    params: dict[str, Any]
+    rows: list[dict[str, Any]] = field(repr=False)
+    seconds: float
+    feasible: bool
+    best: dict[str, Any] = field(repr=False)
+    """The row of the best epoch; empty before the first one."""
+    run_id: str | None
+    started: bool
+    """Whether it has ever been handed out: an enqueued trial waits before that."""
+
+
+def best_row(rows: list[dict[str, Any]], definition: Definition) -> dict[str, Any]:
+    """Return the row with the best validation by the study's criterion, or an empty one."""
+    criterion = f"valid/{definition.space.fixed.evaluation.criterion}"
+    finite = [row for row in rows if math.isfinite(row.get(criterion, math.nan)) and "phase" not in row]
+    return min(finite, key=lambda row: row[criterion], default={})
+
+
+def json_line(trial: TrialRecord) -> dict[str, Any]:
+    """Return what `study report --json` prints of a trial; `valid` is of its best epoch."""
+    return {
+        "trial": trial.number,
+        "state": trial.state.value,
+        "reason": trial.reason,
+        "params": trial.params,
+        "epochs": len(trial.rows),
+        "seconds": trial.seconds,
+        "valid": {name: trial.best.get(f"valid/{name}") for name in JSON_METRICS},
+        "feasible": trial.feasible,
+        "run_id": trial.run_id,
+    }
+
+
+def trials_frame(trials: list[TrialRecord]) -> pl.DataFrame:
+    """Return one row a trial: what became of it, its searched settings and the metrics of its best epoch."""
+    rows = [
+        {
+            "trial": trial.number,
+            "state": trial.state.value,
+            "reason": trial.reason,
+            "feasible": trial.feasible,
+            "epochs": len(trial.rows),
+            "seconds": trial.seconds,
+            "best_epoch": trial.best.get("epoch"),
+            **trial.params,
+            **{name: value for name, value in trial.best.items() if name.startswith("valid/")},
+            "run_id": trial.run_id,
+        }
+        for trial in trials
+    ]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
+
+
+def epochs_frame(trials: list[TrialRecord]) -> pl.DataFrame:
+    """Return one row an epoch of each trial: its trial, state, settings and every metric."""
+    rows = [
+        {"trial": trial.number, "state": trial.state.value, **trial.params, **row}
+        for trial in trials
+        for row in trial.rows
+    ]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
+
+
+def has_collapsed(definition: Definition, trial: TrialRecord) -> bool:
+    """Say whether a trial was ended as collapsed, or ended collapsed where that ends none; a language model cannot."""
+    if trial.state == State.COLLAPSED:
+        return True
+    last = trial.rows[-1] if trial.rows and "valid/kl" in trial.rows[-1] else trial.best
+    if not last or trial.params.get("method", definition.space.fixed.method) == "language-model":
+        return False
+    return is_collapsed(last["valid/kl"], int(last["valid/au"]), definition.goal.collapse_kl_nats)
+
+
+def best_trial(trials: list[TrialRecord]) -> TrialRecord | None:
+    """Return the trial with the lowest validation nll among those that are feasible, if there is one."""
+    usable = [trial for trial in trials if trial.feasible and trial.state in USABLE]
+    return min(usable, key=lambda trial: trial.best["valid/nll"], default=None)
+
+
+def pareto_trials(trials: list[TrialRecord], over: str = "mi") -> list[TrialRecord]:
+    """Return the trials that no other beats in both nll (low) and mi or kl (high), from the lowest nll on."""
+    usable = [trial for trial in trials if trial.best and trial.state != State.FAILED]
+    if not usable:
+        return []
+    points = np.array([[trial.best["valid/nll"], -trial.best[f"valid/{over}"]] for trial in usable])
+    front = [trial for trial, kept in zip(usable, pareto_front(points), strict=True) if kept]
+    return sorted(front, key=lambda trial: trial.best["valid/nll"])
+
+
+def counts(trials: list[TrialRecord]) -> dict[str, int]:
+    """Count the trials by state."""
+    found: dict[str, int] = {}
+    for trial in trials:
+        found[trial.state] = found.get(trial.state, 0) + 1
+    return found
+
+
+def summary_metrics(definition: Definition, trials: list[TrialRecord]) -> dict[str, float]:
+    """Return the numbers that stand for a whole study in MLflow."""
+    best = best_trial(trials)
+    summary = {f"num/{state}": float(count) for state, count in counts(trials).items()}
+    summary["num/trials"] = float(len(trials))
+    summary["seconds"] = sum(trial.seconds for trial in trials)
+    if best is not None:
+        summary |= {f"best/{name[6:]}": float(value) for name, value in best.best.items() if name.startswith("valid/")}
+        summary["best/trial"] = float(best.number)
+    return summary
+
+
+def seeds_frame(trials: list[TrialRecord]) -> pl.DataFrame | None:
+    """Return mean and standard deviation over seeds (`nll`, `nll sd`, ...) of settings equal otherwise, best first.
+
+    None where seeds were not searched.
+    """
+    frame = trials_frame(trials)
+    if "seed" not in frame.columns or "valid/nll" not in frame.columns:
+        return None
+    others = list(dict.fromkeys(name for trial in trials for name in trial.params if name != "seed"))
+    return (
+        frame.filter(pl.col("valid/nll").is_not_null())
+        .group_by(others or [pl.lit("all").alias("settings")])
+        .agg(
+            pl.len().alias("seeds"),
+            *[pl.col(f"valid/{name}").cast(pl.Float64).mean().alias(name) for name in SEED_METRICS],
+            *[
+                pl.col(f"valid/{name}").cast(pl.Float64).std().fill_null(0.0).alias(f"{name} sd")
+                for name in SEED_METRICS
+            ],
+        )
+        .sort("nll")
+    )

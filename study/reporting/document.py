@@ -1,0 +1,224 @@
+"""A study as one document: self-contained HTML, or Markdown with its figures beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
+
+from data.files import write_text
+from study.analysis.findings import answer, collapse_pattern, costs, counted
+from study.analysis.seed_noise import known_noise
+from study.config.stored import without_nan
+from study.errors import StudyError, StudyWarning
+from study.inference.portrait import portrait_of
+from study.record.final_scores import SAMPLES, read_samples
+from study.record.formats import show_number, show_params, show_value
+from study.record.ledger import Ledger
+from study.record.markup import code as code_span
+from study.record.markup import code_block, prose
+from study.record.markup import plain as cell
+from study.record.states import State
+from study.record.trials import TrialRecord, best_trial, counts, has_collapsed, pareto_trials
+from study.reporting.chart_style import Chart, save
+from study.reporting.figures import FIGURES
+from study.reporting.model_figures import PORTRAITS
+from study.reporting.outputs import check_output, refuse_foreign
+from study.reporting.tables import seed_rows
+
+WORDS = ("reconstructions", "interpolation")
+"""Figures that a document has as tables, in which one can search and copy."""
+
+TABLE_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "dispersion")
+EMBED = """
+const wrap = (text, most) => text.split(" ").reduce((lines, word) => {
+  const line = lines.at(-1) ? lines.at(-1) + " " + word : word;
+  return line.length > most && lines.at(-1) ? [...lines, word] : [...lines.slice(0, -1), line];
+}, [""]);
+for (const holder of document.querySelectorAll("figure[data-figure]")) {
+  const spec = JSON.parse(holder.querySelector("script").textContent);
+  // On a phone: as wide as the screen, legends below, titles on several lines.
+  const width = holder.clientWidth - 110;
+  if (width < 560) {
+    if (spec.facet && spec.facet.column) spec.facet = {row: {...spec.facet.column, header: {orient: "top"}}};
+    for (const part of [spec, spec.spec || {}, ...(spec.vconcat || [])])
+      if (typeof part.width === "number") {
+        // Both axes of a latent space have one unit.
+        if (holder.dataset.figure === "latent-space") part.height *= width / part.width;
+        part.width = width;
+      }
+    const {text, subtitle} = spec.title;
+    spec.title = {...spec.title, text: wrap(text, width / 5.5), subtitle: wrap(subtitle.join(" "), width / 4.5)};
+    const config = spec.config || {};
+    const below = {orient: "bottom", columns: 3, layout: {bottom: {direction: "vertical", anchor: "start"}}};
+    spec.config = {...config, title: {...config.title, fontSize: 11, subtitleFontSize: 9}, legend: below};
+  }
+  vegaEmbed(holder.querySelector("div"), spec, {actions: false, renderer: "svg"}).catch(console.error);
+}
+"""
+
+
+def write_html(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
+    """Write a study's report as one HTML file that needs no network, aside and then renamed; raise StudyError."""
+    check_target(path, ".html")
+    write_text(path, render(gather(ledger, price_per_gpu_hour)))
+
+
+def write_artifacts(ledger: Ledger, folder: Path) -> list[Path]:
+    """Write `report.html` and every figure of it, as PNG in `figures`, into a folder; return both paths."""
+    content = gather(ledger, None)
+    (folder / "figures").mkdir()
+    for name, chart in content["charts"].items():
+        save(chart, folder / "figures" / f"{name}.png")
+    write_text(folder / "report.html", render(content))
+    return [folder / "report.html", folder / "figures"]
+
+
+def render(content: dict[str, Any]) -> str:
+    """Return what `gather` found as an HTML page."""
+    return to_html("report.html.j2", content, content["charts"])
+
+
+def to_html(template: str, content: dict[str, Any], drawn: dict[str, Chart]) -> str:
+    """Return a page that draws these charts where its template names them."""
+    charts = {name: chart.to_dict() for name, chart in drawn.items()}
+    specs = {name: specification(chart) for name, chart in charts.items() if name not in WORDS}
+    titles = {name: chart["title"]["text"] for name, chart in charts.items()}
+    script = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
+    return environment().get_template(template).render(**content, specs=specs, titles=titles, script=script)
+
+
+def now() -> str:
+    """Return the time of writing."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def write_markdown(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
+    """Write a study's report as Markdown, its figures as SVG files beside it; raise StudyError."""
+    check_target(path, ".md")
+    content = gather(ledger, price_per_gpu_hour)
+    figures, titles, drawn = {}, {}, {}
+    for name, chart in content.pop("charts").items():
+        if name in WORDS:
+            continue
+        titles[name] = chart.to_dict()["title"]["text"]
+        figures[name] = f"{path.stem}-{name}.svg"
+        drawn[name] = chart
+    refuse_foreign([path.with_name(file) for file in figures.values()], path)
+    for name, chart in drawn.items():
+        save(chart, path.with_name(figures[name]))
+    text = environment().get_template("report.md.j2").render(**content, figures=figures, titles=titles)
+    write_text(path, text)
+
+
+def check_target(path: Path, ending: str) -> None:
+    """Raise StudyError unless a file of this ending can be written there."""
+    check_output(path, (ending,))
+
+
+def environment() -> Environment:
+    """Return the templates; HTML escapes whatever texts hold."""
+    made = Environment(
+        loader=PackageLoader("study"),
+        autoescape=select_autoescape(["html.j2"], default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["short"] = show_value
+    made.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
+    made.filters |= {"cell": cell, "prose": prose, "code_block": code_block, "code_span": code_span}
+    return made
+
+
+def specification(chart: dict[str, Any]) -> str:
+    """Return a chart's specification as JSON that can stand inside a script element."""
+    return json.dumps(without_nan(chart), default=str, allow_nan=False).replace("<", "\\u003c")
+
+
+def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
+    """Return everything that a report says; raise StudyError if there is nothing to say yet."""
+    definition, trials = ledger.definition, ledger.trials()
+    best = best_trial(trials)
+    charts: dict[str, Chart] = {}
+    for name, draw in FIGURES.items():
+        try:
+            charts[name] = draw(definition, trials)
+        except StudyError:
+            if name == "trade-off":
+                raise
+    portrait = portrait_of(ledger, best) if best is not None else None
+    if portrait is not None:
+        charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
+    noise_nats, noise = known_noise(ledger, trials)
+    ranges = definition.space.ranges
+    return {
+        "definition": definition,
+        "answer": answer(definition, trials, noise, noise_nats),
+        "how_many": counted(len(trials))
+        + ("" if len(trials) >= definition.num_trials else f" of {definition.num_trials} so far"),
+        "failures": [(trial.number, trial.reason) for trial in trials if trial.state == State.FAILED],
+        "states": counts(trials),
+        "best": best,
+        "best_settings": {} if best is None else best.params,
+        "pareto": [table_row(trial) for trial in pareto_trials(trials)],
+        "metrics": TABLE_METRICS,
+        "trials": [table_row(trial) for trial in trials],
+        "seeds": seed_rows(trials),
+        "pattern": collapse_pattern(definition, trials).to_dicts(),
+        "num_collapsed": sum(has_collapsed(definition, trial) for trial in trials),
+        "collapsed_otherwise": [
+            f"trial {trial.number} is {trial.state}"
+            for trial in trials
+            if trial.state != State.COLLAPSED and has_collapsed(definition, trial)
+        ],
+        "samples": samples_of(ledger, best),
+        "interpolation": portrait.interpolation if portrait is not None else [],
+        "between": portrait.texts[:2] if portrait is not None else [],
+        "costs": costs(definition, trials, price_per_gpu_hour),
+        "searched": {name: show_range(allowed) for name, allowed in ranges.items()},
+        "versions": definition.provenance or {"versions": "not recorded"},
+        "written": now(),
+        "charts": charts,
+    }
+
+
+def samples_of(ledger: Ledger, trial: TrialRecord | None, num: int = 8) -> list[dict[str, str]]:
+    """Return validation texts beside their reconstructions, and prior samples, of a trial; empty if it wrote none."""
+    path = ledger.trial_folder(trial.number) / SAMPLES if trial is not None else None
+    if path is None or not os.path.lexists(path):
+        return []
+    try:
+        table = read_samples(path.parent)
+    except StudyError as error:
+        # No reason to lose the rest of the report.
+        warnings.warn(StudyWarning(str(error)), stacklevel=2)
+        return []
+    return [dict(zip(table, row, strict=True)) for row in list(zip(*table.values(), strict=True))[:num]]
+
+
+def table_row(trial: TrialRecord) -> dict[str, Any]:
+    """Return a trial as a report's tables show it."""
+    return {
+        "trial": trial.number,
+        "state": trial.state,
+        "epochs": len(trial.rows),
+        "seconds": f"{trial.seconds:.0f}",
+        "settings": show_params(trial.params),
+        **{name: show_number(trial.best.get(f"valid/{name}")) for name in TABLE_METRICS},
+    }
+
+
+def show_range(allowed: Any) -> str:
+    """Return a search range in words."""
+    if allowed.values is not None:
+        return ", ".join(map(str, allowed.values))
+    return f"{allowed.low} to {allowed.high}{' (log)' if allowed.log else ''}"

@@ -1,0 +1,81 @@
+"""Several studies beside each other: what each searched, found and cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from data.files import write_text
+from study.analysis.findings import answer
+from study.analysis.seed_noise import known_noise, seed_noise
+from study.record.formats import show_number, show_params
+from study.record.ledger import Ledger
+from study.record.trials import TrialRecord, best_trial, counts
+from study.reporting.document import check_target, now, to_html
+from study.reporting.figures import studies_trade_off
+from study.search.definition import Definition
+
+METRICS = ("nll", "kl", "mi", "au", "ppl")
+COLUMNS = ("study", "corpus", "trials", *METRICS, "seed s.d.", "hours", "best settings")
+
+
+def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[str]]:
+    """Return the cells of a table with a row for each study, as `COLUMNS` names them; metrics of its best trial."""
+    rows = []
+    for definition, trials in studies:
+        best = best_trial(trials)
+        cells = ["-"] * len(METRICS) if best is None else [show_number(best.best[f"valid/{name}"]) for name in METRICS]
+        states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+        noise, settings = seed_noise(trials)
+        rows.append(
+            [
+                definition.name,
+                definition.corpus_name,
+                states,
+                *cells,
+                f"{noise:.2f}" if settings else "-",
+                f"{sum(trial.seconds for trial in trials) / 3600:.2f}",
+                "-" if best is None else show_params(best.params),
+            ]
+        )
+    return rows
+
+
+def compared_table(ledgers: list[Ledger]) -> Table:
+    """Return that table for a terminal."""
+    table = Table(title="Studies, best trial on validation", title_justify="left", box=None, pad_edge=False)
+    for name in COLUMNS:
+        words = name in ("study", "corpus", "best settings")
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
+    for row in compared([(ledger.definition, ledger.trials()) for ledger in ledgers]):
+        table.add_row(*row)
+    return table
+
+
+def incomparable(ledgers: list[Ledger]) -> str:
+    """Return why the studies' numbers cannot be compared, or nothing."""
+    evaluated = {(each.definition.corpus_fingerprint, each.definition.space.fixed.evaluation) for each in ledgers}
+    if len(evaluated) == 1:
+        return ""
+    return "These studies differ in corpus or in how validation is measured: their numbers cannot be compared."
+
+
+def write_studies(ledgers: list[Ledger], path: Path) -> None:
+    """Write all of it as one HTML file that needs no network, aside and then renamed; raise StudyError."""
+    check_target(path, ".html")
+    studies = [(ledger.definition, ledger.trials()) for ledger in ledgers]
+    answers = []
+    for ledger, (definition, trials) in zip(ledgers, studies, strict=True):
+        nats, noise = known_noise(ledger, trials)
+        answers.append(f"{definition.name}: {answer(definition, trials, noise, nats)[0]}")
+    content = {
+        "names": [definition.name for definition, _ in studies],
+        "answers": answers,
+        "warning": incomparable(ledgers),
+        "header": COLUMNS,
+        "rows": compared(studies),
+        "commands": [definition.command for definition, _ in studies],
+        "written": now(),
+    }
+    write_text(path, to_html("studies.html.j2", content, {"trade-off": studies_trade_off(studies)}))

@@ -1,0 +1,191 @@
+"""A study, finished or not, as frames, JSON lines and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from study.record.formats import LINE_BREAK, mean_and_spread, show_number, show_params, show_value
+from study.record.markup import code
+from study.record.states import State
+from study.record.trials import (
+    SEED_METRICS,
+    TrialRecord,
+    best_trial,
+    counts,
+    epochs_frame,
+    pareto_trials,
+    seeds_frame,
+    trials_frame,
+)
+from study.reporting.outputs import write_output
+from study.search.definition import Definition
+from study.search.space import CONDITIONS
+
+
+def describe_study(definition: Definition, trials: list[TrialRecord], reason: str) -> str:
+    """Return a study's story in Markdown, for the parent run's description."""
+    best = best_trial(trials)
+    states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+    lines = [
+        f"**{definition.name}**: {len(trials)} of {definition.num_trials} trials on corpus"
+        f" {code(definition.corpus_name)} ({definition.corpus_fingerprint}): {states}.",
+        f"Ended early: {reason}." if reason else "",
+        verdict(trials),
+        f"Reproduce: {code(definition.command)}" if definition.command else "",
+        f"Best settings: {show_params(best.params)}" if best is not None and best.params else "",
+    ]
+    return LINE_BREAK.join(line for line in lines if line)
+
+
+def verdict(trials: list[TrialRecord]) -> str:
+    """Return one sentence: the best settings' numbers, or that everything collapsed."""
+    best = best_trial(trials)
+    if best is None:
+        return "No trial is feasible: every one collapsed, failed, missed a floor or has not ended its first epoch."
+    row = best.best
+    return (
+        f"Best: trial {best.number} with nll {row['valid/nll']:.2f} nats, KL {row['valid/kl']:.2f},"
+        f" MI {row['valid/mi']:z.2f} nats, {row['valid/au']} active units."
+    )
+
+
+def metric_cells(best: dict[str, Any]) -> list[str]:
+    """Return the cells that every table of trials shows of a best epoch."""
+    if not best:
+        return ["-"] * 6
+    nll, kl, mi, cosine = (show_number(best[f"valid/{name}"]) for name in ("nll", "kl", "mi", "dispersion"))
+    return [nll, kl, mi, str(best["valid/au"]), f"{best['valid/ppl']:.1f}", cosine]
+
+
+METRIC_COLUMNS = ("NLL", "KL", "MI", "AU", "PPL", "cosine")
+
+
+def trial_table(title: str, trials: list[TrialRecord]) -> Table:
+    """Return a table of trials, a line each."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("trial", "state", *METRIC_COLUMNS):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    table.add_column("settings", overflow="fold")
+    for trial in trials:
+        table.add_row(str(trial.number), trial.state, *metric_cells(trial.best), show_params(trial.params))
+    return table
+
+
+def by_pooling(trials: list[TrialRecord]) -> Table | None:
+    """Return a table of medians by pooling, where pooling was searched."""
+    frame = trials_frame(trials)
+    if "model.pooling" not in frame.columns or "valid/nll" not in frame.columns:
+        return None
+    frame = frame.filter(pl.col("valid/nll").is_not_null())
+    grouped = frame.group_by("model.pooling").agg(
+        pl.len().alias("trials"),
+        (~pl.col("feasible")).sum().alias("collapsed or under a floor"),
+        *[pl.col(f"valid/{name}").median().alias(name) for name in ("nll", "kl", "mi", "au", "dispersion")],
+    )
+    table = Table(
+        title="Median over trials by pooling, each at its best epoch; those ended early had fewer",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for name in grouped.columns:
+        table.add_column(name.removeprefix("model."), justify="left" if name == "model.pooling" else "right")
+    for row in grouped.sort("nll").iter_rows():
+        table.add_row(*(f"{value:z.2f}" if isinstance(value, float) else str(value) for value in row))
+    return table
+
+
+def seed_rows(trials: list[TrialRecord]) -> tuple[list[str], list[list[str]]] | None:
+    """Return the header and the cells of a table over seeds, or None where seeds were not searched."""
+    frame = seeds_frame(trials)
+    if frame is None:
+        return None
+    others = frame.columns[: frame.columns.index("seeds")]
+    rows = [
+        [
+            *(show_value(row[name]) for name in others),
+            str(row["seeds"]),
+            *(mean_and_spread(row[name], row[f"{name} sd"]) for name in SEED_METRICS),
+        ]
+        for row in frame.iter_rows(named=True)
+    ]
+    return [*(name.rsplit(".", 1)[-1] for name in others), "seeds", *SEED_METRICS], rows
+
+
+def over_seeds(trials: list[TrialRecord]) -> Table | None:
+    """Return a table of mean ± standard deviation over seeds of settings equal otherwise, where seeds were searched."""
+    found = seed_rows(trials)
+    if found is None:
+        return None
+    table = Table(title="Mean ± standard deviation over seeds", title_justify="left", box=None, pad_edge=False)
+    for name in found[0]:
+        table.add_column(name, justify="right" if name in (*SEED_METRICS, "seeds") else "left")
+    for row in found[1]:
+        table.add_row(*row)
+    return table
+
+
+def study_report(definition: Definition, trials: list[TrialRecord], noise: str) -> RenderableType:
+    """Return what `study report` prints; `noise` is what is known of differences between seeds."""
+    states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+    parts: list[RenderableType] = [
+        Text(
+            f"{definition.name}: {len(trials)} of {definition.num_trials} trials on {definition.corpus_name} ({states})"
+        ),
+        Text(verdict(trials)),
+        Text(noise),
+    ]
+    best = best_trial(trials)
+    if best is not None:
+        settings = Table(title="Best settings", title_justify="left", box=None, pad_edge=False, show_header=False)
+        for name, value in best.params.items():
+            settings.add_row(name, show_value(value))
+        parts += [Text(), settings]
+    parts += [
+        Text(),
+        trial_table("Trade-off: no other trial has both a lower NLL and a higher MI", pareto_trials(trials)),
+    ]
+    for table in (over_seeds(trials), by_pooling(trials)):
+        if table is not None:
+            parts += [Text(), table]
+    parts += [Text(), trial_table("All trials", trials)]
+    failed = [trial for trial in trials if trial.state == State.FAILED]
+    if failed:
+        parts += [Text(), Text("Failed")]
+        parts += [Text(f"trial {trial.number}: {trial.reason}") for trial in failed]
+    parts.append(
+        Text(
+            "\nNLL, KL, MI in nats a sequence on the validation split at KL weight 1; AU: active units;"
+            " cosine: features' mean cosine similarity."
+        )
+    )
+    return Group(*parts)
+
+
+def write_export(trials: list[TrialRecord], path: Path, rows: str) -> int:
+    """Write trials or epochs as parquet, aside and then renamed; return the number of rows."""
+    frame = trials_frame(trials) if rows == "trials" else epochs_frame(trials)
+    write_output(path, frame.write_parquet)
+    return frame.height
+
+
+def space_table(definition: Definition) -> Table:
+    """Return a table of what is searched, and where."""
+    table = Table(title="Searched", title_justify="left", box=None, pad_edge=False)
+    for name in ("setting", "values", "only if"):
+        table.add_column(name, overflow="fold")
+    for name, allowed in definition.space.ranges.items():
+        values = (
+            ", ".join(map(str, allowed.values))
+            if allowed.values is not None
+            else f"{allowed.low} to {allowed.high}{' (log)' if allowed.log else ''}"
+        )
+        other, meaningful = CONDITIONS.get(name, ("", frozenset()))
+        table.add_row(name, values, f"{other} is {' or '.join(sorted(meaningful))}" if other else "")
+    return table

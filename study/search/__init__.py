@@ -1,0 +1,1 @@
+"""What is searched, by whom, and for what; what a study is."""

@@ -1,0 +1,153 @@
+"""What a study is: everything that running and resuming it needs."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data.files import DamagedFileError, check_type, first_problem, read_json, sealed
+from study.config.stored import without_nan, write_json
+from study.errors import StudyError, StudyWarning, first_line
+from study.search.objective import Goal
+from study.search.space import SamplerName, SearchSpace
+
+SCHEMA_VERSION = 1
+SchedulerName = Literal["asha", "median", "none"]
+BY_HAND = (
+    "name",
+    "corpus",
+    "corpus_name",
+    "num_trials",
+    "concurrent",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "tracking_uri",
+    "optuna_url",
+    "command",
+    "provenance",
+)
+"""What does not decide a trial's numbers: changed by hand, it is taken with a warning."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a study is: everything that resuming it needs. Stored once, when it starts."""
+
+    name: str
+    identifier: str
+    """A random one: MLflow may hold runs of an older study of the same name."""
+    corpus: str
+    corpus_name: str
+    corpus_fingerprint: str
+    space: SearchSpace
+    goal: Goal
+    num_trials: int
+    sampler: str = "tpe"
+    scheduler: str = "asha"
+    grace_epochs: int = 1
+    seed: int = 0
+    concurrent: int = 1
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    max_retries: int = 2
+    final_num_samples: int = 0
+    """Importance samples of a last evaluation of each complete trial on the test split; 0 for none."""
+    tracking_uri: str = ""
+    optuna_url: str = ""
+    command: str = ""
+    provenance: dict[str, str] = field(default_factory=dict)
+    """The versions of what its results depend on, and the commit, when it was started; empty of older studies."""
+    planned: tuple[dict[str, Any], ...] = ()
+    """Searched values that are tried first, in this order, before the sampler proposes any."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the definition as JSON values."""
+        return self.__dict__ | {
+            "schema_version": SCHEMA_VERSION,
+            "space": self.space.to_json(),
+            "goal": self.goal.to_json(),
+            "planned": list(self.planned),
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Definition:
+        """Rebuild a definition that `to_json` made; raise KeyError, TypeError or ValueError if it is none."""
+        rest = dict(stored)
+        if rest.pop("schema_version") != SCHEMA_VERSION:
+            raise ValueError(f"expected schema version {SCHEMA_VERSION}, got {stored['schema_version']}")
+        space, goal = SearchSpace.from_json(rest.pop("space")), Goal.from_json(rest.pop("goal"))
+        planned = tuple(rest.pop("planned", ()))
+        return cls(space=space, goal=goal, planned=planned, **rest)
+
+
+class Stored(BaseModel):
+    """A definition's JSON: types and ranges."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    schema_version: int
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    identifier: str
+    corpus: str
+    corpus_name: str
+    corpus_fingerprint: str
+    space: dict[str, Any]
+    goal: dict[str, Any]
+    num_trials: int = Field(ge=0)
+    sampler: SamplerName = "tpe"
+    scheduler: SchedulerName = "asha"
+    grace_epochs: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    concurrent: int = Field(default=1, ge=1)
+    cpus_per_trial: float = Field(default=1.0, gt=0)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+    max_retries: int = Field(default=2, ge=0)
+    final_num_samples: int = Field(default=0, ge=0)
+    tracking_uri: str = ""
+    optuna_url: str = ""
+    command: str = ""
+    provenance: dict[str, str] = {}
+    planned: list[dict[str, Any]] = []
+
+
+def write_definition(path: Path, definition: Definition) -> None:
+    """Write a definition, with a digest of what decides its numbers and one of the rest."""
+    content = without_nan(definition.to_json())
+    write_json(path, content | {"digests": digests(content)})
+
+
+def read_definition(path: Path) -> Definition:
+    """Read what `write_definition` wrote; raise StudyError if it is foreign, damaged or would give other numbers.
+
+    Other changes are taken with a StudyWarning: somebody made them by hand.
+    """
+    try:
+        content: dict[str, Any] = read_json(path, dict[str, Any])
+        stored = content.pop("digests", None)
+        check_type(content, Stored, path)
+        definition = Definition.from_json(content)
+    except ValidationError as error:
+        raise StudyError(f"{path} does not define a study: {first_problem(error)}; it is foreign or damaged") from None
+    except (DamagedFileError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise StudyError(f"{path} does not define a study: {first_line(error)}; it is foreign or damaged") from None
+    if stored is not None:
+        found = digests(content)
+        if not isinstance(stored, dict) or stored.get("deciding") != found["deciding"]:
+            raise StudyError(
+                f"{path} was changed or damaged since the study was started: what decides its numbers is not what it"
+                " was; bring the file back (a copy is with its run in MLflow)"
+            )
+        if stored != found:
+            warnings.warn(StudyWarning(f"{path} was changed by hand since this program wrote it"), stacklevel=2)
+    return definition
+
+
+def digests(content: dict[str, Any]) -> dict[str, str]:
+    """Return the digests of a definition's JSON: of what decides a trial's numbers, and of the rest."""
+    deciding = {name: value for name, value in content.items() if name not in BY_HAND}
+    rest = {name: value for name, value in content.items() if name in BY_HAND}
+    return {"deciding": sealed(deciding)["digest"], "rest": sealed(rest)["digest"]}

@@ -1,0 +1,288 @@
+"""The search space: settings that are given are held fixed, the others are searched."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, cast
+
+import optuna
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from model.annealing import ANNEALING_NAMES
+from model.poolings import POOLING_NAMES, poolings_with
+from study.config.methods import METHODS, PLAIN, method_settings
+from study.config.settings import Settings, check_name, flatten, nest, validate
+from study.errors import StudyError
+
+Value = bool | int | float | str
+
+
+class Range(BaseModel):
+    """The values that a setting may take: a list, or an interval (whole numbers if both ends are)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    values: tuple[Value, ...] | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    step: int | float | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Range:
+        if (self.values is None) == (self.low is None or self.high is None):
+            raise ValueError("give either values = [...] or low and high")
+        if self.values is not None and (not self.values or (self.log or self.step)):
+            raise ValueError("values must be a list that is not empty, without log and step")
+        if self.low is not None and self.high is not None:
+            whole = isinstance(self.low, int) and isinstance(self.high, int)
+            if self.step is not None and (self.step <= 0 or (whole and self.step != int(self.step))):
+                raise ValueError(f"step must be above 0, and whole if both ends are, got {self.step}")
+            if self.low >= self.high:
+                raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+            if self.log and (self.low <= 0 or self.step):
+                raise ValueError("log needs a low above 0 and no step")
+        return self
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Ask an Optuna trial for a value."""
+        if self.values is not None:
+            return cast(Value, trial.suggest_categorical(name, self.values))
+        assert self.low is not None
+        assert self.high is not None
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def ends(self) -> tuple[Value, ...]:
+        """Return values that between them show whether a setting takes this range."""
+        if self.values is not None:
+            return self.values
+        assert self.low is not None
+        assert self.high is not None
+        return (self.low, self.high)
+
+    def place(self, value: Any) -> float:
+        """Return where a value lies in the range, from 0 to 1; in the logarithm where that is what is searched."""
+        if self.values is not None:
+            return self.values.index(value) / max(1, len(self.values) - 1)
+        assert self.low is not None
+        assert self.high is not None
+        low, high, value = (math.log(it) if self.log else it for it in (self.low, self.high, value))
+        return float((value - low) / (high - low))
+
+    def grid(self, points: int = 4) -> list[Value]:
+        """Return the values of a grid: all of a list, some of an interval, evenly in its own scale."""
+        if self.values is not None:
+            return list(self.values)
+        assert self.low is not None
+        assert self.high is not None
+        low, high = self.low, self.high
+        whole = isinstance(low, int) and isinstance(high, int)
+        places = [place / (points - 1) for place in range(points)]
+        spread = [low * (high / low) ** place if self.log else low + (high - low) * place for place in places]
+        if self.step:
+            spread = [low + round((value - low) / self.step) * self.step for value in spread]
+        return list(dict.fromkeys(round(value) if whole else float(value) for value in spread))
+
+
+SEARCHED: dict[str, Range] = {
+    "model.pooling": Range(values=POOLING_NAMES),
+    "model.latent_size": Range(values=(8, 16, 32, 64)),
+    "objective.kl_weight": Range(low=0.1, high=1.0),
+    "objective.annealing": Range(values=ANNEALING_NAMES),
+    "objective.annealing_fraction": Range(low=0.1, high=0.6),
+    "objective.num_cycles": Range(low=2, high=6),
+}
+"""What is searched unless it is given."""
+
+OPTIONAL: dict[str, Range] = {
+    "training.learning_rate": Range(low=1e-4, high=1e-2, log=True),
+    "objective.free_bits": Range(values=("none", "total", "per-dimension", "batch-mean")),
+    "objective.free_bits_nats": Range(low=1.0, high=8.0),
+    "model.init": Range(values=("default", "uniform")),
+    "model.word_dropout": Range(low=0.0, high=0.6),
+    "model.hidden_size": Range(values=(64, 128, 256, 512)),
+}
+"""What `--search NAME` adds, with these ranges unless a `[search]` table gives others."""
+
+CONDITIONS: dict[str, tuple[str, frozenset[str]]] = {
+    "model.pooling_temperature": ("model.pooling", poolings_with("temperature")),
+    "objective.annealing_fraction": ("objective.annealing", frozenset(ANNEALING_NAMES) - {"constant"}),
+    "objective.initial_kl_weight": ("objective.annealing", frozenset(ANNEALING_NAMES) - {"constant"}),
+    "objective.num_cycles": ("objective.annealing", frozenset({"cyclical", "cyclical-cosine"})),
+    "objective.cycle_rise": ("objective.annealing", frozenset({"cyclical", "cyclical-cosine"})),
+    "objective.free_bits_nats": ("objective.free_bits", frozenset({"total", "per-dimension", "batch-mean"})),
+}
+"""Settings that mean something only while another one has one of these values."""
+
+
+OF_ENCODER = ("model.pooling", "model.pooling_temperature", "model.latent_size", "model.bidirectional")
+"""Settings that mean nothing to a language model."""
+
+DECIDED = frozenset(name for method in METHODS for name in method_settings(method))
+SWITCHES = frozenset(PLAIN) - {"objective.kl_weight", "objective.initial_kl_weight"}
+"""What tells methods apart: given beside several methods, it would make one of them out of another."""
+
+
+class SearchSpace:
+    """The settings held fixed, and a range for each that is searched."""
+
+    def __init__(self, fixed: Settings, ranges: dict[str, Range], kept: frozenset[str] = frozenset()) -> None:
+        """Hold `fixed` settings and search `ranges`; those `kept` stay as they are whatever a method would have."""
+        self.fixed, self.kept = fixed, kept
+        # A condition's setting is asked for before those that depend on it.
+        self.ranges = dict(sorted(ranges.items(), key=lambda item: (item[0] != "method", item[0] in CONDITIONS)))
+        for name, values in self.ranges.items():
+            for value in values.ends():
+                self.settings({name: value})
+
+    def applies(self, name: str, values: dict[str, Any]) -> bool:
+        """Say whether a searched setting means anything, given the values chosen so far."""
+        if name in OF_ENCODER and values.get("method", self.fixed.method) == "language-model":
+            return False
+        if name not in CONDITIONS:
+            return True
+        other, meaningful = CONDITIONS[name]
+        table, leaf = other.split(".")
+        return values.get(other, getattr(getattr(self.fixed, table), leaf)) in meaningful
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+        """Ask an Optuna trial for each searched setting that applies."""
+        values: dict[str, Value] = {}
+        for name, allowed in self.ranges.items():
+            if self.applies(name, values):
+                values[name] = allowed.suggest(trial, name)
+        return values
+
+    def settings(self, values: dict[str, Any]) -> Settings:
+        """Return the settings of a trial with these searched values."""
+        return self.fixed.with_values(values, self.kept)
+
+    def variants(self) -> list[Settings]:
+        """Return the settings of each method that is searched, or the fixed ones."""
+        methods = self.ranges["method"].ends() if "method" in self.ranges else ()
+        return [self.settings({"method": method}) for method in methods] or [self.fixed]
+
+    def most_epochs(self) -> int:
+        """Return the largest number of epochs, pretraining included, that any setting here trains for."""
+        return max(
+            self._most("training.pretraining_epochs", each.training.pretraining_epochs)
+            + self._most("training.epochs", each.training.epochs)
+            for each in self.variants()
+        )
+
+    def warm_epoch(self) -> int:
+        """Return the epoch from which trials can be compared: the KL weight of each has been at its final value.
+
+        It is not before a quarter of training, nor in pretraining.
+        """
+        return max(
+            self._most("training.pretraining_epochs", each.training.pretraining_epochs)
+            + max(1, math.ceil(max(self._warmup(each), 0.25) * self._most("training.epochs", each.training.epochs)))
+            for each in self.variants()
+        )
+
+    def largest(self, name: str) -> int:
+        """Return the largest value of a whole-numbered setting: of its range, or the fixed one; 0 if unset."""
+        table, leaf = name.split(".")
+        return self._most(name, getattr(getattr(self.fixed, table), leaf) or 0)
+
+    def _most(self, name: str, fixed: int) -> int:
+        return int(max(self.ranges[name].ends())) if name in self.ranges else fixed
+
+    def _warmup(self, settings: Settings) -> float:
+        objective = settings.objective
+        if "objective.annealing" not in self.ranges and "objective.annealing_fraction" not in self.ranges:
+            return objective.first_full_fraction
+        kinds = self.ranges.get("objective.annealing", Range(values=(objective.annealing,))).ends()
+        if set(kinds) == {"constant"}:
+            return 0.0
+        fraction = self.ranges.get("objective.annealing_fraction", Range(values=(objective.annealing_fraction,)))
+        return float(max(fraction.ends()))
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Return every point of the space's grid, without settings that do not apply, each once."""
+        points: list[dict[str, Any]] = [{}]
+        for name, allowed in self.ranges.items():
+            points = [
+                {**point, name: value} if self.applies(name, point) else point
+                for point in points
+                for value in (allowed.grid() if self.applies(name, point) else [None])
+            ]
+        return points
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` rebuilds the space from."""
+        ranges = {name: allowed.model_dump(exclude_defaults=True) for name, allowed in self.ranges.items()}
+        return {"fixed": self.fixed.model_dump(), "ranges": ranges, "kept": sorted(self.kept)}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> SearchSpace:
+        """Rebuild a space that `to_json` stored."""
+        ranges = {name: Range.model_validate(allowed) for name, allowed in stored["ranges"].items()}
+        return cls(Settings.model_validate(stored["fixed"]), ranges, frozenset(stored.get("kept", ())))
+
+
+def build_space(
+    layers: list[dict[str, Any]], also: tuple[str, ...] = (), by_hand: frozenset[str] = frozenset()
+) -> SearchSpace:
+    """Return the space that tables of settings, later ones winning, leave of the default one.
+
+    A setting that a table gives is held fixed; one that its `[search]` table names is searched there
+    (`false` leaves it at its default). `also` names optional settings to search. Where methods are searched, what
+    is given `by_hand` holds for all of them, and the rest is each method's own. Raises StudyError.
+    """
+    ranges: dict[str, Range] = dict(SEARCHED)
+    given: dict[str, Any] = {}
+    for layer in layers:
+        flat = flatten({name: table for name, table in layer.items() if name != "search"})
+        if flat.get("method") in METHODS:
+            flat = method_settings(flat["method"]) | flat
+        given |= flat
+        ranges = {name: allowed for name, allowed in ranges.items() if name not in flat}
+        if not isinstance(layer.get("search", {}), dict):
+            raise StudyError(f"[search] must be a table of settings and ranges, got {layer['search']!r}")
+        if layer.get("search", {}).get("method"):
+            # What a method decides is searched by searching methods.
+            ranges = {name: allowed for name, allowed in ranges.items() if name not in DECIDED}
+        for name, stored in layer.get("search", {}).items():
+            check_name(name)
+            ranges.pop(name, None)
+            if stored is not False:
+                ranges[name] = parse_range(name, stored)
+                given.pop(name, None)
+    for name in also:
+        check_name(name)
+        known = OPTIONAL | SEARCHED
+        if name not in known:
+            raise StudyError(
+                f"{name} has no usual range; give one in a [search] table, or search one of {', '.join(known)}"
+            )
+        ranges.setdefault(name, known[name])
+        given.pop(name, None)
+    kept = by_hand & DECIDED & given.keys() if "method" in ranges else frozenset()
+    if kept & SWITCHES:
+        raise StudyError(
+            f"{min(kept & SWITCHES)} is what tells methods apart; leave it to them, or give one method and no others"
+        )
+    return SearchSpace(validate(nest(given)), ranges, frozenset(kept))
+
+
+def parse_range(name: str, stored: Any) -> Range:
+    """Check one entry of a `[search]` table; raise StudyError."""
+    try:
+        found = Range.model_validate(stored if isinstance(stored, dict) else {"values": stored})
+        if isinstance(flatten(Settings().model_dump())[name], float) and found.low is not None:
+            # Whole ends of a setting that is a fraction do not make it whole.
+            found = found.model_copy(update={"low": float(found.low), "high": float(found.high or 0.0)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StudyError(
+            f"search range of {name}: {first['msg'].removeprefix('Value error, ')}, got {stored!r};"
+            " expected { values = [...] } or { low = ..., high = ..., log = true }"
+        ) from None
+    return found
+
+
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cma-es", "nsga2"]

@@ -1,0 +1,1 @@
+"""One network trained and evaluated; it knows neither Ray, Optuna nor MLflow."""

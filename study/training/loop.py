@@ -1,0 +1,333 @@
+"""Training as a generator of epoch metrics; it knows neither Ray nor MLflow.
+
+Every number of an epoch follows from the settings, the corpus and the seed: training stopped anywhere
+and resumed from its last checkpoint yields, on the same CPU, bit for bit what it would have.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from data.batches import Batch, BatchOrder, gather, iterate
+from data.corpus import VOCABULARY, Corpus
+from model.collapse import is_collapsed
+from model.network.vae import SequenceVAE
+from model.weights import load_weights, save_network
+from study.config.settings import Settings
+from study.errors import StudyError
+from study.record.states import State
+from study.training.best_weights import best_folder, remove_unneeded_best
+from study.training.checkpoints import (
+    Progress,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from study.training.devices import choose_device, peak_memory_bytes, reset_peak_memory, wait_for
+from study.training.evaluation import score
+from study.training.procedures import goes_on, train_encoder
+from study.training.step import Stepper
+
+Row = dict[str, Any]
+"""One epoch: `epoch` (from 1), `step`, `seconds`, `train/...` and `valid/...`; the last one has an `outcome`."""
+
+CHECKPOINTS = "checkpoints"
+BATCHES_AHEAD = 2
+"""Batches that are ready before a GPU asks for them."""
+PRETRAINING = "pretraining"
+"""The `phase` of epochs before the decoder is reset; they cannot be a run's best."""
+
+
+class Diverged(ArithmeticError):
+    """Training left the finite numbers; repeating it would do the same."""
+
+
+def train(
+    settings: Settings,
+    corpus: Corpus,
+    folder: Path,
+    *,
+    rows_seen: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+    share: float | None = None,
+) -> Iterator[Row]:
+    """Yield a row after each epoch, from the folder's last checkpoint on; keep the best weights in it.
+
+    Rows after the first `rows_seen` that an earlier run made before it ended are yielded again, so
+    that a caller who lost some gets each exactly once. `should_stop` is asked after every step: once
+    true, a checkpoint is written and the generator ends without an outcome. `share` is the part of a GPU
+    that a study gave the trial, see `study.training.devices.choose_device`. Raises Diverged, and StudyError if the
+    folder belongs to other settings or another corpus.
+    """
+    run = TrainingRun(settings, corpus, folder, share)
+    yield from run.progress.history[rows_seen:]
+    while not run.progress.outcome:
+        if not run.train_epoch(should_stop):
+            return
+        row = run.finish_epoch()
+        run.save()
+        if row["epoch"] > rows_seen:
+            yield row
+
+
+class TrainingRun:
+    """The network, its optimisers and how far they are."""
+
+    def __init__(self, settings: Settings, corpus: Corpus, folder: Path, share: float | None = None) -> None:
+        self.settings, self.corpus, self.folder = settings, corpus, folder
+        self.device = choose_device(settings.training, share)
+        torch.manual_seed(settings.seed)
+        self.network = SequenceVAE(settings.model, corpus.vocabulary_size).to(self.device)
+        self.stepper = Stepper(self.network, settings, self.device)
+        self.train_split, self.valid_split = corpus.split("train"), corpus.split("valid")
+        training = settings.training
+        self.order = BatchOrder(
+            self.train_split.lengths[: training.num_sequences],
+            training.batch_size,
+            training.max_batch_tokens,
+            settings.seed,
+        )
+        self._batches = 0, self.order.epoch(0)
+        self.num_batches = len(self._batches[1])
+        self.progress = Progress(
+            settings.model_dump(),
+            corpus.fingerprint,
+            learning_rate=training.learning_rate,
+            aggressive=training.procedure == "aggressive",
+        )
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.resume()
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Continue from the newest whole checkpoint, if there is one."""
+        found = load_checkpoint(self.folder / CHECKPOINTS)
+        if found is None:
+            return
+        progress, tensors = found
+        if not self._is_same(progress.settings) or progress.corpus != self.progress.corpus:
+            raise StudyError(f"{self.folder} holds a run with other settings or another corpus; choose another folder")
+        self.progress = progress
+        self.network.load_state_dict(
+            {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("network.")}
+        )
+        for name, optimizer in self.stepper.optimizers.items():
+            restore_optimizer(name, optimizer, tensors)
+        self.stepper.set_learning_rate(progress.learning_rate)
+        self.stepper.decoder_tokens = progress.decoder_tokens
+        self.sums = tensors["sums"].to(self.device)
+        self.stepper.multiplier.copy_(tensors["multiplier"])
+        torch.set_rng_state(tensors["rng.cpu"])
+        if self.device.type == "cuda" and "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+    def _is_same(self, stored: dict[str, Any]) -> bool:
+        try:
+            return Settings.model_validate(stored) == self.settings
+        except ValidationError:
+            return False
+
+    def save(self) -> None:
+        """Write a checkpoint, and remove best weights that no kept checkpoint needs."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for name, optimizer in self.stepper.optimizers.items():
+            tensors |= optimizer_tensors(name, optimizer)
+        tensors |= {"sums": self.sums, "multiplier": self.stepper.multiplier, "rng.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        save_checkpoint(
+            self.folder / CHECKPOINTS, self.progress, {name: tensor.cpu() for name, tensor in tensors.items()}
+        )
+        self.saved_at = time.monotonic()
+
+    def train_epoch(self, should_stop: Callable[[], bool]) -> bool:
+        """Train to the end of the epoch; return False if told to stop before."""
+        progress, training = self.progress, self.settings.training
+        reset_peak_memory(self.device)
+        self.network.train()
+        started = time.monotonic()
+        batches = self.batches()
+        self.num_batches = len(batches)
+        ahead = BATCHES_AHEAD if self.device.type == "cuda" else 0
+        for batch in iterate(self.train_split, batches, progress.batch, ahead):
+            self.step(batch.to(self.device))
+            progress.batch += 1
+            progress.step += 1
+            progress.decoder_tokens = self.stepper.decoder_tokens
+            stopping = should_stop()
+            if stopping or time.monotonic() - self.saved_at > 60 * training.checkpoint_minutes:
+                progress.seconds += time.monotonic() - started
+                started = time.monotonic()
+                self.save()
+            if stopping:
+                return False
+        # What a GPU was told is not yet done.
+        wait_for(self.device)
+        progress.seconds += time.monotonic() - started
+        return True
+
+    def batches(self) -> list[NDArray[np.int64]]:
+        """Return this epoch's batches of sequence indices, shuffled once an epoch."""
+        epoch, batches = self._batches
+        if epoch != self.progress.epoch:
+            epoch, batches = self._batches = self.progress.epoch, self.order.epoch(self.progress.epoch)
+        return batches
+
+    def step(self, batch: Batch) -> None:
+        """Take one optimiser step; nothing in it waits for the device, but for aggressive training's rule."""
+        parts: tuple[str, ...] = ()
+        if self.progress.aggressive:
+            train_encoder(
+                lambda each: self.stepper(each, self.kl_weight(), ("encoder",))[0], batch, self.random_batches()
+            )
+            parts = ("decoder",)
+        self.sums += self.stepper(batch, self.kl_weight(), parts)
+
+    def random_batches(self) -> Iterator[Batch]:
+        """Yield batches of this epoch, drawn by the seed and the step, so that a resumed run draws the same."""
+        draw = np.random.default_rng([self.settings.seed, 2, self.progress.step])
+        batches = self.batches()
+        while True:
+            yield gather(self.train_split, batches[draw.integers(len(batches))]).to(self.device)
+
+    def kl_weight(self) -> float:
+        """Return the KL weight of the step that comes next."""
+        training = self.settings.training
+        if self.is_pretraining:
+            return 0.0
+        done = self.progress.epoch - training.pretraining_epochs + self.progress.batch / self.num_batches
+        return self.settings.objective.weight(min(1.0, done / training.epochs))
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the network still trains as an autoencoder, whose decoder will be reset."""
+        return self.progress.epoch < self.settings.training.pretraining_epochs
+
+    def finish_epoch(self) -> Row:
+        """Validate, record the epoch, adapt the learning rate and decide whether training is over."""
+        progress, evaluation = self.progress, self.settings.evaluation
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        row = self._training_metrics()
+        started = time.monotonic()
+        scores = score(
+            self.network,
+            self.valid_split,
+            num_samples=evaluation.num_samples,
+            num_sequences=evaluation.num_sequences,
+            batch_size=evaluation.batch_size,
+            max_decoder_tokens=evaluation.max_decoder_tokens,
+        )
+        valid = scores.metrics()
+        took = time.monotonic() - started
+        progress.seconds, progress.validation_seconds = progress.seconds + took, progress.validation_seconds + took
+        if not math.isfinite(valid["nll"]):
+            raise Diverged(
+                f"the validation nll became {valid['nll']} in epoch {progress.epoch}; lower the learning rate"
+            )
+        row |= {"seconds": progress.seconds, **{f"valid/{name}": value for name, value in valid.items()}}
+        if progress.epoch <= self.settings.training.pretraining_epochs:
+            row |= {"phase": PRETRAINING, "outcome": ""}
+            if progress.epoch == self.settings.training.pretraining_epochs:
+                self.stepper.reset_decoder(progress.epoch)
+        else:
+            self._keep_best(valid[evaluation.criterion], valid, scores.dimensions())
+            self._halve_on_plateau(valid[evaluation.criterion])
+            if progress.aggressive:
+                progress.aggressive, progress.best_mi = goes_on(valid["mi_in_batch"], progress.best_mi)
+            progress.outcome = row["outcome"] = self._outcome(valid)
+        progress.history.append(row)
+        return row
+
+    def _training_metrics(self) -> Row:
+        progress = self.progress
+        loss, reconstruction, kl, norm = self.sums.tolist()
+        self.sums.zero_()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise Diverged(
+                f"the training loss became {loss} (gradient norm {norm}) in epoch {progress.epoch}"
+                f" at learning rate {progress.learning_rate:g}; lower it"
+            )
+        rows, tokens = len(self.order.lengths), int(self.order.lengths.sum()) + len(self.order.lengths)
+        seconds = progress.seconds - (progress.history[-1]["seconds"] if progress.history else 0.0)
+        return {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "train/loss": loss / rows,
+            "train/reconstruction": reconstruction / rows,
+            "train/kl": kl / rows,
+            "train/kl_weight": self.kl_weight(),
+            "train/gradient_norm": norm / self.num_batches,
+            "train/learning_rate": progress.learning_rate,
+            "train/decoder_tokens": progress.decoder_tokens,
+            "train/seconds": progress.seconds - progress.validation_seconds,
+            "train/tokens_per_second": tokens / max(seconds, 1e-9),
+            "train/peak_memory_mb": peak_memory_bytes(self.device) / 2**20,
+        }
+
+    def _keep_best(self, value: float, valid: dict[str, float], dimensions: dict[str, list[float]]) -> None:
+        progress = self.progress
+        if progress.best_value is not None and value >= progress.best_value:
+            progress.epochs_since_best += 1
+            return
+        progress.best_value, progress.best_epoch, progress.epochs_since_best = value, progress.epoch, 0
+        folder = best_folder(self.folder, progress.epoch)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.corpus.folder / VOCABULARY, folder / VOCABULARY)
+        save_network(
+            self.network,
+            folder,
+            corpus=self.corpus.name,
+            corpus_fingerprint=self.corpus.fingerprint,
+            settings=progress.settings,
+            epoch=progress.epoch,
+            valid=valid,
+            dimensions=dimensions,
+            cleaning=self.corpus.cleaning,
+        )
+        remove_unneeded_best(self.folder, progress)
+
+    def _halve_on_plateau(self, value: float) -> None:
+        """Halve the learning rate and go back to the best weights when validation stays worse for too long."""
+        progress, training = self.progress, self.settings.training
+        if progress.plateau_value is None or value <= progress.plateau_value:
+            progress.plateau_value, progress.epochs_without_better = value, 0
+            return
+        progress.epochs_without_better += 1
+        epoch = progress.epoch - training.pretraining_epochs
+        if progress.epochs_without_better < training.halving_patience or epoch < training.first_halving_epoch:
+            return
+        progress.plateau_value, progress.epochs_without_better = value, 0
+        progress.num_halvings += 1
+        load_weights(self.network, best_folder(self.folder, progress.best_epoch) / "model.safetensors")
+        self.stepper.renew_optimizers()
+        progress.learning_rate /= 2
+        self.stepper.set_learning_rate(progress.learning_rate)
+
+    def _outcome(self, valid: dict[str, float]) -> str:
+        """Return why training is over, or nothing if it goes on."""
+        progress, training, evaluation = self.progress, self.settings.training, self.settings.evaluation
+        epoch = progress.epoch - training.pretraining_epochs
+        warm = epoch >= math.ceil(self.settings.objective.warmup_fraction * training.epochs)
+        collapsed = self.network.settings.has_latent and is_collapsed(
+            valid["kl"], int(valid["au"]), evaluation.collapse_kl_nats
+        )
+        progress.collapsed_epochs = progress.collapsed_epochs + 1 if warm and collapsed else 0
+        if progress.collapsed_epochs >= evaluation.collapse_epochs:
+            return State.COLLAPSED
+        patience = training.early_stop_patience
+        if patience is not None and progress.epochs_since_best >= patience:
+            return State.COMPLETE
+        if epoch >= training.epochs or progress.num_halvings >= training.max_halvings:
+            return State.COMPLETE
+        return ""

@@ -1,0 +1,107 @@
+"""Training and evaluating one model without a study, with PyTorch and little else: no Ray, Optuna, MLflow or polars."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from data.corpus import Corpus
+from data.files import first_problem
+from study.config.addresses import hidden
+from study.config.run_options import RunOptions, find_corpus
+from study.config.settings import EvaluationSettings, merge, nest, parse_assignment, read_preset, read_toml, validate
+from study.errors import StudyError
+from study.training.best_weights import best_folder
+
+
+def train_model(corpus: str, out: Path, preset: str | None, config: Path | None, assignments: Iterable[str]) -> None:
+    """Train one model, or go on with it; print a JSON object an epoch, and how it goes to stderr.
+
+    Raises CorpusError and StudyError.
+    """
+    from study.training.loop import Diverged, train
+
+    layers = [read_preset(preset)] if preset is not None else []
+    if config:
+        layers.append(read_toml(config))
+    options = RunOptions.resolve(*(layer.pop("study", {}) for layer in layers))
+    for layer in layers:
+        layer.pop("search", None)
+    settings = validate(nest(merge([*layers, dict(parse_assignment(text) for text in assignments)])))
+    prepared = Corpus.open(find_corpus(corpus, options.vocabulary_size))
+    best: tuple[float, int] | None = None
+    try:
+        for row in train(settings, prepared, out):
+            print(json.dumps(row), flush=True)
+            tell(
+                f"epoch {row['epoch']}: nll {row['valid/nll']:.2f}, KL {row['valid/kl']:.2f},"
+                f" MI {row['valid/mi']:z.2f}, AU {row['valid/au']}{', ' + row['outcome'] if row['outcome'] else ''}"
+            )
+            found = (row[f"valid/{settings.evaluation.criterion}"], row["epoch"])
+            best = found if best is None else min(best, found)
+    except Diverged as error:
+        raise StudyError(str(error)) from None
+    if best is not None:
+        tell(f"best model: {hidden(str(best_folder(out, best[1])))}")
+
+
+def tell(line: str) -> None:
+    """Print a line about how it goes to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def evaluate_network(
+    network: Any,
+    about: dict[str, Any],
+    corpus: Corpus,
+    split: str,
+    samples: int | None,
+    tolerance: float | None,
+    widen: bool,
+    sequences: int | None,
+) -> dict[str, Any]:
+    """Return every metric of a network, described by `about`, on a split. Raises StudyError and ModelError."""
+    from model.diagnostics import active_dimensions
+    from study.training.devices import use_tf32
+    from study.training.evaluation import positions_of_maxima, score
+
+    for option, count, least in (
+        ("--samples", samples, 1),
+        ("--sequences", sequences, 2),
+        ("--tolerance", tolerance, 0),
+    ):
+        if count is not None and not count >= least:
+            raise StudyError(f"{option} must be at least {least}, got {count}")
+    use_tf32(False)
+    settings = evaluation_settings(about)
+    rows = corpus.split(split)
+    scores = score(
+        network,
+        rows,
+        num_samples=samples or settings.final_num_samples,
+        tolerance_nats=tolerance or 0.0,
+        widen=widen,
+        num_sequences=sequences,
+        batch_size=settings.batch_size,
+        max_decoder_tokens=settings.max_decoder_tokens,
+    )
+    metrics: dict[str, Any] = scores.metrics() | scores.reliability()
+    metrics["active_dimensions"] = active_dimensions(scores.dimensions()["variance"])
+    metrics["maxima"] = positions_of_maxima(network, rows, num_sequences=sequences)
+    return metrics
+
+
+def evaluation_settings(about: dict[str, Any]) -> EvaluationSettings:
+    """Return how a trained model was evaluated; raise ModelError if its description has no such settings."""
+    from pydantic import ValidationError
+
+    from model.errors import ModelError
+    from study.config.settings import Settings
+
+    try:
+        return Settings.model_validate(about.get("settings", {})).evaluation
+    except ValidationError as error:
+        raise ModelError(f"a model's settings are damaged: {first_problem(error)}; train again") from None
