@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from data.corpus import VOCABULARY
+from data.corpus import VOCABULARY, Corpus
 from data.files import remove_files
-from model.weights import DESCRIPTION, WEIGHTS
+from model.network.vae import SequenceVAE
+from model.weights import DESCRIPTION, WEIGHTS, save_network
 from study.training.checkpoints import Progress
 
 BEST = "best"
@@ -17,6 +19,38 @@ BEST_FILES = (WEIGHTS, DESCRIPTION, VOCABULARY)
 def best_folder(folder: Path, epoch: int) -> Path:
     """Return where a run keeps the weights of an epoch that was its best."""
     return folder / f"{BEST}-{epoch:05d}"
+
+
+def keep_if_best(
+    folder: Path,
+    progress: Progress,
+    value: float,
+    network: SequenceVAE,
+    corpus: Corpus,
+    *,
+    valid: dict[str, float],
+    dimensions: dict[str, list[float]],
+) -> None:
+    """Write a network's weights, and what is known of them, if its `value` after this epoch is the lowest so far."""
+    if progress.best_value is not None and value >= progress.best_value:
+        progress.epochs_since_best += 1
+        return
+    progress.best_value, progress.best_epoch, progress.epochs_since_best = value, progress.epoch, 0
+    best = best_folder(folder, progress.epoch)
+    best.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(corpus.folder / VOCABULARY, best / VOCABULARY)
+    save_network(
+        network,
+        best,
+        corpus=corpus.name,
+        corpus_fingerprint=corpus.fingerprint,
+        settings=progress.settings,
+        epoch=progress.epoch,
+        valid=valid,
+        dimensions=dimensions,
+        cleaning=corpus.cleaning,
+    )
+    remove_unneeded_best(folder, progress)
 
 
 def remove_unneeded_best(folder: Path, progress: Progress) -> None:

@@ -7,7 +7,6 @@ and resumed from its last checkpoint yields, on the same CPU, bit for bit what i
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,14 +18,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from data.batches import Batch, BatchOrder, gather, iterate
-from data.corpus import VOCABULARY, Corpus
-from model.collapse import is_collapsed
+from data.corpus import Corpus
 from model.network.vae import SequenceVAE
-from model.weights import load_weights, save_network
+from model.weights import WEIGHTS, load_weights
 from study.config.settings import Settings
 from study.errors import StudyError
-from study.record.states import State
-from study.training.best_weights import best_folder, remove_unneeded_best
+from study.training.best_weights import best_folder, keep_if_best
 from study.training.checkpoints import (
     Progress,
     load_checkpoint,
@@ -35,7 +32,9 @@ from study.training.checkpoints import (
     save_checkpoint,
 )
 from study.training.devices import choose_device, peak_memory_bytes, reset_peak_memory, wait_for
+from study.training.ending import outcome
 from study.training.evaluation import score
+from study.training.halving import must_halve
 from study.training.procedures import goes_on, train_encoder
 from study.training.step import Stepper
 
@@ -241,13 +240,22 @@ class TrainingRun:
             if progress.epoch == self.settings.training.pretraining_epochs:
                 self.stepper.reset_decoder(progress.epoch)
         else:
-            self._keep_best(valid[evaluation.criterion], valid, scores.dimensions())
-            self._halve_on_plateau(valid[evaluation.criterion])
-            if progress.aggressive:
-                progress.aggressive, progress.best_mi = goes_on(valid["mi_in_batch"], progress.best_mi)
-            progress.outcome = row["outcome"] = self._outcome(valid)
+            self._after_validation(valid, scores.dimensions())
+            row["outcome"] = progress.outcome
         progress.history.append(row)
         return row
+
+    def _after_validation(self, valid: dict[str, float], dimensions: dict[str, list[float]]) -> None:
+        progress, value = self.progress, valid[self.settings.evaluation.criterion]
+        keep_if_best(self.folder, progress, value, self.network, self.corpus, valid=valid, dimensions=dimensions)
+        if must_halve(progress, value, self.settings.training):
+            load_weights(self.network, best_folder(self.folder, progress.best_epoch) / WEIGHTS)
+            self.stepper.renew_optimizers()
+            progress.learning_rate /= 2
+            self.stepper.set_learning_rate(progress.learning_rate)
+        if progress.aggressive:
+            progress.aggressive, progress.best_mi = goes_on(valid["mi_in_batch"], progress.best_mi)
+        progress.outcome = outcome(progress, self.settings, valid) or ""
 
     def _training_metrics(self) -> Row:
         progress = self.progress
@@ -274,60 +282,3 @@ class TrainingRun:
             "train/tokens_per_second": tokens / max(seconds, 1e-9),
             "train/peak_memory_mb": peak_memory_bytes(self.device) / 2**20,
         }
-
-    def _keep_best(self, value: float, valid: dict[str, float], dimensions: dict[str, list[float]]) -> None:
-        progress = self.progress
-        if progress.best_value is not None and value >= progress.best_value:
-            progress.epochs_since_best += 1
-            return
-        progress.best_value, progress.best_epoch, progress.epochs_since_best = value, progress.epoch, 0
-        folder = best_folder(self.folder, progress.epoch)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.corpus.folder / VOCABULARY, folder / VOCABULARY)
-        save_network(
-            self.network,
-            folder,
-            corpus=self.corpus.name,
-            corpus_fingerprint=self.corpus.fingerprint,
-            settings=progress.settings,
-            epoch=progress.epoch,
-            valid=valid,
-            dimensions=dimensions,
-            cleaning=self.corpus.cleaning,
-        )
-        remove_unneeded_best(self.folder, progress)
-
-    def _halve_on_plateau(self, value: float) -> None:
-        """Halve the learning rate and go back to the best weights when validation stays worse for too long."""
-        progress, training = self.progress, self.settings.training
-        if progress.plateau_value is None or value <= progress.plateau_value:
-            progress.plateau_value, progress.epochs_without_better = value, 0
-            return
-        progress.epochs_without_better += 1
-        epoch = progress.epoch - training.pretraining_epochs
-        if progress.epochs_without_better < training.halving_patience or epoch < training.first_halving_epoch:
-            return
-        progress.plateau_value, progress.epochs_without_better = value, 0
-        progress.num_halvings += 1
-        load_weights(self.network, best_folder(self.folder, progress.best_epoch) / "model.safetensors")
-        self.stepper.renew_optimizers()
-        progress.learning_rate /= 2
-        self.stepper.set_learning_rate(progress.learning_rate)
-
-    def _outcome(self, valid: dict[str, float]) -> str:
-        """Return why training is over, or nothing if it goes on."""
-        progress, training, evaluation = self.progress, self.settings.training, self.settings.evaluation
-        epoch = progress.epoch - training.pretraining_epochs
-        warm = epoch >= math.ceil(self.settings.objective.warmup_fraction * training.epochs)
-        collapsed = self.network.settings.has_latent and is_collapsed(
-            valid["kl"], int(valid["au"]), evaluation.collapse_kl_nats
-        )
-        progress.collapsed_epochs = progress.collapsed_epochs + 1 if warm and collapsed else 0
-        if progress.collapsed_epochs >= evaluation.collapse_epochs:
-            return State.COLLAPSED
-        patience = training.early_stop_patience
-        if patience is not None and progress.epochs_since_best >= patience:
-            return State.COMPLETE
-        if epoch >= training.epochs or progress.num_halvings >= training.max_halvings:
-            return State.COMPLETE
-        return ""
