@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from studies import definition, row
 
 from study.errors import StudyError
-from study.execution.schedules import EarlierTrial, make_scheduler, show
+from study.execution.schedules import EarlierTrial, feed, make_scheduler
 from study.record.journal import append_journal, read_journal
 from study.record.ledger import Ledger
 from study.record.states import State
@@ -198,6 +198,6 @@ def test_a_resumed_trial_keeps_the_rungs_that_it_passed(tmp_path):
     rebuilt = make_scheduler(made, ledger)
     resumed = EarlierTrial("resumed", GAUSSIAN)
     rebuilt.on_trial_add(None, resumed)
-    show(rebuilt, resumed, [row(1, 7.0), row(2, 6.0)])
+    feed(rebuilt, resumed, [row(1, 7.0), row(2, 6.0)])
     first_rung = rebuilt._brackets[0]._rungs[-1][1]
     assert first_rung == {"resumed": -7.0}

@@ -5,7 +5,7 @@ import inspect
 import pytest
 from optuna.storages import RDBStorage
 
-from study.record.retrying import PatientStorage
+from study.record.retrying import RetryingStorage
 
 WRAPPED = {
     "_create_new_trial": ["self", "study_id", "template_trial"],
@@ -27,7 +27,7 @@ WRAPPED = {
 @pytest.mark.parametrize("name", WRAPPED)
 def test_optunas_storage_has_the_transactions_that_are_tried_again(name):
     method = getattr(RDBStorage, name)
-    assert getattr(PatientStorage, name).__wrapped__ is method
+    assert getattr(RetryingStorage, name).__wrapped__ is method
     if WRAPPED[name] is not None:
         assert list(inspect.signature(method).parameters) == WRAPPED[name]
 

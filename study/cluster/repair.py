@@ -20,7 +20,7 @@ from study.errors import DamagedRecordError, StudyError
 from study.record import database
 from study.record.integrity import disagreement, equal
 from study.record.journal import DamagedJournalError, read_journal, rewrite_journal, storage_hint
-from study.record.ledger import RUN_IDS, TRIALS, lock_folder
+from study.record.ledger import RUN_IDS, TRIALS, exclusive_lock
 from study.record.trials import best_row
 from study.search.definition import Definition
 from study.training.checkpoints import PROGRESS, load_checkpoint
@@ -35,7 +35,7 @@ def repair(folder: Path, definition: Definition) -> Iterator[str]:
     """
     if definition.optuna_url:
         raise StudyError(f"the record of {definition.name} is on {definition.optuna_url}; restore it from there")
-    with lock_folder(folder, definition.name):
+    with exclusive_lock(folder, definition.name):
         yield from mend_run_ids(folder)
         known, reason = read_database(folder, definition)
         if reason:

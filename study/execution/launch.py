@@ -83,7 +83,7 @@ def run_study(
         except KeyboardInterrupt:
             view.problem("interrupted again: ending at once")
         finally:
-            recorded = settle(ledger, tracker, ending, view.problem, with_report=with_report)
+            recorded = finalize(ledger, tracker, ending, view.problem, with_report=with_report)
         return Outcome(ending, recorded)
 
 
@@ -126,10 +126,10 @@ def close_records(ledger: Ledger, on_problem: Callable[[str], None]) -> bool:
     tracker.wait_until_ready()
     ledger.release_interrupted()
     catch_up(ledger, tracker)
-    return settle(ledger, tracker, INTERRUPTED, on_problem, with_report=False)
+    return finalize(ledger, tracker, INTERRUPTED, on_problem, with_report=False)
 
 
-def settle(
+def finalize(
     ledger: Ledger, tracker: Tracker, ending: Ending, on_problem: Callable[[str], None], *, with_report: bool
 ) -> bool:
     """Leave the record truthful: nothing RUNNING, MLflow told; return whether MLflow has everything."""
@@ -192,7 +192,7 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
     def give_up() -> None:
         hint = storage_hint(ledger.folder.parent)
         view.problem(f"Ray does not answer; go on with `study run --resume {definition.name}{hint}`")
-        settle(ledger, tracker, INTERRUPTED, view.problem, with_report=False)
+        finalize(ledger, tracker, INTERRUPTED, view.problem, with_report=False)
         os._exit(EXIT_INTERRUPTED)
 
     with view, stop_on_signals(stopper, give_up), outliving_killed_trials():

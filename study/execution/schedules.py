@@ -42,7 +42,7 @@ def ranked(trial: Any, result: dict[str, Any], collapse_kl_nats: float) -> dict[
     return result
 
 
-class CollapseLast:
+class CollapseAware:
     """What makes a schedule of Ray's know collapse."""
 
     collapse_kl_nats: float
@@ -59,7 +59,7 @@ class CollapseLast:
             super().on_trial_complete(tune_controller, trial, seen)  # type: ignore[misc]
 
 
-class KnowingASHA(CollapseLast, ASHAScheduler):
+class CollapseAwareASHA(CollapseAware, ASHAScheduler):
     """ASHA on nll that knows collapse."""
 
     def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
@@ -67,14 +67,14 @@ class KnowingASHA(CollapseLast, ASHAScheduler):
         self.collapse_kl_nats = collapse_kl_nats
 
 
-class KnowingMedian(CollapseLast, MedianStoppingRule):
+class CollapseAwareMedian(CollapseAware, MedianStoppingRule):
     """The median rule on nll that knows collapse."""
 
     def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
         super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
         self.collapse_kl_nats = collapse_kl_nats
 
-    def show(self, trial: Any, rows: list[dict[str, Any]]) -> None:
+    def feed(self, trial: Any, rows: list[dict[str, Any]]) -> None:
         """Take epochs that are past: asked itself, it would stop trials of the past and refuse to hear more of them."""
         seen = [ranked(trial, row, self.collapse_kl_nats) for row in rows]
         if rows and None not in seen:
@@ -101,14 +101,14 @@ def new_scheduler(definition: Definition) -> TrialScheduler:
         case "none":
             return FIFOScheduler()
         case "asha":
-            return KnowingASHA(
+            return CollapseAwareASHA(
                 collapse_kl_nats,
                 max_t=epochs + 1,
                 grace_period=min(definition.grace_epochs, epochs),
                 reduction_factor=3,
             )
         case "median":
-            return KnowingMedian(collapse_kl_nats, grace_period=definition.grace_epochs, min_samples_required=3)
+            return CollapseAwareMedian(collapse_kl_nats, grace_period=definition.grace_epochs, min_samples_required=3)
         case name:
             raise StudyError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULER_NAMES)}")
 
@@ -141,8 +141,8 @@ def was_stopped(ledger: Ledger, number: int) -> bool:
     rows = [(row.get("recorded_at", 0.0), each, row) for each in others for row in records[each].rows]
     for at, each, row in sorted(rows, key=lambda found: (found[0], found[1], found[2]["epoch"])):
         if at <= until:
-            show(schedule, others[each], [row])
-    show(schedule, own, ledger.rows(number)[:-1])
+            feed(schedule, others[each], [row])
+    feed(schedule, own, ledger.rows(number)[:-1])
     return str(schedule.on_trial_result(NoController, own, dict(last))) == "STOP"
 
 
@@ -163,15 +163,15 @@ def ended_by_schedule(rows: list[dict[str, Any]]) -> str:
 def replay(scheduler: TrialScheduler, trial: EarlierTrial, rows: list[dict[str, Any]]) -> None:
     """Show a schedule the epochs of a trial of an earlier run, so that its rungs stand as they stood."""
     scheduler.on_trial_add(None, trial)
-    show(scheduler, trial, rows)
+    feed(scheduler, trial, rows)
     if rows:
         scheduler.on_trial_complete(None, trial, dict(rows[-1]))
 
 
-def show(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> None:
+def feed(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> None:
     """Show a schedule some epochs that are past, whatever it decides."""
-    if isinstance(scheduler, KnowingMedian):
-        scheduler.show(trial, rows)
+    if isinstance(scheduler, CollapseAwareMedian):
+        scheduler.feed(trial, rows)
         return
     for row in rows:
         scheduler.on_trial_result(None, trial, dict(row))

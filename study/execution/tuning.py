@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from study.errors import StudyError, tells_of_full_disk
 from study.execution import mps
 from study.execution.failures import why_it_failed
-from study.execution.schedules import METRIC, earlier, ended_by_schedule, replay, show, was_stopped
+from study.execution.schedules import METRIC, earlier, ended_by_schedule, feed, replay, was_stopped
 from study.execution.trial import FAILURE
 from study.record.ledger import Ledger
 from study.record.states import COMPLETE, ENDS, INTERRUPTED, Ending, State, StudyEnd
@@ -93,7 +93,7 @@ class LedgerCallback(Callback):
         """Note that a trial has a worker; show the schedule what it did before it was interrupted."""
         number = trial.config["trial"]
         if self.scheduler is not None and number not in self._known:
-            show(self.scheduler, trial, self.ledger.rows(number))
+            feed(self.scheduler, trial, self.ledger.rows(number))
         self._known.add(number)
         self._note(trial, State.RUNNING)
 

@@ -83,7 +83,7 @@ def diagnose_features(
     steps = tensors["features"] if tensors["features"].ndim == 3 else None
     if steps is not None:
         places = torch.full((len(steps),), steps.shape[1]) if places is None else places.long()
-        # What lies behind a sequence's end is nobody's.
+        # States after a sequence's end belong to no sequence.
         steps = steps.masked_fill(torch.arange(steps.shape[1])[None, :, None] >= places[:, None, None], 0.0)
         tensors["features"] = steps
     for name, tensor in tensors.items():

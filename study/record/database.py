@@ -17,7 +17,7 @@ import optuna
 from data.files import written_aside
 from study.errors import DamagedRecordError, StudyError, first_line, tells_of_full_disk
 from study.record.journal import mend
-from study.record.retrying import PatientStorage
+from study.record.retrying import RetryingStorage
 from study.search.definition import Definition
 from study.search.samplers import make_sampler
 
@@ -32,7 +32,7 @@ def create(folder: Path, definition: Definition) -> None:
     """Make the database of a new study, whole or not at all; on a server, its entry there."""
     with damage_named(folder):
         if definition.optuna_url:
-            new_study(PatientStorage(definition.optuna_url), definition)
+            new_study(RetryingStorage(definition.optuna_url), definition)
             return
         with written_aside(folder / DATABASE) as aside:
             storage = file_storage(aside, writing=True, skip_table_creation=False)
@@ -66,7 +66,7 @@ def connect(folder: Path, definition: Definition, *, writing: bool) -> optuna.St
     """
     with damage_named(folder):
         if definition.optuna_url:
-            storage: optuna.storages.RDBStorage = PatientStorage(definition.optuna_url, writing=writing)
+            storage: optuna.storages.RDBStorage = RetryingStorage(definition.optuna_url, writing=writing)
         else:
             path = folder / DATABASE
             if not writing:

@@ -63,7 +63,7 @@ class Ledger:
         """
         if (folder / LOCK).is_file() and (folder / DEFINITION).is_file():
             # Said first of a study that is being run.
-            lock_folder(folder, definition.name).close()
+            exclusive_lock(folder, definition.name).close()
         left = {LOCK, *(path.name for path in folder.glob(f"{HALF_WRITTEN}-{DEFINITION}"))}
         found = [path.name for path in folder.iterdir() if path.name not in left] if folder.is_dir() else []
         if DEFINITION in found:
@@ -79,7 +79,7 @@ class Ledger:
             )
         folder.mkdir(parents=True, exist_ok=True)
         ledger = cls(folder, definition)
-        ledger._lock = lock_folder(folder, definition.name)
+        ledger._lock = exclusive_lock(folder, definition.name)
         # First of all, so that a study killed at any later moment can be resumed.
         write_definition(folder / DEFINITION, definition)
         ledger.enqueue(list(definition.planned))
@@ -123,7 +123,7 @@ class Ledger:
 
     def lock(self) -> None:
         """Become the one writer; raise StudyError if another process is. Ends with the process."""
-        self._lock = lock_folder(self.folder, self.definition.name)
+        self._lock = exclusive_lock(self.folder, self.definition.name)
 
     def is_locked(self) -> bool:
         """Say whether a process is running the study."""
@@ -337,7 +337,7 @@ class Ledger:
         )
 
 
-def lock_folder(folder: Path, name: str) -> IO[str]:
+def exclusive_lock(folder: Path, name: str) -> IO[str]:
     """Lock a study's folder for this process; raise StudyError if another one has it."""
     stream = (folder / LOCK).open("a")
     try:

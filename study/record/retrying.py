@@ -15,7 +15,7 @@ RESTART_SECONDS = 300.0
 """How long a server that went away is waited for."""
 
 
-class PatientStorage(RDBStorage):
+class RetryingStorage(RDBStorage):
     """Optuna's storage, each of whose transactions is tried again until a server that went away is back."""
 
     def __init__(self, url: str, *, writing: bool = True) -> None:
@@ -26,11 +26,11 @@ class PatientStorage(RDBStorage):
         super().__init__(url, engine_kwargs=options, skip_table_creation=not writing)
 
 
-def patient(transaction: Callable[..., Any]) -> Callable[..., Any]:
+def retrying(transaction: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method that tries a transaction again: one that the server did not commit has done nothing."""
 
     @wraps(transaction)
-    def again(self: PatientStorage, *arguments: Any, **options: Any) -> Any:
+    def again(self: RetryingStorage, *arguments: Any, **options: Any) -> Any:
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((StorageInternalError, sqlalchemy.exc.OperationalError)),
             stop=tenacity.stop_after_delay(RESTART_SECONDS),
@@ -56,4 +56,4 @@ for _name in (
     "get_study_system_attrs",
     "set_study_system_attr",
 ):
-    setattr(PatientStorage, _name, patient(getattr(RDBStorage, _name)))
+    setattr(RetryingStorage, _name, retrying(getattr(RDBStorage, _name)))
