@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import polars as pl
@@ -416,3 +417,24 @@ def test_the_status_says_how_much_is_left(finished_study, call):
     code, out, _ = call("status", "done", "--storage", finished_study)
     assert code == 0
     assert "min of training" in out
+
+
+def test_a_finished_study_has_its_best_models_portrait_which_reports_draw_from(finished_study, call, tmp_path):
+    from study.inference import portrait as module
+    from study.inference.portrait import PORTRAIT, portrait_of, read_portrait
+
+    ledger = Ledger.open(finished_study / "done")
+    best = best_trial(ledger.trials())
+    stored = read_portrait(ledger.trial_folder(best.number) / PORTRAIT)
+    assert stored.epoch == best.best["epoch"]
+    assert len(stored.means) == len(stored.texts) == len(stored.lengths)
+    assert portrait_of(ledger, best) == stored
+    # Made again where it is of another epoch, damaged or not there; and then not written by who only looks.
+    copied = tmp_path / "runs"
+    shutil.copytree(finished_study, copied)
+    ledger = Ledger.open(copied / "done")
+    path = ledger.trial_folder(best.number) / PORTRAIT
+    path.write_text(path.read_text().replace('"epoch"', '"epok"'))
+    again = module.portrait_of(ledger, best)
+    assert again.kl == pytest.approx(stored.kl)
+    assert read_portrait(path) is None

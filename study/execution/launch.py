@@ -152,9 +152,14 @@ def finalize(
 
 def draw_report(ledger: Ledger, folder: Path, on_problem: Callable[[str], None]) -> list[Path]:
     """Write the report and figures of a study that is over; a study is not lost for want of a drawing."""
+    from study.inference.portrait import store_portrait
+    from study.record.trials import best_trial
     from study.reporting.document import write_artifacts
 
     try:
+        best = best_trial(ledger.trials())
+        if best is not None:
+            store_portrait(ledger, best)
         return write_artifacts(ledger, folder)
     except Exception as error:
         on_problem(f"the report was not drawn: {first_line(error)}")

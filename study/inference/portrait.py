@@ -1,54 +1,78 @@
-"""What is asked of one trained model for a report: its scores by sequence, maxima and texts."""
+"""What is asked of one trained model for a report: measured once, and stored beside the trial's weights."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from data.corpus import Corpus, Split
 from data.errors import CorpusError
 from model.errors import ModelError
-from study.errors import StudyWarning
+from study.config.stored import read_sealed, write_sealed
+from study.errors import StudyError, StudyWarning
 from study.inference.trained_model import TrainedModel
 from study.record.ledger import Ledger
 from study.record.trials import TrialRecord
 from study.training.best_weights import best_folder
-from study.training.evaluation import Scores, positions_of_maxima, score
+from study.training.evaluation import positions_of_maxima, score
 
+PORTRAIT = "portrait.json"
 NUM_TEXTS = 8
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """What was asked of a model on some sequences of a split."""
+    """What a model makes of some sequences of a split."""
 
-    scores: Scores
+    epoch: int
+    """Of its weights."""
+    pooling: str
     lengths: list[int]
     texts: list[str]
+    means: list[list[float]]
+    """Posterior mean of each sequence, `[rows, latent]`."""
+    kl: list[float]
+    """Mean KL of each latent dimension, in nats."""
+    variance: list[float]
+    """Variance over sequences of each dimension's posterior mean."""
     maxima: dict[str, float]
+    """Where each encoder unit's largest state over time lies, shares by `model.diagnostics.POSITIONS`."""
     reconstructions: list[str]
     """Of the first texts, decoded greedily from the posterior mean."""
     interpolation: list[str]
-    pooling: str
+    """Between the first two texts."""
 
 
-def portray(trained: TrainedModel, split: Split, num: int = 500) -> Portrait:
+def portray(trained: TrainedModel, split: Split, epoch: int = 0, num: int = 500) -> Portrait:
     """Look at a latent variable model through the first `num` sequences of a split (corpora are stored shuffled)."""
     texts = trained.texts(split, num)
+    scores = score(trained.network, split, num_samples=1, num_sequences=num)
+    found = scores.dimensions()
     return Portrait(
-        score(trained.network, split, num_samples=1, num_sequences=num),
-        [int(length) for length in split.lengths[:num]],
-        texts,
-        positions_of_maxima(trained.network, split, num_sequences=num),
-        trained.reconstruct(texts[:NUM_TEXTS]),
-        trained.interpolate(texts[0], texts[1], NUM_TEXTS - 1) if len(texts) > 1 else [],
-        trained.network.settings.pooling,
+        epoch=epoch,
+        pooling=trained.network.settings.pooling,
+        lengths=[int(length) for length in split.lengths[:num]],
+        texts=texts,
+        means=scores.posterior.mean.tolist(),
+        kl=found["kl"],
+        variance=found["variance"],
+        maxima=positions_of_maxima(trained.network, split, num_sequences=num),
+        reconstructions=trained.reconstruct(texts[:NUM_TEXTS]),
+        interpolation=trained.interpolate(texts[0], texts[1], NUM_TEXTS - 1) if len(texts) > 1 else [],
     )
 
 
 def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
-    """Look at a trial's best weights on the validation split; None where they or the corpus are gone, or without z."""
-    folder = best_folder(ledger.trial_folder(trial.number), trial.best["epoch"])
+    """Return the portrait of a trial's best weights on the validation split: the stored one, or one made now.
+
+    None where the weights or the corpus are gone, or without a latent variable. Writes nothing.
+    """
+    epoch, stored = trial.best["epoch"], ledger.trial_folder(trial.number) / PORTRAIT
+    if (found := read_portrait(stored)) is not None and found.epoch == epoch:
+        return found
+    folder = best_folder(ledger.trial_folder(trial.number), epoch)
     if not folder.is_dir():
         return None
     try:
@@ -58,4 +82,22 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
         return None
     if not trained.network.settings.has_latent or corpus.fingerprint != ledger.definition.corpus_fingerprint:
         return None
-    return portray(trained, corpus.split("valid"))
+    return portray(trained, corpus.split("valid"), epoch)
+
+
+def store_portrait(ledger: Ledger, trial: TrialRecord) -> None:
+    """Store the portrait of a trial's best weights beside them, so that reports need no network run."""
+    portrait = portrait_of(ledger, trial)
+    if portrait is not None:
+        write_sealed(ledger.trial_folder(trial.number) / PORTRAIT, asdict(portrait))
+
+
+def read_portrait(path: Path) -> Portrait | None:
+    """Return a stored portrait; None where there is none, or a damaged one, which is made again."""
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = read_sealed(path, Portrait, "")
+        return Portrait(**content)
+    except (StudyError, TypeError):
+        return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import altair as alt
+import numpy as np
 import polars as pl
-import torch
 
 from model.collapse import ACTIVE_VARIANCE
 from model.poolings import POOLINGS
@@ -25,7 +25,7 @@ def titled(chart: alt.Chart, title: alt.TitleParams, height: int) -> Chart:
 
 def rate_by_dimension(portrait: Portrait) -> Chart:
     """Draw the KL of each latent dimension, the largest first; active ones stand out."""
-    found = portrait.scores.dimensions()
+    found = {"kl": portrait.kl, "variance": portrait.variance}
     frame = pl.DataFrame(
         {
             "dimension": [str(number) for number in range(len(found["kl"]))],
@@ -58,13 +58,13 @@ def rate_by_dimension(portrait: Portrait) -> Chart:
 
 def latent_space(portrait: Portrait) -> Chart:
     """Draw the posterior means along their two main directions, coloured by the sequence's length."""
-    means = portrait.scores.posterior.mean.double()
+    means = np.array(portrait.means)
     centred = means - means.mean(0)
-    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     places = centred @ directions[:2].T
     if places.shape[1] == 1:
-        places = torch.cat([places, torch.zeros_like(places)], dim=1)
-    share = float(singular[:2].square().sum() / singular.square().sum().clamp(min=1e-12))
+        places = np.concatenate([places, np.zeros_like(places)], axis=1)
+    share = float(np.square(singular[:2]).sum() / max(np.square(singular).sum(), 1e-12))
     frame = pl.DataFrame(
         {
             "first": places[:, 0].tolist(),
@@ -74,7 +74,7 @@ def latent_space(portrait: Portrait) -> Chart:
         }
     )
     # A unit is as long in either direction.
-    half = 1.05 * max(float(places[:, 0].abs().max()), float(places[:, 1].abs().max()) * WIDTH / HEIGHT, 1e-3)
+    half = 1.05 * max(float(np.abs(places[:, 0]).max()), float(np.abs(places[:, 1]).max()) * WIDTH / HEIGHT, 1e-3)
     across, up = alt.Scale(domain=[-half, half]), alt.Scale(domain=[-half * HEIGHT / WIDTH, half * HEIGHT / WIDTH])
     points = (
         alt.Chart(frame)
