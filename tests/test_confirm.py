@@ -14,6 +14,7 @@ from studies import check_records_agree
 
 from study.analysis import confirmation as standings
 from study.analysis.seed_noise import seed_noise
+from study.record.states import State
 from study.record.trials import TrialRecord
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 def trial(number, params, nll, *, feasible=True, state="complete"):
     best = {f"valid/{name}": 1.0 for name in standings.METRICS} | {"valid/nll": nll, "epoch": 1}
-    return TrialRecord(number, state, "", params, [], 1.0, feasible, best, None, True)
+    return TrialRecord(number, State(state), "", params, [], 1.0, feasible, best, None, True)
 
 
 def runs_of(points, nll):

@@ -6,6 +6,7 @@ from rich.console import Console
 from studies import definition, row
 
 from study.execution.live import LiveView
+from study.record.states import State
 from study.record.trials import TrialRecord
 
 PARAMS = {
@@ -76,7 +77,7 @@ def test_the_time_left_comes_from_how_long_trials_trained():
 def test_a_study_that_goes_on_knows_the_time_left_from_its_earlier_trials():
     view = LiveView(definition(concurrent=2))
     rows = lasting(10, 20)
-    view.load([TrialRecord(0, "complete", "", PARAMS, rows, 20.0, True, rows[0], None, True)])
+    view.load([TrialRecord(0, State.COMPLETE, "", PARAMS, rows, 20.0, True, rows[0], None, True)])
     assert view.seconds_left() == 3 * 20 / 2
 
 

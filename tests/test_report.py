@@ -14,6 +14,7 @@ from study.analysis import findings
 from study.analysis.importance import importances
 from study.record.formats import mean_and_spread, show_number
 from study.record.ledger import Ledger
+from study.record.states import State
 from study.record.trials import TrialRecord, best_trial, seeds_frame, trials_frame
 from study.reporting.document import WORDS
 from study.reporting.figures import FIGURES, drawable
@@ -26,7 +27,7 @@ def trial(number, state, params, nll, *, mi=0.0, epochs=3, feasible=None):
     best = {"valid/nll": nll, "valid/mi": mi, "valid/kl": mi, "valid/au": int(mi > 0), "valid/ppl": 9.0, "epoch": 1}
     rows = [{"epoch": epoch + 1, "seconds": 1.0, "valid/nll": nll} for epoch in range(epochs)]
     usable = state != "collapsed" if feasible is None else feasible
-    return TrialRecord(number, state, "", params, rows, 10.0, usable, best, None, True)
+    return TrialRecord(number, State(state), "", params, rows, 10.0, usable, best, None, True)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_collapsed_trials_are_compared_after_equally_many_epochs(finished_study)
             for place, value in enumerate(nll)
         ]
         best = min(rows, key=lambda row: row["valid/nll"]) | {"valid/mi": mi}
-        return TrialRecord(number, state, "", {"a": number}, rows, 1.0, state != "collapsed", best, None, True)
+        return TrialRecord(number, State(state), "", {"a": number}, rows, 1.0, state != "collapsed", best, None, True)
 
     # Worse at its end, and better after as many epochs.
     trials = [by_epoch(0, "complete", [60.0, 55.0, 50.0], 2.0), by_epoch(1, "collapsed", [58.0, 54.0], 0.0)]
@@ -217,7 +218,7 @@ def test_collapsed_trials_do_not_take_up_the_colours_of_the_others(finished_stud
 def test_figures_mark_what_has_collapsed_whatever_ended_it(finished_study):
     definition = Ledger.open(finished_study / "done").definition
     row = {"epoch": 1, "valid/nll": 50.0, "valid/mi": 0.0, "valid/kl": 0.0, "valid/au": 0}
-    ended = TrialRecord(0, "complete", "", {"a": 1}, [row], 1.0, False, row, None, True)
+    ended = TrialRecord(0, State.COMPLETE, "", {"a": 1}, [row], 1.0, False, row, None, True)
     threshold = replace(definition, goal=replace(definition.goal, collapse_kl_nats=0.1))
     assert [each.state for each in drawable(threshold, [ended])] == ["collapsed"]
 
