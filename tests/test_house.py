@@ -1,6 +1,7 @@
 """House rules: who imports whom, what is shipped, and that every command explains itself."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -194,6 +195,15 @@ def test_model_and_data_know_neither_each_other_nor_study():
 def test_settings_help_and_looking_at_a_study_load_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_files_that_documents_name_are_there():
+    pattern = re.compile(
+        r"\b(?:study|model|data|tests|benchmarks|docs)/[\w./-]*\.(?:py|sh|toml|md|parquet|yaml|ipynb)\b"
+    )
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for name in pattern.findall(document.read_text("utf-8")):
+            assert (ROOT / name).exists(), f"{document.name} names {name}"
 
 
 def test_no_test_imports_another():

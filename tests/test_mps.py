@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from study.cluster.doctor import examine_mps
 from study.errors import StudyError
 from study.execution import mps
 from study.execution.failures import why_it_failed
@@ -138,3 +139,11 @@ def test_a_fault_that_all_clients_of_a_gpu_get_costs_a_trial_no_retry(tmp_path, 
     own = failed_trial(tmp_path, "ValueError: of its own", 2)
     callback.on_trial_recover(0, [], own)
     assert own.run_metadata.num_failures == 2
+
+
+def test_the_doctor_says_whether_trials_that_share_a_gpu_compute_at_once(control, monkeypatch):
+    assert examine_mps().found.startswith("off")
+    with mps.serving(0.5, (GIB,)):
+        assert examine_mps().found.startswith("on")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert examine_mps().found.startswith("not here")
