@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model.annealing import AnnealingSettings
-from model.poolings import POOLING_NAMES, POOLINGS
+from model.registry import POOLING_NAMES, POOLINGS
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 

@@ -11,7 +11,7 @@ from data.batches import BatchOrder, collate, gather, iterate
 from data.corpus import Split, runs
 from model.config import NetworkSettings
 from model.network.vae import SequenceVAE
-from model.poolings import POOLING_NAMES
+from model.registry import POOLING_NAMES
 from study.config.methods import METHODS
 from study.errors import StudyError
 from study.training import gpus

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model.poolings import POOLINGS
+from model.registry import POOLINGS
 
 ROOT = Path(__file__).parent.parent
 FUNCTION = '''
@@ -31,7 +31,7 @@ def extended(tmp_path_factory):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "model/network/pooling.py").open("a") as stream:
         stream.write(FUNCTION)
-    registry = folder / "model/poolings.py"
+    registry = folder / "model/registry.py"
     head, names, rest = registry.read_text().partition("POOLING_NAMES:")
     registry.write_text(f"{head}{ENTRY.strip()}\n\n{names}{rest}")
     return folder

@@ -3,7 +3,7 @@
 import pytest
 from conftest import TINY, tiny_settings
 
-from model.poolings import POOLING_NAMES
+from model.registry import POOLING_NAMES
 from study.config.methods import METHODS, PLAIN, SOURCES
 from study.config.settings import setting_names, validate
 from study.errors import StudyError

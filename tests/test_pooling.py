@@ -8,7 +8,7 @@ import torch
 from model.config import NetworkSettings
 from model.network.encoder import Encoder
 from model.network.pooling import logsumexp, pool
-from model.poolings import POOLING_NAMES
+from model.registry import POOLING_NAMES
 
 pytestmark = pytest.mark.on_device
 

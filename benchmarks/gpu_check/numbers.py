@@ -19,7 +19,7 @@ from data.batches import Batch
 from model.config import NetworkSettings, ObjectiveSettings
 from model.network.vae import SequenceVAE
 from model.objective import negative_elbo
-from model.poolings import POOLING_NAMES
+from model.registry import POOLING_NAMES
 from study.config.settings import TrainingSettings
 from study.training.devices import autocast, choose_device
 

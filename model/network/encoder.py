@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from model.config import PAD_ID, NetworkSettings
 from model.network.pooling import pool
 from model.network.recurrence import copied, run_both_ways, run_lstm
-from model.poolings import POOLINGS
 from model.posterior import Posterior, SphericalPosterior
+from model.registry import POOLINGS
 from model.shapes import Float, Int
 
 

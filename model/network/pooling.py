@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.poolings import POOLINGS
+from model.registry import POOLINGS
 from model.shapes import Bool, Float, Int
 
 Steps = Float[Tensor, "batch time hidden"]

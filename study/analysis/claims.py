@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from model.collapse import COLLAPSED_KL_NATS
-from model.poolings import POOLINGS
+from model.registry import POOLINGS
 from study.record.final_scores import FINAL_SCORES
 
 POOLED = tuple(name for name, pooling in POOLINGS.items() if pooling.uses_all_states)

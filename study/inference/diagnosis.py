@@ -23,8 +23,8 @@ from model import diagnostics
 from model.collapse import is_collapsed
 from model.network import pooling
 from model.network.vae import SequenceVAE
-from model.poolings import POOLINGS
 from model.posterior import Posterior
+from model.registry import POOLINGS
 from study.errors import StudyError, first_line
 from study.training.evaluation import NOISE_SEED, evaluating, score
 

@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from model.poolings import POOLINGS
+from model.registry import POOLINGS
 from study.reporting.outputs import check_output, write_output
 
 ENDINGS = (".png", ".svg", ".html")

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from model.collapse import ACTIVE_VARIANCE
-from model.poolings import POOLINGS
+from model.registry import POOLINGS
 from study.inference.portrait import Portrait
 from study.reporting.chart_style import WIDTH, Chart, heading
 

@@ -9,7 +9,7 @@ import optuna
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from model.annealing import ANNEALING_NAMES
-from model.poolings import POOLING_NAMES, poolings_with
+from model.registry import POOLING_NAMES, poolings_with
 from study.config.methods import METHODS, PLAIN, method_settings
 from study.config.settings import Settings, check_name, flatten, nest, validate
 from study.errors import StudyError
