@@ -5,16 +5,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Study"]
-
 if TYPE_CHECKING:
-    from study.api import Study
+    from study.api import Study as Study
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is: the command line starts without it."""
-    if name in __all__:
-        from study import api
+    if name == "Study":
+        from study.api import Study
 
-        return getattr(api, name)
+        return Study
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
