@@ -48,9 +48,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(path)
-    except BaseException:
+    finally:
+        # Of one that was put in its place nothing is left here.
         aside.unlink(missing_ok=True)
-        raise
 
 
 def followed(path: Path) -> Path:

@@ -5,6 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from data.prepare import prepare
+from data.settings import PrepareSettings
+from data.sources import from_files
+from study.training.devices import use_tf32
 
 NOT_THERE = (
     "click",
@@ -77,3 +83,34 @@ def test_a_bare_machine_says_what_is_wrong_in_one_line(corpus, tmp_path, argumen
     assert err.startswith("study: ")
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_corpus_of_other_words_is_refused_though_as_many(corpus, tiny_toml, tmp_path):
+    out = tmp_path / "run"
+    train = ("train", corpus.folder, "--config", tiny_toml, "--set", "training.epochs=1", "--out", out)
+    assert on_a_bare_machine(*train, cwd=tmp_path)[0] == 0
+    (folder,) = out.glob("best-*")
+    words = (tmp_path / "words.txt").resolve()
+    names = corpus.vocabulary.tokens[4:]
+    others = [f"{name}x" for name in names]
+    words.write_text("".join(" ".join(others[n:] + others[:n]) + "\n" for n in range(len(others))) * 3, "utf-8")
+    source = from_files({"all": [str(words)]})
+    settings = PrepareSettings.resolve(source, {"valid_fraction": 0.2, "test_fraction": 0.2})
+    other = prepare(source, settings, tmp_path / "other")[0]
+    assert other.vocabulary_size == corpus.vocabulary_size
+    code, out, err = on_a_bare_machine("evaluate", folder, "--corpus", other.folder, cwd=tmp_path)
+    assert code == 1
+    assert "another vocabulary" in err
+    assert not out
+
+
+def test_final_numbers_are_not_in_tf32(corpus, tiny_toml, tmp_path, call):
+    call("train", corpus.folder, "--config", tiny_toml, "--set", "training.epochs=1", "--out", tmp_path / "run")
+    (folder,) = (tmp_path / "run").glob("best-*")
+    use_tf32(True)
+    try:
+        assert call("evaluate", folder, "--corpus", corpus.folder, "--samples", "2")[0] == 0
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        use_tf32(False)

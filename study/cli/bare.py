@@ -7,12 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-from data.corpus import Corpus
+from data.corpus import VOCABULARY, Corpus
 from data.errors import CorpusError
+from data.vocabulary import Vocabulary
 from model.errors import ModelError
 from study.config.stored import without_nan
 from study.errors import StudyError
-from study.training.single import evaluate_network, tell, train_model
+from study.training.single import check_vocabulary, evaluate_network, tell, train_model
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -48,11 +49,11 @@ def evaluate_model(given: argparse.Namespace) -> None:
 
     network = load_network(given.model, choose_device(TrainingSettings()))
     corpus = Corpus.open(given.corpus)
-    if corpus.vocabulary_size != network.vocabulary_size:
-        raise StudyError(f"{given.corpus} has another vocabulary than the corpus that the model was trained on")
+    about = describe(given.model)
+    check_vocabulary(corpus, Vocabulary.read(given.model / VOCABULARY), about)
     metrics = evaluate_network(
         network,
-        describe(given.model),
+        about,
         corpus,
         given.split,
         given.samples,

@@ -11,6 +11,7 @@ from study.inference.trained_model import TrainedModel
 from study.record.ledger import Ledger
 from study.record.trials import TrialRecord, best_trial
 from study.training.best_weights import BEST, best_folder
+from study.training.single import check_vocabulary
 
 
 def model_folder(name: str, storage: Path) -> Path:
@@ -57,9 +58,5 @@ def model_corpus(trained: TrainedModel, name: str, given: str | None, storage: P
             raise StudyError("name the prepared corpus by --corpus DIR")
         given = Ledger.open(storage / study).definition.corpus
     corpus = Corpus.open(given)
-    if corpus.vocabulary != trained.vocabulary:
-        raise StudyError(
-            f"{given} has another vocabulary than the corpus {trained.about.get('corpus')} that the model was"
-            " trained on; name that corpus by --corpus"
-        )
+    check_vocabulary(corpus, trained.vocabulary, trained.about)
     return corpus

@@ -38,7 +38,7 @@ class Sharing:
     @property
     def on_one(self) -> int:
         """Trials that run on a GPU at once."""
-        return int(1.0 / self.share + 1e-9)
+        return slots(1, self.share)
 
     def __str__(self) -> str:
         least = min(self.memory_bytes)

@@ -10,6 +10,7 @@ from typing import Any
 
 from data.corpus import Corpus
 from data.files import first_problem
+from data.vocabulary import Vocabulary
 from study.config.addresses import hidden
 from study.config.run_options import RunOptions, find_corpus
 from study.config.settings import EvaluationSettings, merge, nest, parse_assignment, read_preset, read_toml, validate
@@ -92,6 +93,15 @@ def evaluate_network(
     metrics["active_dimensions"] = active_dimensions(scores.dimensions()["variance"])
     metrics["maxima"] = positions_of_maxima(network, rows, num_sequences=sequences)
     return metrics
+
+
+def check_vocabulary(corpus: Corpus, vocabulary: Vocabulary, about: dict[str, Any]) -> None:
+    """Raise StudyError if a corpus has other tokens than a model, described by `about`, was trained on."""
+    if corpus.vocabulary != vocabulary:
+        raise StudyError(
+            f"{corpus.folder} has another vocabulary than the corpus {about.get('corpus')} that the model was"
+            " trained on; name that corpus by --corpus"
+        )
 
 
 def evaluation_settings(about: dict[str, Any]) -> EvaluationSettings:
