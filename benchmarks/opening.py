@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.corpus import SCHEMA_VERSION, VOCABULARY, Corpus, fingerprint, write_manifest, write_shard
+from data.corpus import VOCABULARY, Corpus, fingerprint, write_shard
+from data.manifest import Manifest, write_manifest
 from data.vocabulary import Vocabulary
 
 SHARD_TOKENS = 16 * 2**20
@@ -36,16 +37,14 @@ def make(folder: Path, megabytes: int) -> None:
     cleaning = {"tokenizer": "whitespace", "pattern": "", "lowercase": False}
     write_manifest(
         folder,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "source": "files",
-            "settings": cleaning,
-            "identity": "",
-            "fingerprint": fingerprint(folder, files),
-            "vocabulary_size": len(vocabulary),
-            "splits": {"train": counts | {"shards": names}},
-            "files": {name: (folder / name).stat().st_size for name in files},
-        },
+        Manifest(
+            source="files",
+            settings=cleaning,
+            fingerprint=fingerprint(folder, files),
+            vocabulary_size=len(vocabulary),
+            splits={"train": counts | {"shards": names}},
+            files={name: (folder / name).stat().st_size for name in files},
+        ),
     )
 
 

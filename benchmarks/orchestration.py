@@ -61,8 +61,8 @@ def run_study(trials: int, folder: Path) -> tuple[float, float]:
 
 def changeovers(records: list[TrialRecord], concurrent: int = 2) -> list[float]:
     """Return the seconds from each trial's last epoch on record to the training of the one that took its place."""
-    begun = sorted(each.rows[0]["recorded_at"] - each.rows[0]["seconds"] for each in records)[concurrent:]
-    ended = sorted(each.rows[-1]["recorded_at"] for each in records)
+    begun = sorted(each.rows[0].recorded_at - each.rows[0].seconds for each in records)[concurrent:]
+    ended = sorted(each.rows[-1].recorded_at for each in records)
     return [start - end for start, end in zip(begun, ended, strict=False)]
 
 
@@ -86,7 +86,7 @@ def main(trials: int, folder: Path) -> None:
     epochs = sum(len(each.rows) for each in records)
     print(f"{trials} trials, {epochs} epochs: study {wall:.0f} s, bare {bare:.0f} s: {bare / wall:.2f}")
     print(f"training seconds      study {sum(each.seconds for each in records):.0f}, bare {sum(seconds):.0f}")
-    slowest = min(each.rows[0]["seconds"] for each in records[:2])
+    slowest = min(each.rows[0].seconds for each in records[:2])
     print(f"first epoch on record {first:.1f} s, of which {slowest:.1f} s training it")
     low, middle, high = np.quantile(changeovers(records), (0.25, 0.5, 0.75))
     print(f"from trial to trial   {middle:.2f} s [{low:.2f}, {high:.2f}]")

@@ -32,6 +32,7 @@ from scipy import stats
 
 from model.collapse import is_collapsed
 from study.config.settings import read_preset
+from study.epoch import Epoch
 from study.execution.schedules import EPOCH, METRIC, make_scheduler
 from study.record.trials import best_row
 from study.search.definition import Definition
@@ -50,7 +51,7 @@ class Curves:
 
     definition: Definition
     params: list[dict[str, Any]]
-    rows: list[list[dict[str, Any]]]
+    rows: list[list[Epoch]]
     within: float
     goal_nll: float = field(init=False)
 
@@ -73,7 +74,12 @@ class Curves:
             {name: value for name, value in trial.select(names).row(0, named=True).items() if value is not None}
             for trial in trials
         ]
-        return cls(definition, params, [trial.select(ROWS).sort("epoch").to_dicts() for trial in trials], within)
+        return cls(
+            definition,
+            params,
+            [[Epoch.from_json(row) for row in trial.select(ROWS).sort("epoch").to_dicts()] for trial in trials],
+            within,
+        )
 
     @property
     def num_epochs(self) -> int:
@@ -95,7 +101,7 @@ class Curves:
             for row in self.rows[number][first:epochs]
         )
 
-    def has_arrived(self, rows: list[dict[str, Any]]) -> bool:
+    def has_arrived(self, rows: list[Epoch]) -> bool:
         """Say whether a trial's epochs so far would win with what is asked for."""
         best = best_row(rows, self.definition)
         return best["valid/nll"] <= self.goal_nll and self.definition.goal.is_feasible(best)
@@ -168,13 +174,13 @@ class Proposals:
         definition.space.suggest(self.open[number])
         return number
 
-    def tell(self, number: int, rows: list[dict[str, Any]], *, complete: bool) -> None:
+    def tell(self, number: int, rows: list[Epoch], *, complete: bool) -> None:
         """Tell the sampler of a trial that is over."""
         if number not in self.open:
             return
         trial, best = self.open.pop(number), best_row(rows, self.curves.definition)
         for row in rows:
-            trial.report(row["valid/nll"], row["epoch"])
+            trial.report(row["valid/nll"], row.number)
         if self.knows_collapse:
             for name, violation in self.curves.definition.goal.constraints(best).items():
                 trial.set_constraint(name, violation)
@@ -202,7 +208,7 @@ def replay(curves: Curves, proposals: Proposals, schedule: TrialScheduler, at_on
                 return spent
             complete = trial.epochs == len(curves.rows[number])
             collapsed = ends_collapse and curves.is_ended_as_collapsed(number, trial.epochs)
-            result = dict(rows[-1]) | {EPOCH: trial.epochs, METRIC: rows[-1]["valid/nll"]}
+            result = rows[-1].to_json() | {EPOCH: trial.epochs, METRIC: rows[-1]["valid/nll"]}
             stopped = schedule.on_trial_result(None, trial, result) == TrialScheduler.STOP
             if complete or collapsed or stopped:
                 schedule.on_trial_complete(None, trial, result)

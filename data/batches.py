@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.corpus import Split, runs
+from data.corpus import Ids, Split, runs
 from data.vocabulary import BOS_ID, EOS_ID, PAD_ID
 
 POOL_BATCHES = 50
@@ -48,7 +47,7 @@ class Batch:
         return Batch(tokens.to(device, non_blocking=True), self.lengths, self.indices)
 
 
-def frame(values: NDArray[np.integer[Any]], lengths: NDArray[np.int64], indices: NDArray[np.int64]) -> Batch:
+def frame(values: Ids, lengths: NDArray[np.int64], indices: NDArray[np.int64]) -> Batch:
     """Frame sequences by `<s>` and `</s>` and pad them to the longest.
 
     `values` holds the token ids of all sequences one after another, `lengths` how many each has, `[batch]`.
@@ -62,7 +61,7 @@ def frame(values: NDArray[np.integer[Any]], lengths: NDArray[np.int64], indices:
     return Batch(torch.from_numpy(tokens), torch.from_numpy(lengths + 2), indices)
 
 
-def collate(sequences: Sequence[NDArray[np.integer[Any]]], indices: NDArray[np.int64]) -> Batch:
+def collate(sequences: Sequence[Ids], indices: NDArray[np.int64]) -> Batch:
     """Return the batch of sequences of token ids that are in no split."""
     lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
     return frame(np.concatenate([np.empty(0, np.int64), *sequences]), lengths, indices)
@@ -81,7 +80,7 @@ class BatchOrder:
     size (with `<s>` and `</s>`) stays within that many tokens.
     """
 
-    lengths: NDArray[np.integer[Any]]
+    lengths: NDArray[np.integer]
     batch_size: int
     max_tokens: int | None = None
     seed: int = 0

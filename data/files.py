@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 Kind = TypeVar("Kind")
 
 MOST_JSON_BYTES = 256 * 2**20
 """The largest JSON file that is read: a study's, a corpus' or a run's own are far smaller."""
+
+ADAPTERS: dict[object, object] = {}
+"""What checks values of a type, for each type that was asked for: it takes a while to make."""
 
 HALF_WRITTEN = ".writing-*"
 """What a file or folder is called until it is whole."""
@@ -80,40 +83,38 @@ def read_bytes(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
         raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def read_json(path: Path, kind: type[Kind] | Any, most_bytes: int = MOST_JSON_BYTES) -> Kind:
+def read_json(path: Path, kind: type[Kind], most_bytes: int = MOST_JSON_BYTES) -> Kind:
     """Return a JSON file as values of a type (of pydantic's: a model, a TypedDict, `dict[str, int]`).
 
     Raises DamagedFileError if it is missing, too large, nested too deeply, no JSON or of another type.
     """
-    found: Kind = parse_json(read_bytes(path, most_bytes), kind, path)
-    return found
+    return parse_json(read_bytes(path, most_bytes), kind, path)
 
 
-def parse_json(content: bytes | str, kind: type[Kind] | Any, where: object) -> Kind:
+def parse_json(content: bytes | str, kind: type[Kind], where: object) -> Kind:
     """Return JSON text as values of a type; `where` it stands is for the DamagedFileError of a text that is not."""
     try:
-        found: Kind = adapter(kind).validate_json(content)  # type: ignore[arg-type]
+        return adapter(kind).validate_json(content)
     except ValidationError as error:
         raise DamagedFileError(f"{where} is damaged or foreign: {first_problem(error)}") from None
-    return found
 
 
-def check_type(value: object, kind: Any, where: object) -> None:
-    """Raise DamagedFileError unless a value that was read is of a type."""
+def of_type(value: object, kind: type[Kind], where: object) -> Kind:
+    """Return a value that was read as one of a type; raise DamagedFileError if it is none."""
     try:
-        adapter(kind).validate_python(value)
+        return adapter(kind).validate_python(value)
     except ValidationError as error:
         raise DamagedFileError(f"{where} is damaged or foreign: {first_problem(error)}") from None
 
 
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
+def sealed(content: Mapping[str, object]) -> dict[str, object]:
     """Return JSON values with a digest of all the others as their last, `digest`."""
     rest = {name: value for name, value in content.items() if name != "digest"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return rest | {"digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
-def is_sealed(content: dict[str, Any]) -> bool | None:
+def is_sealed(content: Mapping[str, object]) -> bool | None:
     """Say whether JSON values are those that were sealed; None without a digest, which older versions wrote none of."""
     return None if "digest" not in content else sealed(content)["digest"] == content["digest"]
 
@@ -123,19 +124,35 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
-@cache
-def adapter(kind: Any) -> TypeAdapter[Any]:
+def adapter(kind: type[Kind]) -> TypeAdapter[Kind]:
     """Return what checks values of a type."""
-    return TypeAdapter(kind)
+    if kind not in ADAPTERS:
+        ADAPTERS[kind] = TypeAdapter(kind)
+    return cast("TypeAdapter[Kind]", ADAPTERS[kind])
 
 
 def first_problem(error: ValidationError) -> str:
     """Return the first thing that a validation found wrong, in one short line: where, what, and what was there."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))[:100]
-    found = "" if isinstance(first["input"], dict | list | bytes) else f", got {str(first['input'])[:60]!r}"
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 62 else f"{shown[:60]}..."
+    found = "" if isinstance(first["input"], dict | list | bytes | BaseModel) else f", got {shown}"
     words = str(first["msg"]).removeprefix("Value error, ").splitlines()[0][:200]
     return f"{place}: {words}{found}" if place else f"{words}{found if first['type'] != 'json_invalid' else ''}"
+
+
+def lock(stream: IO[str], *, wait: bool = True, shared: bool = False) -> bool:
+    """Lock an open file for this process, until it is closed or the process ends; say whether it has it.
+
+    Without `wait`, a lock that another process has is not waited for. Raises OSError where files cannot be locked.
+    """
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    try:
+        fcntl.flock(stream, how)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> bool:

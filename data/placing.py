@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 import tempfile
@@ -10,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.corpus import MANIFEST, VOCABULARY
+from data.corpus import VOCABULARY
 from data.errors import CorpusError
-from data.files import remove_files
+from data.files import lock, remove_files
+from data.manifest import MANIFEST
 
 MARK = ".making"
 """The file by which a folder is known to be one that is being written, and by which one process holds it."""
@@ -45,10 +45,8 @@ def writing_aside(folder: Path) -> Iterator[Path]:
         raise CorpusError(f"{aside} is in the way and no leftover of this command's; move it away")
     aside.mkdir(exist_ok=True)
     with (aside / MARK).open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CorpusError(f"{folder} is being prepared by another process; wait for it") from None
+        if not lock(stream, wait=False):
+            raise CorpusError(f"{folder} is being prepared by another process; wait for it")
         for left in aside.iterdir():
             if left.is_dir():
                 shutil.rmtree(left)

@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,8 +24,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.cleaning import clean
-from data.corpus import MANIFEST, SCHEMA_VERSION, VOCABULARY, Corpus, fingerprint, write_manifest, write_shard
+from data.corpus import VOCABULARY, Corpus, Ids, fingerprint, write_shard
 from data.errors import CorpusError
+from data.manifest import MANIFEST, Manifest, SplitManifest, write_manifest
 from data.placing import check_nothing_foreign, replace_folder, writing_aside
 from data.settings import PrepareSettings
 from data.sources import SPLITS, Source
@@ -57,7 +57,7 @@ def prepare(
         raise CorpusError(f"{folder} holds files that are no corpus, which are left alone; choose another --out")
     if (folder / MANIFEST).is_file() and not overwrite:
         existing = Corpus.open(folder)
-        if existing.manifest["identity"] == identity:
+        if existing.manifest.identity == identity:
             return existing, False
         raise CorpusError(
             f"{folder} already holds a corpus made from other text or settings;"
@@ -67,7 +67,7 @@ def prepare(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with writing_aside(folder) as aside:
         manifest = write_corpus(source, settings, aside, progress)
-        write_manifest(aside, manifest | {"identity": identity})
+        write_manifest(aside, manifest.model_copy(update={"identity": identity}))
         replace_folder(aside, folder)
     return Corpus.open(folder), True
 
@@ -106,9 +106,7 @@ def choose_vocabulary(source: Source, settings: PrepareSettings, token_counts: p
     return Vocabulary.from_counts(token_counts, size, settings.min_count)
 
 
-def write_corpus(
-    source: Source, settings: PrepareSettings, folder: Path, progress: Callable[[str], None]
-) -> dict[str, Any]:
+def write_corpus(source: Source, settings: PrepareSettings, folder: Path, progress: Callable[[str], None]) -> Manifest:
     """Run the three passes into an empty folder; return the manifest."""
     spool = folder / "spool"
     spool.mkdir()
@@ -121,24 +119,23 @@ def write_corpus(
     in_training = pl.DataFrame({"token": tokens, "count": counts[0, met]}).filter(pl.col("count") > 0)
     vocabulary = choose_vocabulary(source, settings, in_training)
     vocabulary.write(folder / VOCABULARY)
-    ids = np.zeros(counts.shape[1], np.uint16 if len(vocabulary) <= 2**16 else np.uint32)
+    ids: Ids = np.zeros(counts.shape[1], np.uint16 if len(vocabulary) <= 2**16 else np.uint32)
     ids[met] = vocabulary.encode_column(tokens).to_numpy()
     splits = encode_buckets(buckets, ids, folder, progress)
     shutil.rmtree(spool)
     check_splits(splits, dropped)
-    files = [VOCABULARY, *(name for split in splits.values() for name in split["shards"])]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "source": source.name,
-        "fingerprint": fingerprint(folder, files),
-        "settings": settings.model_dump(),
-        "origin": source.identity if source.name == "synthetic-topics" else {},
-        "vocabulary_size": len(vocabulary),
-        "splits": splits,
-        "dropped": dict(dropped.most_common()),
-        "also_in_train": overlap,
-        "files": {name: (folder / name).stat().st_size for name in files},
-    }
+    files = [VOCABULARY, *(name for split in splits.values() for name in split.shards)]
+    return Manifest(
+        source=source.name,
+        fingerprint=fingerprint(folder, files),
+        settings=settings.model_dump(),
+        origin=dict(source.identity) if source.name == "synthetic-topics" else {},
+        vocabulary_size=len(vocabulary),
+        splits=splits,
+        dropped=dict(dropped.most_common()),
+        also_in_train=overlap,
+        files={name: (folder / name).stat().st_size for name in files},
+    )
 
 
 class TokenNumbers:
@@ -152,7 +149,7 @@ class TokenNumbers:
         """Return lists of numbers for lists of tokens."""
         return lists.cast(pl.List(self._kept.dtype)).to_physical()
 
-    def tokens(self, numbers: NDArray[Any]) -> pl.Series:
+    def tokens(self, numbers: NDArray[np.integer]) -> pl.Series:
         """Return the tokens that have these numbers."""
         return pl.Series(numbers, dtype=pl.UInt32).cat.to(self._kept.dtype).cast(pl.String)
 
@@ -241,7 +238,7 @@ def in_order(rows: pl.DataFrame, *, deduplicate: bool) -> pl.DataFrame:
     return rows.unique("key", keep="first", maintain_order=True) if deduplicate else rows
 
 
-def flat(lists: pl.Series) -> NDArray[Any]:
+def flat(lists: pl.Series) -> NDArray[np.integer]:
     """Return the elements of all lists, one after the other."""
     return lists.explode(empty_as_null=False).to_numpy()
 
@@ -252,12 +249,10 @@ def settled(paths: list[Path]) -> Path:
 
 
 def encode_buckets(
-    buckets: list[list[Path]], ids_by_number: NDArray[Any], folder: Path, progress: Callable[[str], None]
-) -> dict[str, dict[str, Any]]:
+    buckets: list[list[Path]], ids_by_number: Ids, folder: Path, progress: Callable[[str], None]
+) -> dict[str, SplitManifest]:
     """Write each bucket's sequences as one shard a split; return what the manifest says of the splits."""
-    splits: dict[str, dict[str, Any]] = {
-        name: {"num_sequences": 0, "num_tokens": 0, "num_bytes": 0, "num_unknown": 0, "shards": []} for name in SPLITS
-    }
+    splits = {name: SplitManifest(num_sequences=0, num_tokens=0, num_bytes=0, shards=[]) for name in SPLITS}
     for number, paths in enumerate(buckets):
         rows = pl.read_ipc(settled(paths))
         for name, split in splits.items():
@@ -268,10 +263,10 @@ def encode_buckets(
             lengths, num_bytes = part["tokens"].list.len().to_numpy(), part["num_bytes"].to_numpy()
             shard = f"{name}-{number:05d}.arrow"
             write_shard(folder / shard, ids, lengths, num_bytes)
-            split["shards"].append(shard)
-            split["num_sequences"] += part.height
-            split["num_tokens"] += len(ids)
-            split["num_bytes"] += int(num_bytes.sum())
-            split["num_unknown"] += int((ids == UNK_ID).sum())
+            split.shards.append(shard)
+            split.num_sequences += part.height
+            split.num_tokens += len(ids)
+            split.num_bytes += int(num_bytes.sum())
+            split.num_unknown += int((ids == UNK_ID).sum())
         progress(f"encoded {number + 1} of {len(buckets)} parts")
     return splits

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from pydantic import Field, ValidationError, model_validator
 
 from data.cleaning import CleaningSettings
 from data.errors import CorpusError
+from data.files import first_problem
 from data.sources import Source
 
 
@@ -28,11 +29,9 @@ class PrepareSettings(CleaningSettings):
         return self
 
     @classmethod
-    def resolve(cls, source: Source, given: dict[str, Any]) -> PrepareSettings:
+    def resolve(cls, source: Source, given: Mapping[str, object]) -> PrepareSettings:
         """Return what the user gave over what is usual for the source."""
         try:
-            return cls.model_validate(source.defaults | given)
+            return cls.model_validate({**source.defaults, **given})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "settings"
-            raise CorpusError(f"{where}: {first['msg']}, got {first['input']!r}") from None
+            raise CorpusError(first_problem(error)) from None

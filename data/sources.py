@@ -5,11 +5,10 @@ from __future__ import annotations
 import codecs
 import glob
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -197,8 +196,8 @@ class Source:
 
     name: str
     splits: dict[str, list[TextFile | Frames]]
-    defaults: dict[str, Any] = field(default_factory=dict)
-    identity: dict[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    identity: Mapping[str, object] = field(default_factory=dict)
     vocabulary: tuple[str, ...] | None = None
     exact: bool = False
     """Whether its likelihood is known, in its own vocabulary."""
@@ -278,7 +277,7 @@ def chitchat(folder: Path | None, seed: int) -> Source:
     return Source("chitchat", {"all": [Frames(frame)]}, defaults, {"num_messages": len(rows)})
 
 
-def standard_files(name: str, stems: tuple[str, ...], **defaults: Any) -> Callable[[Path | None, int], Source]:
+def standard_files(name: str, stems: tuple[str, ...], **defaults: object) -> Callable[[Path | None, int], Source]:
     """Return a maker of a corpus that the field passes on as train, valid and test files."""
 
     def make(folder: Path | None, seed: int) -> Source:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import polars as pl
 
 from data.errors import CorpusError
+from data.manifest import SplitManifest
 from data.settings import PrepareSettings
 
 
@@ -36,10 +36,10 @@ def check_groups(groups: pl.DataFrame) -> None:
         )
 
 
-def check_splits(splits: dict[str, dict[str, Any]], dropped: Counter[str]) -> None:
+def check_splits(splits: dict[str, SplitManifest], dropped: Counter[str]) -> None:
     """Raise CorpusError if a split has no sequence."""
     for name, split in splits.items():
-        if split["num_sequences"] == 0:
+        if split.num_sequences == 0:
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "none"
             raise CorpusError(
                 f"no sequence is left for the {name} split (dropped: {reasons});"

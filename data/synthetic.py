@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from data.corpus import Split
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Topics:
         return float(np.logaddexp.reduce(by_topic) - np.log(self.num_topics) - np.log(num_lengths))
 
 
-def exact_nll(split: Any, seed: int) -> float:
+def exact_nll(split: Split, seed: int) -> float:
     """Return the mean exact -log p(x) in nats of a split of the prepared corpus `synthetic-topics`."""
     topics = Topics(seed=seed)
     # Word number 0 has the id after the special tokens'.

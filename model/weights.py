@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,11 +26,14 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     schema_version: int
-    network: dict[str, Any]
+    network: dict[str, object]
+    """Its `NetworkSettings`."""
     vocabulary_size: int = Field(ge=1)
     epoch: int = Field(default=0, ge=0)
-    settings: dict[str, Any] = {}
-    cleaning: dict[str, Any] = {}
+    settings: dict[str, object] = {}
+    """Those it was trained by; empty of a network that no study trained."""
+    cleaning: dict[str, object] = {}
+    """How text becomes its tokens."""
     valid: dict[str, float | None] = {}
     dimensions: dict[str, list[float]] = {}
     corpus: str = ""
@@ -38,7 +41,7 @@ class Description(BaseModel):
     digest: str = ""
 
 
-def save_network(network: SequenceVAE, folder: Path, **about: Any) -> None:
+def save_network(network: SequenceVAE, folder: Path, **about: object) -> None:
     """Write a network into an existing folder, with whatever else is worth knowing of it (JSON values).
 
     The description, which is written last, has the digest of every file that is in the folder by then.
@@ -46,7 +49,7 @@ def save_network(network: SequenceVAE, folder: Path, **about: Any) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / WEIGHTS)
     digests = {path.name: digest_of(path) for path in sorted(folder.iterdir()) if path.name != DESCRIPTION}
-    description = {
+    description: dict[str, object] = {
         "schema_version": SCHEMA_VERSION,
         "network": network.settings.model_dump(),
         "vocabulary_size": network.vocabulary_size,
@@ -59,7 +62,7 @@ def save_network(network: SequenceVAE, folder: Path, **about: Any) -> None:
     (folder / WEIGHTS).chmod((folder / DESCRIPTION).stat().st_mode)
 
 
-def seal(description: dict[str, Any]) -> str:
+def seal(description: Mapping[str, object]) -> str:
     """Return a digest of a description without the one in it."""
     rest = {name: value for name, value in description.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
@@ -74,7 +77,7 @@ def digest_of(path: Path) -> str:
         raise ModelError(f"{path} cannot be read: {error.strerror}; the model is damaged") from None
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> Description:
     """Read what `save_network` wrote beside the weights; raise ModelError if it is foreign or damaged."""
     path = folder / DESCRIPTION
     if not path.is_file():
@@ -83,8 +86,8 @@ def describe(folder: Path) -> dict[str, Any]:
         if path.stat().st_size > MOST_BYTES:
             raise ModelError(f"{path} does not describe a model: it has {path.stat().st_size:,} bytes")
         content = path.read_bytes()
-        Description.model_validate_json(content)
-        description: dict[str, Any] = json.loads(content)
+        description = Description.model_validate_json(content)
+        stored: dict[str, object] = json.loads(content)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
@@ -93,14 +96,14 @@ def describe(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} does not describe a model ({where}: {first['msg']}); it is foreign or damaged"
         ) from None
-    if description["schema_version"] != SCHEMA_VERSION:
+    if description.schema_version != SCHEMA_VERSION:
         raise ModelError(
-            f"{path} has schema version {description['schema_version']}, expected {SCHEMA_VERSION}; train again"
+            f"{path} has schema version {description.schema_version}, expected {SCHEMA_VERSION}; train again"
         )
     # Older versions wrote none.
-    if "digest" in description and seal(description) != description["digest"]:
+    if "digest" in stored and seal(stored) != stored["digest"]:
         raise ModelError(f"{path} is damaged: its digest is not that of its content")
-    for name, digest in description.get("digests", {}).items():
+    for name, digest in description.digests.items():
         if Path(name).name != name or digest_of(folder / name) != digest:
             raise ModelError(f"{folder / Path(name).name} is damaged: its digest is not the one in {DESCRIPTION}")
     return description
@@ -110,8 +113,8 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> SequenceVA
     """Rebuild a network from its folder, in evaluation mode; raise ModelError if it is foreign or damaged."""
     description = describe(folder)
     try:
-        settings = NetworkSettings.model_validate(description["network"])
-        network = SequenceVAE(settings, int(description["vocabulary_size"]))
+        settings = NetworkSettings.model_validate(description.network)
+        network = SequenceVAE(settings, description.vocabulary_size)
     except (ValidationError, RuntimeError, MemoryError) as error:
         raise ModelError(f"{folder / DESCRIPTION} does not describe a network: {str(error).splitlines()[0]}") from None
     load_weights(network, folder / WEIGHTS)

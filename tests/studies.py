@@ -6,6 +6,7 @@ import sys
 import pytest
 from conftest import tiny_settings
 
+from study.epoch import Epoch
 from study.record.ledger import Ledger
 from study.search.definition import Definition
 from study.search.objective import Goal
@@ -37,21 +38,12 @@ def definition(**changes) -> Definition:
 
 
 def row(epoch, nll=5.0, kl=1.0, au=2, outcome=""):
-    return {
-        "epoch": epoch,
-        "seconds": float(epoch),
-        "valid/nll": nll,
-        "valid/kl": kl,
-        "valid/mi": kl,
-        "valid/au": au,
-        "valid/ppl": 9.5,
-        "valid/dispersion": 0.5,
-        "outcome": outcome,
-    }
+    valid = {"nll": nll, "kl": kl, "mi": kl, "au": au, "ppl": 9.5, "dispersion": 0.5}
+    return Epoch(epoch, epoch, float(epoch), {f"valid/{name}": value for name, value in valid.items()}, outcome)
 
 
 def numbers(rows):
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+    return [{name: value for name, value in row.to_json().items() if name not in TIMES} for row in rows]
 
 
 def stop_after(num_steps):

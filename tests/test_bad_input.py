@@ -197,7 +197,7 @@ CASES = {
     "unknown sampler": (("run", "prepared", "--sampler", "annealing"), 1, "expected one of tpe"),
     "unknown objective": (("run", "prepared", "--objective", "elbo"), 1, "expected nll or pareto"),
     "unknown schedule": (("run", "prepared", "--scheduler", "pbt"), 1, "expected one of asha"),
-    "floor of what is no metric": (("run", "prepared", "--floor", "speed=1"), 1, "au, mi, kl"),
+    "floor of what is no metric": (("run", "prepared", "--floor", "speed=1"), 1, "kl, mi, au"),
     "floor that is no number": (("run", "prepared", "--floor", "au=1e"), 1, "no number"),
     "cma-es for a pareto set": (("run", "prepared", "--sampler", "cma-es", "--objective", "pareto"), 1, "cma-es"),
     "name that leads elsewhere": (("run", "prepared", "--name", "../../x"), 1, "letters, digits"),

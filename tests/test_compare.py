@@ -16,7 +16,7 @@ from study.analysis import comparison as compare
 from study.analysis.confirmation import confirmation_study
 from study.analysis.published import PUBLISHED, published_table
 from study.errors import StudyError
-from study.record.final_scores import FINAL_SCORES
+from study.record.places import FINAL_SCORES
 from study.search.definition import Definition
 from study.search.space import SearchSpace, build_space
 

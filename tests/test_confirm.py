@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import json_lines
-from studies import check_records_agree
+from studies import check_records_agree, row
 
 from study.analysis import confirmation as standings
 from study.analysis.seed_noise import seed_noise
@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def trial(number, params, nll, *, feasible=True, state="complete"):
-    best = {f"valid/{name}": 1.0 for name in standings.METRICS} | {"valid/nll": nll, "epoch": 1}
-    return TrialRecord(number, State(state), "", params, [], 1.0, feasible, best, None, True)
+    best = row(1, nll).with_metrics({"valid/elbo": 1.0})
+    return TrialRecord(number, State(state), "", params, [], best, feasible)
 
 
 def runs_of(points, nll):

@@ -18,8 +18,9 @@ from data import prepare as pipeline
 from data import sources
 from data.batches import BatchOrder, collate, gather, iterate
 from data.cleaning import CleaningSettings, clean, tokenize_texts
-from data.corpus import Corpus, fingerprint, write_manifest, write_shard
+from data.corpus import Corpus, fingerprint, write_shard
 from data.errors import CorpusError
+from data.manifest import write_manifest
 from data.placing import MARK
 from data.prepare import prepare
 from data.settings import PrepareSettings
@@ -123,7 +124,7 @@ def test_many_buckets_give_the_sequences_of_one(tmp_path, monkeypatch):
     whole = make(tmp_path, lines, "whole")
     monkeypatch.setattr(pipeline, "BUCKET_BYTES", 2000)
     cut = make(tmp_path, lines, "cut")
-    assert len(cut.manifest["splits"]["train"]["shards"]) > 3
+    assert len(cut.manifest.splits["train"].shards) > 3
     for split in ("train", "valid", "test"):
         assert sorted(all_texts(cut, split)) == sorted(all_texts(whole, split))
         assert cut.split(split).num_bytes.sum() == whole.split(split).num_bytes.sum()
@@ -285,9 +286,9 @@ def test_token_ids_beyond_the_vocabulary_and_offsets_beyond_the_tokens_are_refus
         written, wanted = (np.array(each, np.int64).tobytes() for each in ([0, 1, 3], offsets))
         assert path.read_bytes().count(written) == 1
         path.write_bytes(path.read_bytes().replace(written, wanted))
-        files = corpus.manifest["files"] | {path.name: path.stat().st_size}
+        files = corpus.manifest.files | {path.name: path.stat().st_size}
         found = fingerprint(corpus.folder, list(files))
-        write_manifest(corpus.folder, corpus.manifest | {"files": files, "fingerprint": found})
+        write_manifest(corpus.folder, corpus.manifest.model_copy(update={"files": files, "fingerprint": found}))
         return Corpus.open(corpus.folder)
 
     with pytest.raises(CorpusError, match=f"token id {corpus.vocabulary_size} in valid"):
@@ -316,14 +317,14 @@ def test_json_lines_that_begin_with_nulls_and_tabs_with_quotation_marks(tmp_path
     for name, dropped in (("rows.jsonl", 150), ("rows.tsv", 0)):
         source = from_files({"all": [str(tmp_path / name)]})
         corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / f"{name}.out")
-        assert corpus.manifest["dropped"].get("missing", 0) == dropped
+        assert corpus.manifest.dropped.get("missing", 0) == dropped
 
 
 def test_duplicates_are_dropped_and_counted_or_kept(tmp_path):
     lines = some_lines(100)
     once, every = make(tmp_path, lines * 2, "once"), make(tmp_path, lines * 2, "every", deduplicate=False)
-    assert once.manifest["dropped"]["duplicate"] == 2 * len(lines) - len(set(lines))
-    assert sum(split["num_sequences"] for split in every.manifest["splits"].values()) == 200
+    assert once.manifest.dropped["duplicate"] == 2 * len(lines) - len(set(lines))
+    assert sum(split.num_sequences for split in every.manifest.splits.values()) == 200
 
 
 def test_given_splits_are_kept_and_their_overlap_is_counted(tmp_path):
@@ -333,9 +334,9 @@ def test_given_splits_are_kept_and_their_overlap_is_counted(tmp_path):
     }
     source = from_files(parts)
     corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
-    assert [corpus.manifest["splits"][name]["num_sequences"] for name in ("train", "valid", "test")] == [3, 2, 1]
-    assert corpus.manifest["also_in_train"] == {"valid": 1, "test": 0}
-    assert corpus.manifest["splits"]["valid"]["num_unknown"] == 2
+    assert [corpus.manifest.splits[name].num_sequences for name in ("train", "valid", "test")] == [3, 2, 1]
+    assert corpus.manifest.also_in_train == {"valid": 1, "test": 0}
+    assert corpus.manifest.splits["valid"].num_unknown == 2
 
 
 def test_standard_files_lose_their_label_and_use_the_given_vocabulary(tmp_path):
@@ -412,7 +413,7 @@ def test_a_line_that_repeats_is_held_once_a_chunk_whatever_the_order(tmp_path, m
     monkeypatch.setattr(pipeline, "in_order", lambda rows, **given: settled.append(rows) or in_order(rows, **given))
     lines = sorted(set(some_lines())) * 500
     mixed = make(tmp_path, random.Random(0).sample(lines, len(lines)), "mixed")
-    assert mixed.manifest["dropped"] == {"duplicate": len(lines) - len(set(lines))}
+    assert mixed.manifest.dropped == {"duplicate": len(lines) - len(set(lines))}
     assert settled[-1].height == len(set(lines))
     assert mixed.fingerprint == make(tmp_path, lines, "sorted").fingerprint
 
@@ -423,7 +424,10 @@ def test_the_vocabulary_is_read_when_it_is_asked_for(tmp_path):
     words = json.loads(path.read_text())
     text = json.dumps(words[:-1])
     path.write_text(text + " " * (path.stat().st_size - len(text)))
-    write_manifest(made.folder, made.manifest | {"fingerprint": fingerprint(made.folder, list(made.manifest["files"]))})
+    write_manifest(
+        made.folder,
+        made.manifest.model_copy(update={"fingerprint": fingerprint(made.folder, list(made.manifest.files))}),
+    )
     opened = Corpus.open(made.folder)
     assert opened.vocabulary_size == len(words)
     with pytest.raises(CorpusError, match=f"damaged: {len(words) - 1} tokens"):
@@ -488,7 +492,7 @@ def test_separators_are_white_space_and_make_no_duplicates(tmp_path):
     lines = [f"foo\x1fbar baz{n}" for n in range(60)] + [f"foo bar\x1fqux{n}" for n in range(60)]
     path = write_lines(tmp_path / "a.txt", lines)
     made = prepared(tmp_path, {"all": [str(path)]}, valid_fraction=0.2, test_fraction=0.2)
-    assert made.manifest["dropped"] == {}
+    assert made.manifest.dropped == {}
     assert {"foo", "bar"} <= set(made.vocabulary.tokens)
 
 

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 import torch
 from conftest import json_lines, tiny_settings
+from studies import row as make_row
 
 from study.errors import StudyError
 from study.inference.diagnosis import collapsed_since, diagnose_features, read_dump
@@ -104,7 +105,7 @@ def test_what_lies_behind_a_sequence_does_not_matter_and_tensors_are_taken_as_th
 
 def test_the_epoch_since_which_a_run_is_collapsed():
     def row(epoch, kl, au):
-        return {"epoch": epoch, "valid/kl": kl, "valid/au": au}
+        return make_row(epoch, kl=kl, au=au)
 
     assert collapsed_since([row(1, 2.0, 3), row(2, 0.0, 0), row(3, 0.01, 0)]) == 2
     assert collapsed_since([row(1, 0.0, 0), row(2, 2.0, 3)]) is None

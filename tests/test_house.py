@@ -11,6 +11,7 @@ import click
 import pytest
 
 from study.cli.main import COMMANDS, main
+from study.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 MODULES = {
@@ -51,7 +52,7 @@ LAYERS = (
     "cli",
 )
 """The folders of `study` and its API, from the one that imports none of the others up."""
-BELOW = ("errors", "console")
+BELOW = ("errors", "console", "epoch", "metrics")
 """Modules beside the folders that every one of them may import."""
 MOST_MODULES = 15
 
@@ -204,6 +205,13 @@ def test_files_that_documents_name_are_there():
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for name in pattern.findall(document.read_text("utf-8")):
             assert (ROOT / name).exists(), f"{document.name} names {name}"
+
+
+def test_the_glossary_has_every_metric_as_the_table_of_metrics_has_it():
+    glossary = (ROOT / "docs/glossary.md").read_text("utf-8")
+    for metric in METRICS.values():
+        cells = (metric.heading, f"`{metric.name}`", metric.unit or "-", metric.direction or "-", metric.meaning)
+        assert f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" in glossary
 
 
 def test_no_test_imports_another():

@@ -6,12 +6,14 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from conftest import json_lines
 from optuna.storages import RDBStorage
 from studies import check_records_agree, definition, start
+from studies import row as make_row
 
 from study.execution.schedules import make_scheduler
 from study.execution.tuning import LedgerCallback, LedgerSearcher
@@ -84,15 +86,8 @@ def drive(folder, made):
         callback.scheduler.on_trial_add(None, trial)
         callback.on_trial_start(0, [], trial)
         for epoch in range(config["rows_seen"] + 1, NUM_EPOCHS + 1):
-            row = {
-                "epoch": epoch,
-                "seconds": float(epoch),
-                "valid/nll": metric(number, params, epoch),
-                "valid/kl": 1.0,
-                "valid/mi": 1.0,
-                "valid/au": 2,
-                "outcome": "complete" if epoch == NUM_EPOCHS else "",
-            }
+            ended = "complete" if epoch == NUM_EPOCHS else ""
+            row = make_row(epoch, metric(number, params, epoch), outcome=ended).to_json()
             decision = callback.scheduler.on_trial_result(SimpleNamespace(get_live_trials=list), trial, row)
             callback.on_trial_result(0, [], trial, row)
             if decision == "STOP":
@@ -101,7 +96,7 @@ def drive(folder, made):
         callback.on_trial_complete(0, [], trial)
     found = [(t.number, t.state, t.reason, t.params, len(t.rows), t.best) for t in study.trials()]
     study.close()
-    return [(*rest, {name: value for name, value in best.items() if name != "recorded_at"}) for *rest, best in found]
+    return [(*rest, replace(best, recorded_at=None)) for *rest, best in found]
 
 
 def in_child(folder, made, kill_at=None):

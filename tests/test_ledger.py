@@ -36,7 +36,7 @@ def test_each_end_of_a_trial_is_told_truly(tmp_path):
     trials = ledger.trials()
     assert [trial.state for trial in trials] == ["complete", "pruned", "collapsed", "failed"]
     assert [trial.feasible for trial in trials] == [True, True, False, False]
-    assert trials[0].best["epoch"] == 2
+    assert trials[0].best.number == 2
     assert trials[3].reason == "because"
     assert ledger.study.best_value == 4.0
     assert ledger.num_left() == 0
@@ -57,7 +57,7 @@ def test_an_interrupted_trial_is_handed_out_again_as_itself(tmp_path):
     assert not again.add_row(number, row(1))
     assert again.add_row(number, row(2))
     again.finish(number, State.COMPLETE)
-    assert [each["epoch"] for each in again.trials()[0].rows] == [1, 2]
+    assert [each.number for each in again.trials()[0].rows] == [1, 2]
     assert optuna_states(again) == [TrialState.COMPLETE]
 
 
@@ -83,9 +83,9 @@ def test_a_line_that_a_crash_cut_short_is_dropped_and_repaired(tmp_path):
     append_journal(tmp_path, row(1))
     with (tmp_path / "epochs.jsonl").open("a") as stream:
         stream.write('{"epoch": 2, "val')
-    assert [each["epoch"] for each in read_journal(tmp_path)] == [1]
+    assert [each.number for each in read_journal(tmp_path)] == [1]
     append_journal(tmp_path, row(2))
-    assert [each["epoch"] for each in read_journal(tmp_path)] == [1, 2]
+    assert [each.number for each in read_journal(tmp_path)] == [1, 2]
 
 
 def test_epochs_that_a_crash_kept_from_optuna_are_told_on_the_next_ask(tmp_path):
@@ -120,7 +120,7 @@ def test_a_pareto_study_keeps_two_values_and_constraints(tmp_path):
         (4.0, 0.0, "pruned"),
     ):
         number, _ = ledger.ask()
-        ledger.add_row(number, row(1, nll) | {"valid/mi": mi})
+        ledger.add_row(number, row(1, nll).with_metrics({"valid/mi": mi}))
         ledger.finish(number, State(state))
     assert sorted(trial.number for trial in ledger.study.best_trials) == [0, 1]
 
@@ -165,7 +165,7 @@ def test_a_schedule_is_rebuilt_from_the_record(tmp_path, scheduler):
     rebuilt = make_scheduler(made, ledger)
     late = EarlierTrial("late", GAUSSIAN)
     rebuilt.on_trial_add(None, late)
-    decision = rebuilt.on_trial_result(None, late, row(1, 99.0) | {"training_iteration": 1})
+    decision = rebuilt.on_trial_result(None, late, row(1, 99.0).to_json() | {"training_iteration": 1})
     assert decision == ("CONTINUE" if scheduler == "none" else "STOP")
 
 
@@ -178,8 +178,8 @@ def test_what_cannot_win_ends_nothing_that_can(tmp_path, scheduler):
     def decision(name, nll, posterior="gaussian", **more):
         trial = EarlierTrial(name, {"settings": {"model": {"posterior": posterior}}})
         schedule.on_trial_add(None, trial)
-        found = schedule.on_trial_result(tune, trial, row(1, nll, **more) | {"training_iteration": 1})
-        schedule.on_trial_complete(tune, trial, row(1, nll, **more) | {"training_iteration": 1})
+        found = schedule.on_trial_result(tune, trial, row(1, nll, **more).to_json() | {"training_iteration": 1})
+        schedule.on_trial_complete(tune, trial, row(1, nll, **more).to_json() | {"training_iteration": 1})
         return found
 
     for number in range(6):
@@ -201,3 +201,16 @@ def test_a_resumed_trial_keeps_the_rungs_that_it_passed(tmp_path):
     feed(rebuilt, resumed, [row(1, 7.0), row(2, 6.0)])
     first_rung = rebuilt._brackets[0]._rungs[-1][1]
     assert first_rung == {"resumed": -7.0}
+
+
+def test_an_epoch_is_the_same_after_it_was_stored():
+    for epoch in (
+        row(3, outcome="complete"),
+        replace(row(1), phase="pretraining", node="a", recorded_at=12.5),
+        Epoch(1, 10, 0.5, {"train/loss": 2.0, "valid/nll": float("inf")}),
+    ):
+        assert Epoch.from_json(json.loads(json.dumps(epoch.to_json()))) == epoch
+        assert epoch
+    assert not NO_EPOCH
+    with pytest.raises(TypeError, match="seconds is 'soon'"):
+        Epoch.from_json({"epoch": 1, "seconds": "soon"})

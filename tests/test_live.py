@@ -1,5 +1,6 @@
 """What a running study shows, at the width of a small terminal and in a log file."""
 
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -7,7 +8,7 @@ from studies import definition, row
 
 from study.execution.live import LiveView
 from study.record.states import State
-from study.record.trials import TrialRecord
+from study.record.trials import make_record
 
 PARAMS = {
     "model.pooling": "first+last",
@@ -27,10 +28,14 @@ def drawn(view, width):
 
 def filled_view():
     view = LiveView(definition())
-    view.update(0, PARAMS, [row(1, 60.5), row(2, 57.25)], "complete", "")
-    view.update(1, PARAMS, [row(1, 61.0, kl=0.0, au=0)], "collapsed", "KL below 0.1 nats")
-    view.update(2, PARAMS, [row(1, 59.125)], "running", "")
+    show(view, 0, [row(1, 60.5), row(2, 57.25)], State.COMPLETE)
+    show(view, 1, [row(1, 61.0, kl=0.0, au=0)], State.COLLAPSED, "KL below 0.1 nats")
+    show(view, 2, [row(1, 59.125)], State.RUNNING)
     return view
+
+
+def show(view, number, rows, state, reason=""):
+    view.update(make_record(view.definition, number, state, reason, PARAMS, rows))
 
 
 def test_the_numbers_are_all_there_at_80_columns():
@@ -51,23 +56,23 @@ def test_a_log_file_gets_a_line_a_trial(capsys):
 
 
 def lasting(*seconds):
-    return [row(epoch) | {"seconds": float(each)} for epoch, each in enumerate(seconds, 1)]
+    return [replace(row(epoch), seconds=float(each)) for epoch, each in enumerate(seconds, 1)]
 
 
 def test_the_time_left_comes_from_how_long_trials_trained():
     view = LiveView(definition(concurrent=2))  # of 4 trials
-    view.update(0, PARAMS, lasting(5, 10), "running", "")
+    show(view, 0, lasting(5, 10), State.RUNNING)
     assert view.seconds_left() is None
-    view.update(0, PARAMS, lasting(10, 20, 30), "complete", "")
-    view.update(1, PARAMS, lasting(10), "collapsed", "")
+    show(view, 0, lasting(10, 20, 30), State.COMPLETE)
+    show(view, 1, lasting(10), State.COLLAPSED)
     # Two to come, of 20 s on average, at once.
     assert view.seconds_left() == 20
-    view.update(2, PARAMS, lasting(12), "running", "")
+    show(view, 2, lasting(12), State.RUNNING)
     # The one that outlived the collapsed one is thought to train as long as the other did: 18 more, beside 20.
     assert view.seconds_left() == (18 + 20) / 2
-    view.update(3, PARAMS, lasting(4, 8), "running", "")
+    show(view, 3, lasting(4, 8), State.RUNNING)
     assert view.seconds_left() == 18
-    view.update(2, PARAMS, lasting(7200), "running", "")
+    show(view, 2, lasting(7200), State.RUNNING)
     # Longer than any: what is left of its epochs at its own pace.
     epochs = view.definition.space.most_epochs()
     assert view.seconds_left() == 7200 * (epochs - 1)
@@ -77,13 +82,11 @@ def test_the_time_left_comes_from_how_long_trials_trained():
 def test_a_study_that_goes_on_knows_the_time_left_from_its_earlier_trials():
     view = LiveView(definition(concurrent=2))
     rows = lasting(10, 20)
-    view.load([TrialRecord(0, State.COMPLETE, "", PARAMS, rows, 20.0, True, rows[0], None, True)])
+    view.load([make_record(view.definition, 0, State.COMPLETE, "", PARAMS, rows)])
     assert view.seconds_left() == 3 * 20 / 2
 
 
 def test_gpu_hours_are_those_of_every_trial_so_far():
-    from dataclasses import replace
-
     view = filled_view()
     assert view.gpu_hours() == 0.0
     view.definition = replace(view.definition, gpus_per_trial=0.5)

@@ -28,7 +28,7 @@ def test_every_method_is_valid_with_every_pooling(method, pooling):
 def test_every_method_trains(corpus, tmp_path, method):
     tables = {**TINY, "method": method, "training": TINY["training"] | {"epochs": 1}}
     rows = list(train(validate(tables), corpus, tmp_path))
-    assert rows[-1]["outcome"] == "complete"
+    assert rows[-1].outcome == "complete"
     assert rows[-1]["train/decoder_tokens"] > 0
 
 

@@ -85,7 +85,7 @@ def test_pretraining_is_an_autoencoder_whose_decoder_is_then_new(corpus, tmp_pat
         decoder = {name: value.clone() for name, value in run.network.decoder.named_parameters()}
         encoder = {name: value.clone() for name, value in run.network.encoder.named_parameters()}
         row = run.finish_epoch()
-        assert row["phase"] == "pretraining"
+        assert row.phase == "pretraining"
     assert not any(torch.equal(decoder[name], value) for name, value in run.network.decoder.named_parameters())
     assert all(torch.equal(encoder[name], value) for name, value in run.network.encoder.named_parameters())
     assert run.kl_weight() == 1.0
@@ -94,9 +94,9 @@ def test_pretraining_is_an_autoencoder_whose_decoder_is_then_new(corpus, tmp_pat
 def test_pretraining_epochs_never_win(corpus, tmp_path):
     settings = tiny_settings(training={"pretraining_epochs": 2, "epochs": 2})
     rows = list(train(settings, corpus, tmp_path))
-    assert [row.get("phase") for row in rows] == ["pretraining", "pretraining", None, None]
-    rows[0]["valid/nll"] = 0.0
-    assert best_row(rows, definition())["epoch"] > 2
+    assert [row.phase for row in rows] == ["pretraining", "pretraining", "", ""]
+    rows[0] = rows[0].with_metrics({"valid/nll": 0.0})
+    assert best_row(rows, definition()).number > 2
     assert not (tmp_path / "best-00001").exists()
 
 
@@ -138,12 +138,12 @@ def test_epochs_of_pretraining_do_not_bring_the_first_halving_nearer(corpus, tmp
         "max_halvings": 3,
     }
     rows = list(train(tiny_settings(training=training), corpus, tmp_path))
-    rates = {row["epoch"] - 4: row["train/learning_rate"] for row in rows}
+    rates = {row.number - 4: row["train/learning_rate"] for row in rows}
     assert {rates[epoch] for epoch in range(1, 9)} == {0.1}
     assert min(rates.values()) < 0.1
 
 
 def test_seconds_of_training_leave_out_validation(corpus, tmp_path):
     rows = list(train(tiny_settings(), corpus, tmp_path))
-    assert all(0 < row["train/seconds"] < row["seconds"] for row in rows)
+    assert all(0 < row["train/seconds"] < row.seconds for row in rows)
     assert [row["train/seconds"] for row in rows] == sorted(row["train/seconds"] for row in rows)

@@ -9,11 +9,13 @@ from dataclasses import replace
 import polars as pl
 import pytest
 from conftest import json_lines
+from studies import row
 
 from study.analysis import findings
 from study.analysis.importance import importances
 from study.record.formats import mean_and_spread, show_number
 from study.record.ledger import Ledger
+from study.record.places import PORTRAIT
 from study.record.states import State
 from study.record.trials import TrialRecord, best_trial, seeds_frame, trials_frame
 from study.reporting.document import WORDS
@@ -24,10 +26,9 @@ from study.tracking.overview import overview, settings_tag
 
 
 def trial(number, state, params, nll, *, mi=0.0, epochs=3, feasible=None):
-    best = {"valid/nll": nll, "valid/mi": mi, "valid/kl": mi, "valid/au": int(mi > 0), "valid/ppl": 9.0, "epoch": 1}
-    rows = [{"epoch": epoch + 1, "seconds": 1.0, "valid/nll": nll} for epoch in range(epochs)]
+    rows = [row(epoch + 1, nll, kl=mi, au=int(mi > 0)) for epoch in range(epochs)]
     usable = state != "collapsed" if feasible is None else feasible
-    return TrialRecord(number, State(state), "", params, rows, 10.0, usable, best, None, True)
+    return TrialRecord(number, State(state), "", params, rows, row(1, nll, kl=mi, au=int(mi > 0)), usable)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,8 @@ def test_a_language_models_missing_numbers_do_not_blank_the_page(finished_study)
     from study.reporting.figures import trade_off
 
     ledger = Ledger.open(finished_study / "done")
-    trials = ledger.trials()
-    trials[0].best["valid/dispersion"] = float("nan")
+    first, *others = ledger.trials()
+    trials = [replace(first, best=first.best.with_metrics({"valid/dispersion": math.nan})), *others]
     json.loads(specification(trade_off(ledger.definition, trials).to_dict()), parse_constant=pytest.fail)
 
 
@@ -153,12 +154,9 @@ def test_collapsed_trials_are_compared_after_equally_many_epochs(finished_study)
     definition = Ledger.open(finished_study / "done").definition
 
     def by_epoch(number, state, nll, mi):
-        rows = [
-            {"epoch": place + 1, "seconds": 1.0, "valid/nll": value, "valid/kl": mi, "valid/au": int(mi > 0)}
-            for place, value in enumerate(nll)
-        ]
-        best = min(rows, key=lambda row: row["valid/nll"]) | {"valid/mi": mi}
-        return TrialRecord(number, State(state), "", {"a": number}, rows, 1.0, state != "collapsed", best, None, True)
+        rows = [row(place + 1, value, kl=mi, au=int(mi > 0)) for place, value in enumerate(nll)]
+        best = min(rows, key=lambda row: row["valid/nll"])
+        return TrialRecord(number, State(state), "", {"a": number}, rows, best, state != "collapsed")
 
     # Worse at its end, and better after as many epochs.
     trials = [by_epoch(0, "complete", [60.0, 55.0, 50.0], 2.0), by_epoch(1, "collapsed", [58.0, 54.0], 0.0)]
@@ -217,8 +215,8 @@ def test_collapsed_trials_do_not_take_up_the_colours_of_the_others(finished_stud
 
 def test_figures_mark_what_has_collapsed_whatever_ended_it(finished_study):
     definition = Ledger.open(finished_study / "done").definition
-    row = {"epoch": 1, "valid/nll": 50.0, "valid/mi": 0.0, "valid/kl": 0.0, "valid/au": 0}
-    ended = TrialRecord(0, State.COMPLETE, "", {"a": 1}, [row], 1.0, False, row, None, True)
+    only = row(1, 50.0, kl=0.0, au=0)
+    ended = TrialRecord(0, State.COMPLETE, "", {"a": 1}, [only], only, False)
     threshold = replace(definition, goal=replace(definition.goal, collapse_kl_nats=0.1))
     assert [each.state for each in drawable(threshold, [ended])] == ["collapsed"]
 
@@ -333,8 +331,7 @@ def test_trials_that_differ_by_seed_only_are_averaged():
         trial(number, "complete", {"seed": number % 2, "model.pooling": "max" if number < 2 else "last"}, nll)
         for number, nll in enumerate((50.0, 52.0, 49.0, 49.5))
     ]
-    for each in trials:
-        each.best.update({"valid/elbo": 0.0, "valid/dispersion": 0.5})
+    trials = [replace(each, best=each.best.with_metrics({"valid/elbo": 0.0})) for each in trials]
     frame = seeds_frame(trials)
     assert frame.select("model.pooling", "seeds", "nll").rows() == [("last", 2, 49.25), ("max", 2, 51.0)]
     assert frame["nll sd"].to_list() == pytest.approx([0.5 / 2**0.5, 2 / 2**0.5])
@@ -408,7 +405,7 @@ def test_importance_compares_trials_after_equally_many_epochs(finished_study):
         epochs = 3 + int(10 * weight)
         params = {"objective.kl_weight": weight, "model.pooling": ["max", "mean"][number % 2]}
         made = trial(number, "complete", params, 60.0 - epochs, epochs=epochs)
-        rows = [row | {"valid/nll": 60.0 - row["epoch"] + (number % 2), "valid/mi": 0.1} for row in made.rows]
+        rows = [row(each.number, 60.0 - each.number + (number % 2), kl=0.1) for each in made.rows]
         trials.append(replace(made, rows=rows))
     shares = importances(definition, trials).filter(pl.col("metric") == "nll").sort("importance", descending=True)
     assert shares["setting"][0] == "model.pooling"
@@ -422,12 +419,12 @@ def test_the_status_says_how_much_is_left(finished_study, call):
 
 def test_a_finished_study_has_its_best_models_portrait_which_reports_draw_from(finished_study, call, tmp_path):
     from study.inference import portrait as module
-    from study.inference.portrait import PORTRAIT, portrait_of, read_portrait
+    from study.inference.portrait import portrait_of, read_portrait
 
     ledger = Ledger.open(finished_study / "done")
     best = best_trial(ledger.trials())
     stored = read_portrait(ledger.trial_folder(best.number) / PORTRAIT)
-    assert stored.epoch == best.best["epoch"]
+    assert stored.epoch == best.best.number
     assert len(stored.means) == len(stored.texts) == len(stored.lengths)
     assert portrait_of(ledger, best) == stored
     # Made again where it is of another epoch, damaged or not there; and then not written by who only looks.

@@ -6,7 +6,8 @@ from studies import definition, row
 
 from study.record.ledger import Ledger
 from study.record.states import State
-from study.tracking.tracker import Tracker, View
+from study.record.trials import make_record
+from study.tracking.tracker import Tracker
 
 
 def test_an_epoch_whose_answer_was_lost_is_not_there_twice(corpus, tmp_path, monkeypatch):
@@ -33,7 +34,7 @@ def test_an_epoch_whose_answer_was_lost_is_not_there_twice(corpus, tmp_path, mon
     tracker = Tracker(ledger, problems.append)
     tracker.start()
     tracker.wait_until_ready()
-    tracker.update(View(number, params, rows, state=State.COMPLETE))
+    tracker.update(make_record(ledger.definition, number, State.COMPLETE, "", params, rows))
     assert tracker.close(State.COMPLETE, {"num/trials": 1.0}, "", [], None)
     assert len(problems) == len(lost) == 4  # settings, epochs, the trial's end, the study's
     client = mlflow.MlflowClient(uri)
@@ -41,6 +42,6 @@ def test_an_epoch_whose_answer_was_lost_is_not_there_twice(corpus, tmp_path, mon
     assert client.get_run(run_id).info.status == "FINISHED"
     history = client.get_metric_history(run_id, "valid/nll")
     assert [metric.step for metric in history] == [1, 2, 3]
-    assert [metric.timestamp / 1000 for metric in history] == [pytest.approx(each["recorded_at"]) for each in rows]
+    assert [metric.timestamp / 1000 for metric in history] == [pytest.approx(each.recorded_at) for each in rows]
     assert len(client.get_metric_history(run_id, "best/nll")) == 1
     assert len(client.get_metric_history(ledger.run_ids()["study"], "num/trials")) == 1

@@ -11,7 +11,7 @@ from studies import numbers, stop_after
 from model.errors import ModelError
 from model.weights import load_network
 from study.errors import StudyError
-from study.training.best_weights import best_folder
+from study.record.places import best_folder
 from study.training.checkpoints import KEPT, read_checkpoint
 from study.training.devices import autocast, choose_device
 from study.training.evaluation import score
@@ -60,7 +60,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(corpus, tmp_path):
     settings = tiny_settings()
     rows = list(train(settings, corpus, tmp_path))
     best = min(rows, key=lambda row: row["valid/nll"])
-    network = load_network(best_folder(tmp_path, best["epoch"]))
+    network = load_network(best_folder(tmp_path, best.number))
     again = score(network, corpus.split("valid"), num_samples=3, num_sequences=24).metrics()
     assert again["nll"] == best["valid/nll"]
     assert len(list((tmp_path / "checkpoints").iterdir())) == KEPT
@@ -83,7 +83,7 @@ def test_a_posterior_that_stays_collapsed_after_the_warm_up_ends_training(corpus
         evaluation={"collapse_kl_nats": 0.1},
     )
     rows = list(train(settings, corpus, tmp_path))
-    assert rows[-1]["outcome"] == "collapsed"
+    assert rows[-1].outcome == "collapsed"
     assert 4 <= len(rows) < 10
     assert rows[-1]["valid/kl"] < 0.1
     assert rows[-1]["valid/au"] == 0
@@ -107,7 +107,7 @@ def test_the_learning_rate_is_halved_on_a_plateau_until_training_ends(corpus, tm
     )
     rows = list(train(settings, corpus, tmp_path))
     rates = [row["train/learning_rate"] for row in rows]
-    assert rows[-1]["outcome"] == "complete"
+    assert rows[-1].outcome == "complete"
     assert len(rows) < 40
     assert sorted(set(rates), reverse=True) == pytest.approx([0.05, 0.025, 0.0125])
 
@@ -115,7 +115,7 @@ def test_the_learning_rate_is_halved_on_a_plateau_until_training_ends(corpus, tm
 def test_early_stopping_ends_training(corpus, tmp_path):
     settings = tiny_settings(training={"epochs": 60, "learning_rate": 0.05, "early_stop_patience": 2})
     rows = list(train(settings, corpus, tmp_path))
-    best = min(rows, key=lambda row: row["valid/nll"])["epoch"]
+    best = min(rows, key=lambda row: row["valid/nll"]).number
     assert len(rows) == best + 2
 
 
@@ -150,7 +150,7 @@ def test_a_folder_of_another_run_is_refused(corpus, tmp_path):
 
 def test_a_model_folder_tells_its_faults(corpus, tmp_path):
     rows = list(train(tiny_settings(), corpus, tmp_path))
-    folder = best_folder(tmp_path, min(rows, key=lambda row: row["valid/nll"])["epoch"])
+    folder = best_folder(tmp_path, min(rows, key=lambda row: row["valid/nll"]).number)
     weights, description = folder / "model.safetensors", folder / "model.json"
     stored = json.loads(description.read_text())
     stored["network"]["hidden_size"] = 99

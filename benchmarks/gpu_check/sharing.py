@@ -19,8 +19,9 @@ import torch
 
 from benchmarks.gpu_check.common import SIZES, Sizes, arguments, tell
 from benchmarks.gpu_check.speed import make_split
-from data.corpus import SCHEMA_VERSION, VOCABULARY, fingerprint, write_manifest, write_shard
+from data.corpus import VOCABULARY, fingerprint, write_shard
 from data.files import write_text
+from data.manifest import Manifest, write_manifest
 from study.errors import StudyError
 from study.execution import mps
 from study.training.gpus import needed_bytes
@@ -68,15 +69,14 @@ def write_corpus(sizes: Sizes, folder: Path) -> Path:
     files = [VOCABULARY, *(f"{name}.arrow" for name in splits)]
     write_manifest(
         folder,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "source": "files",
-            "vocabulary_size": sizes.vocabulary_size,
-            "settings": {"tokenizer": "whitespace", "pattern": None, "lowercase": False},
-            "splits": splits,
-            "files": {name: (folder / name).stat().st_size for name in files},
-            "fingerprint": fingerprint(folder, files),
-        },
+        Manifest(
+            source="files",
+            vocabulary_size=sizes.vocabulary_size,
+            settings={"tokenizer": "whitespace", "pattern": None, "lowercase": False},
+            splits=splits,
+            files={name: (folder / name).stat().st_size for name in files},
+            fingerprint=fingerprint(folder, files),
+        ),
     )
     return folder
 

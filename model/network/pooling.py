@@ -1,7 +1,6 @@
 """Reductions of an encoder's states over time; padding never changes a result."""
 
 import sys
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +61,7 @@ def attention(steps: Steps, lengths: Lengths, scores: Float[Tensor, "batch time 
     return (weights * steps).sum(1)
 
 
-def pool(name: str, steps: Steps, lengths: Lengths, **extras: Any) -> Pooled:
+def pool(name: str, steps: Steps, lengths: Lengths, **extras: object) -> Pooled:
     """Reduce states by the pooling of a name; of the extras it takes those that it uses."""
     pooling = POOLINGS[name]
     function = getattr(sys.modules[__name__], pooling.function)

@@ -17,7 +17,7 @@ from scipy import stats
 
 from model.collapse import COLLAPSED_KL_NATS
 from model.registry import POOLINGS
-from study.record.final_scores import FINAL_SCORES
+from study.record.places import FINAL_SCORES
 
 POOLED = tuple(name for name, pooling in POOLINGS.items() if pooling.uses_all_states)
 PREVIOUS_BEST = ("aggressive", "last")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import StringIO
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from rich import box
@@ -21,21 +21,24 @@ from data.corpus import Corpus
 from data.files import DamagedFileError, read_json, sealed
 from model.collapse import ACTIVE_VARIANCE
 from study.analysis.claims import TRUSTED, Difference, Verdict, differences, gains_of_pooling, plainest, verdicts
+from study.config.settings import Params
 from study.config.stored import without_nan, write_sealed
+from study.epoch import Epoch
 from study.errors import StudyError
-from study.record.final_scores import FINAL, read_final
+from study.metrics import COMPARED
+from study.record.final_scores import read_final
 from study.record.formats import LINE_BREAK, mean_and_spread
 from study.record.ledger import Ledger
 from study.record.markup import code
+from study.record.places import FINAL
 from study.record.states import State
 
 COMPARISON = "comparison.json"
-METRICS = ("nll", "elbo", "reconstruction", "kl", "mi", "mi_in_batch", "au", "ppl", "dispersion")
 ERRORS = ("nll_se", "nll_bias_bound", "untrusted")
 """How far the likelihood's estimate goes, and the share of sequences whose importance weights cannot be trusted."""
 
 
-def points(methods: list[str], poolings: list[str], seeds: int) -> list[dict[str, Any]]:
+def points(methods: list[str], poolings: list[str], seeds: int) -> list[Params]:
     """Return the searched values of every trial, seed by seed.
 
     A method may name its own pooling, as in `aggressive:last`; a language model has none.
@@ -43,12 +46,12 @@ def points(methods: list[str], poolings: list[str], seeds: int) -> list[dict[str
     for option, names in (("--methods", methods), ("--poolings", poolings)):
         if not all(name.strip() for name in names):
             raise StudyError(f"{option} has an empty name; `study settings --methods` and `study settings` list them")
-    made = []
+    made: list[Params] = []
     for seed in range(seeds):
         for entry in methods:
             method, _, own = entry.partition(":")
             for pooling in [own] if own else poolings[:1] if method == "language-model" else poolings:
-                point = {"method": method, "seed": seed}
+                point: Params = {"method": method, "seed": seed}
                 made.append(point if method == "language-model" else point | {"model.pooling": pooling})
     return [point for place, point in enumerate(made) if point not in made[:place]]
 
@@ -66,7 +69,7 @@ def results(ledger: Ledger) -> pl.DataFrame:
             continue
         last, final = trial.rows[-1], read_final(folder)
         # Epochs before a decoder reset have costs, but no model that counts.
-        nll = [float("inf") if "phase" in row else row["valid/nll"] for row in trial.rows]
+        nll = [float("inf") if not row.counts else row["valid/nll"] for row in trial.rows]
         rows.append(
             {
                 "method": trial.params["method"],
@@ -86,9 +89,9 @@ def results(ledger: Ledger) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def training_seconds(row: dict[str, Any]) -> float:
+def training_seconds(row: Epoch) -> float:
     """Return the seconds of training up to an epoch; with validation's in records that do not tell them apart."""
-    return float(row.get("train/seconds", row["seconds"]))
+    return float(row.get("train/seconds", row.seconds))
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ class Comparison:
         costs = ("seconds", "decoder_tokens")
         grouped = self.runs.group_by("method", "pooling", maintain_order=True).agg(
             pl.len().alias("seeds"),
-            *[pl.col(name).mean() for name in (*METRICS, *ERRORS, *costs)],
-            *[pl.col(name).std().alias(f"{name}_sd") for name in METRICS],
+            *[pl.col(name).mean() for name in (*COMPARED, *ERRORS, *costs)],
+            *[pl.col(name).std().alias(f"{name}_sd") for name in COMPARED],
         )
         plain = grouped.filter((pl.col("method") == (self.plainest or "")) & (pl.col("pooling") == "last"))
         if plain.height == 0:
@@ -138,10 +141,10 @@ def comparison_table(comparison: Comparison) -> Table:
     table = Table(title="Test split, mean ± s.d. over seeds", title_justify="left", box=None, pad_edge=False)
     against = {(each.method, each.pooling): show_difference(each) for each in comparison.differences}
     than = f"nll less {comparison.plainest} last's"
-    for name in ("method", "pooling", "seeds", *METRICS, than, "untrusted", "seconds", "decoder tokens"):
+    for name in ("method", "pooling", "seeds", *COMPARED, than, "untrusted", "seconds", "decoder tokens"):
         table.add_column(name, justify="left" if name in ("method", "pooling") else "right")
     for row in comparison.summary.iter_rows(named=True):
-        cells = [mean_and_spread(row[name], row[f"{name}_sd"]) for name in METRICS]
+        cells = [mean_and_spread(row[name], row[f"{name}_sd"]) for name in COMPARED]
         cells += [against.get((row["method"], row["pooling"]), "-"), show_share(row["untrusted"])]
         costs = [f"{row.get(f'relative_{name}', float('nan')):z.2f}x" for name in ("seconds", "decoder_tokens")]
         table.add_row(row["method"], row["pooling"], str(row["seeds"]), *cells, *costs)
@@ -223,7 +226,7 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join([*parts, *notes(comparison), code(comparison.ledger.definition.command)]) + "\n"
 
 
-def store(comparison: Comparison, *, is_whole: bool) -> dict[str, Any]:
+def store(comparison: Comparison, *, is_whole: bool) -> dict[str, object]:
     """Write the trials, their summary and the verdicts beside the study, as parquet and JSON; return the latter.
 
     A comparison that `is_whole` is added to the study's run in MLflow too, once however often it is shown.
@@ -237,36 +240,36 @@ def store(comparison: Comparison, *, is_whole: bool) -> dict[str, Any]:
         "gains": [asdict(each) for each in comparison.gains],
         "claims": [asdict(each) for each in comparison.verdicts],
     }
-    stored: dict[str, Any] = without_nan(document) | {"in_mlflow": is_whole}
+    stored = {name: without_nan(value) for name, value in document.items()} | {"in_mlflow": is_whole}
     path = folder / COMPARISON
     if not is_stored(path, stored):
         if is_whole:
-            record(comparison.ledger, stored)
+            record(comparison, stored)
         write_sealed(path, stored)
     return stored
 
 
-def is_stored(path: Path, content: dict[str, Any]) -> bool:
+def is_stored(path: Path, content: Mapping[str, object]) -> bool:
     """Say whether a file holds this; it is written again where it is missing or damaged."""
     try:
-        stored: dict[str, Any] = read_json(path, dict[str, Any])
+        stored: dict[str, object] = read_json(path, dict[str, object])
         return bool(sealed(content)["digest"] == stored.get("digest"))
     except DamagedFileError:
         return False
 
 
-def record(ledger: Ledger, stored: dict[str, Any]) -> None:
+def record(comparison: Comparison, stored: dict[str, object]) -> None:
     """Add the comparison to the study's run in MLflow: each setting's mean test metrics, and the document."""
     from study.tracking.registry import log_aggregates, study_run
 
     metrics = {
         f"test/{row['method']}/{row['pooling'].replace('+', '-and-')}/{name}": row[name]
-        for row in stored["summary"]
-        for name in METRICS
-        if row[name] is not None
+        for row in comparison.summary.to_dicts()
+        for name in COMPARED
+        if row[name] is not None and math.isfinite(row[name])
     }
-    found = "; ".join(f"{each['claim']} ({each['pooling']}): {each['verdict']}" for each in stored["claims"])
-    definition = ledger.definition
+    found = "; ".join(f"{each.claim} ({each.pooling}): {each.verdict}" for each in comparison.verdicts)
+    ledger, definition = comparison.ledger, comparison.ledger.definition
     text = (
         f"**{definition.name}**: methods on corpus {code(definition.corpus_name)}, test split. Claims made for pooling:"
         f" {found}.{LINE_BREAK}Reproduce: {code(definition.command)}"

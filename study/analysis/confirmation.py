@@ -11,7 +11,6 @@ import math
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -20,7 +19,9 @@ from rich.text import Text
 from scipy import stats
 
 from study.analysis.claims import mean_interval
+from study.config.settings import Params
 from study.errors import StudyError
+from study.metrics import WIDE
 from study.record.final_scores import read_final
 from study.record.formats import mean_and_spread, show_params
 from study.record.provenance import here
@@ -32,14 +33,12 @@ from study.search.space import Range, SearchSpace
 SEED_ROUNDS = (1, 3, 5, 10)
 """Seeds after which the worse half of the settings is left out."""
 
-METRICS = ("nll", "elbo", "kl", "mi", "au", "dispersion")
-
 
 @dataclass(frozen=True)
 class Standing:
     """What the seeds so far say of one setting, validation split."""
 
-    params: dict[str, Any]
+    params: Params
     trials: list[int]
     seeds: list[int]
     nll: list[float]
@@ -65,7 +64,7 @@ class Confirmation:
     p_value: float = math.nan
 
 
-def finalists(trials: list[TrialRecord], top: int) -> list[dict[str, Any]]:
+def finalists(trials: list[TrialRecord], top: int) -> list[Params]:
     """Return the searched values, without the seed, of the best feasible trials; raise StudyError if there is none."""
     usable = [trial for trial in trials if trial.feasible and trial.state == State.COMPLETE]
     ranked = [without_seed(trial.params) for trial in sorted(usable, key=lambda trial: trial.best["valid/nll"])]
@@ -75,7 +74,7 @@ def finalists(trials: list[TrialRecord], top: int) -> list[dict[str, Any]]:
     return distinct[:top]
 
 
-def without_seed(params: dict[str, Any]) -> dict[str, Any]:
+def without_seed(params: Params) -> Params:
     """Return searched values but for the seed."""
     return {name: value for name, value in params.items() if name != "seed"}
 
@@ -109,7 +108,7 @@ def rounds(top: int, seeds: int) -> list[tuple[int, int]]:
     return found
 
 
-def next_points(settings: list[dict[str, Any]], seeds: list[int], trials: list[TrialRecord]) -> list[dict[str, Any]]:
+def next_points(settings: list[Params], seeds: list[int], trials: list[TrialRecord]) -> list[Params]:
     """Return the points of the first round that is not over; nothing if all are. Follows from the record alone."""
     over = {key(trial.params) for trial in trials if trial.state not in (State.WAITING, State.RUNNING)}
     kept = settings
@@ -122,23 +121,23 @@ def next_points(settings: list[dict[str, Any]], seeds: list[int], trials: list[T
     return []
 
 
-def key(params: dict[str, Any]) -> str:
+def key(params: Params) -> str:
     """Return searched values as one string, whatever their order."""
     return json.dumps(params, sort_keys=True)
 
 
-def rank(settings: list[dict[str, Any]], seeds: list[int], trials: list[TrialRecord]) -> list[Standing]:
+def rank(settings: list[Params], seeds: list[int], trials: list[TrialRecord]) -> list[Standing]:
     """Return what these seeds say of settings, the lowest mean nll first."""
     by_key = {key(trial.params): trial for trial in trials}
     standings = []
     for params in settings:
         runs = [by_key[key(params | {"seed": seed})] for seed in seeds if key(params | {"seed": seed}) in by_key]
-        values = {name: [run.best.get(f"valid/{name}", math.nan) for run in runs] for name in METRICS}
+        values = {name: [run.best.get(f"valid/{name}") for run in runs] for name in WIDE}
         standings.append(
             Standing(
                 params,
                 [run.number for run in runs],
-                [run.params["seed"] for run in runs],
+                [int(run.params["seed"]) for run in runs],
                 [run.best["valid/nll"] if run.feasible and run.state == State.COMPLETE else math.inf for run in runs],
                 {name: float(np.mean(found)) for name, found in values.items()},
                 {name: float(np.std(found, ddof=1)) if len(found) > 1 else math.nan for name, found in values.items()},
@@ -147,7 +146,7 @@ def rank(settings: list[dict[str, Any]], seeds: list[int], trials: list[TrialRec
     return sorted(standings, key=lambda standing: standing.mean_nll)
 
 
-def conclude(settings: list[dict[str, Any]], seeds: list[int], trials: list[TrialRecord]) -> Confirmation:
+def conclude(settings: list[Params], seeds: list[int], trials: list[TrialRecord]) -> Confirmation:
     """Return the standings of every setting by the seeds that it got, and the paired test of the first two."""
     by_round, kept = [], settings
     for number, count in rounds(len(settings), len(seeds)):
@@ -186,31 +185,32 @@ def compare_first_two(standings: list[Standing], finalists_left: int) -> Confirm
 
 def scores_on_test(folders: list[Path]) -> dict[str, float]:
     """Return mean and standard deviation over seeds of what the test split said of the winner's runs."""
-    rows = [read_final(folder) for folder in folders]
-    found = {name: float(np.mean([row[name] for row in rows])) for name in (*METRICS, "ppl")}
+    finals = [read_final(folder) for folder in folders]
+    rows = [{name: math.nan if value is None else value for name, value in final.items()} for final in finals]
+    found = {name: float(np.mean([row[name] for row in rows])) for name in WIDE}
     # Of a mean of runs: the errors of estimating, the largest bias, the largest share that cannot be trusted.
     found["nll_se"] = float(np.sqrt(np.mean([row["nll_se"] ** 2 for row in rows]) / len(rows)))
     found |= {
         name: max(row[name] for row in rows)
         for name in ("nll_bias_bound", "untrusted")
-        if None not in (row.get(name) for row in rows)
+        if not any(math.isnan(row[name]) for row in rows)
     }
     if len(rows) > 1:
-        found |= {f"{name}_sd": float(np.std([row[name] for row in rows], ddof=1)) for name in (*METRICS, "ppl")}
+        found |= {f"{name}_sd": float(np.std([row[name] for row in rows], ddof=1)) for name in WIDE}
     return found
 
 
 def confirmation_tables(confirmation: Confirmation, test: dict[str, float]) -> RenderableType:
     """Return what `study confirm` prints."""
     table = Table(title="Validation, mean ± s.d. over seeds", title_justify="left", box=None, pad_edge=False)
-    for name in ("seeds", *METRICS, "settings"):
+    for name in ("seeds", *WIDE, "settings"):
         table.add_column(name, justify="left" if name == "settings" else "right", overflow="fold")
     for standing in confirmation.standings:
-        cells = [mean_and_spread(standing.means[name], standing.deviations[name]) for name in METRICS]
+        cells = [mean_and_spread(standing.means[name], standing.deviations[name]) for name in WIDE]
         table.add_row(str(len(standing.seeds)), *cells, show_params(standing.params))
     parts: list[RenderableType] = [table, Text(confirmation.sentence)]
     if test:
-        shown = [f"{name} {mean_and_spread(test[name], test.get(f'{name}_sd'))}" for name in (*METRICS, "ppl")]
+        shown = [f"{name} {mean_and_spread(test[name], test.get(f'{name}_sd'))}" for name in WIDE]
         shown.append(f"standard error of estimating nll {test['nll_se']:.3f}")
         if "untrusted" in test:
             shown.append(f"importance weights not to be trusted {test['untrusted']:.0%}")
@@ -218,7 +218,7 @@ def confirmation_tables(confirmation: Confirmation, test: dict[str, float]) -> R
     return Group(*parts)
 
 
-def as_json(confirmation: Confirmation, test: dict[str, float]) -> dict[str, Any]:
+def as_json(confirmation: Confirmation, test: dict[str, float]) -> dict[str, object]:
     """Return a confirmation as JSON values."""
     return asdict(confirmation) | {"test": test}
 

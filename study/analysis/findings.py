@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -76,8 +75,8 @@ def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[Tria
     if not others:
         return ""
     lowest = min(others, key=lambda trial: trial.best["valid/nll"])
-    number, epochs = lowest.number, lowest.rows[-1]["epoch"]
-    earlier = best_row([row for row in best.rows if row["epoch"] <= epochs], definition)
+    number, epochs = lowest.number, lowest.rows[-1].number
+    earlier = best_row([row for row in best.rows if row.number <= epochs], definition)
     if not earlier:
         return ""
     gap = lowest.best["valid/nll"] - earlier["valid/nll"]
@@ -127,24 +126,20 @@ def collapse_pattern(definition: Definition, trials: list[TrialRecord]) -> pl.Da
     usable = [
         trial for trial in trials if trial.best and trial.state in (State.COMPLETE, State.PRUNED, State.COLLAPSED)
     ]
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for name, allowed in definition.space.ranges.items():
-        groups = [
-            [t.params[name] for t in usable if name in t.params and has_collapsed(definition, t) == collapsed]
-            for collapsed in (True, False)
-        ]
-        if name == "seed" or not all(groups) or len({*groups[0], *groups[1]}) < 2:
+        known = [trial for trial in usable if name in trial.params]
+        collapsed = [trial.params[name] for trial in known if has_collapsed(definition, trial)]
+        others = [trial.params[name] for trial in known if not has_collapsed(definition, trial)]
+        if name == "seed" or not collapsed or not others or len({*collapsed, *others}) < 2:
             continue
-        numeric = allowed.values is None or all(isinstance(value, int | float) for value in allowed.values)
-        shown = [show_numbers(group) if numeric else show_counts(group) for group in groups]
-        rows.append(
-            {
-                "setting": name,
-                "collapsed": shown[0],
-                "others": shown[1],
-                "p": compare_numbers(*groups) if numeric else compare_names(*groups),
-            }
-        )
+        if allowed.values is None or all(isinstance(value, int | float) for value in allowed.values):
+            numbers = [[float(value) for value in group] for group in (collapsed, others)]
+            shown, p_value = [show_numbers(group) for group in numbers], compare_numbers(*numbers)
+        else:
+            names = [[str(value) for value in group] for group in (collapsed, others)]
+            shown, p_value = [show_counts(group) for group in names], compare_names(*names)
+        rows.append({"setting": name, "collapsed": shown[0], "others": shown[1], "p": p_value})
     schema = {"setting": pl.String, "collapsed": pl.String, "others": pl.String, "p": pl.Float64}
     return pl.DataFrame(rows, schema=schema).sort("p")
 

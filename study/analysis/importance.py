@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 import optuna
@@ -42,7 +41,7 @@ def importances(definition: Definition, trials: list[TrialRecord]) -> pl.DataFra
         and all(name in trial.params for trial in usable)
         and len({trial.params[name] for trial in usable}) > 1
     ]
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     if len(usable) < LEAST_TRIALS or not names:
         return pl.DataFrame(
             schema={
@@ -117,7 +116,7 @@ def evaluate(
 
 def early(trial: TrialRecord, epochs: int, name: str) -> float:
     """Return a trial's metric after so many epochs, or after its last one before."""
-    rows = [row for row in trial.rows if row["epoch"] <= epochs and name in row]
+    rows = [row for row in trial.rows if row.number <= epochs and name in row.metrics]
     return float(rows[-1][name] if rows else trial.best[name])
 
 

@@ -8,8 +8,10 @@ from collections import defaultdict
 import numpy as np
 
 from study.analysis.confirmation import key, without_seed
-from study.record.journal import DEFINITION, storage_hint
+from study.config.settings import Value
+from study.record.journal import storage_hint
 from study.record.ledger import Ledger
+from study.record.places import DEFINITION
 from study.record.states import State
 from study.record.trials import TrialRecord, best_trial
 
@@ -23,7 +25,7 @@ def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
     Trials that were ended early, collapsed or pruned, are left out: they did not train for as long. (nan, 0) where no
     setting was tried with two seeds.
     """
-    groups: dict[str, dict[int | None, float]] = defaultdict(dict)
+    groups: dict[str, dict[Value | None, float]] = defaultdict(dict)
     for trial in trials:
         if trial.best and trial.state == State.COMPLETE:
             # The same setting with the same seed is the same run again.

@@ -10,6 +10,7 @@ from study.cli.completion import complete_study
 from study.cli.study import storage_option
 from study.cli.types import Number, Whole
 from study.cluster.preemption import METADATA
+from study.record.places import DEFINITION
 from study.record.states import State
 
 address_option = click.option(
@@ -137,7 +138,6 @@ def mend_study(folder: Path) -> int:
     """Mend a study's record and say what was done; return 0, also where nothing was to do."""
     from study.cluster.repair import repair
     from study.errors import StudyError
-    from study.record.journal import DEFINITION
     from study.search.definition import read_definition
 
     if not (folder / DEFINITION).is_file():

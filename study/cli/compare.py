@@ -6,13 +6,16 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from study.cli.completion import complete_preset, complete_study
 from study.cli.study import storage_option
 from study.cli.types import MOST_DRAWN, Number, Whole, was_given
+
+if TYPE_CHECKING:
+    from study.analysis.comparison import Comparison
 
 
 @click.command("compare")
@@ -81,7 +84,7 @@ def compare_command(
     published: bool,
     as_json: bool,
     markdown: Path | None,
-    **given: Any,
+    **given: object,
 ) -> int:
     """Train METHODS x POOLINGS x SEEDS on CORPUS and judge the four claims made for pooling.
 
@@ -95,29 +98,23 @@ def compare_command(
     from data.files import write_text
     from study.analysis import comparison
     from study.analysis.published import published_rows
+    from study.config.request import RunRequest
     from study.execution.plan import create, new_comparison, resume_study, start
     from study.reporting.outputs import check_output
 
     if markdown is not None:
         check_output(markdown, (".md",), "--markdown")
-    if given["resume"] is not None:
+    request = RunRequest.model_validate(given)
+    if request.resume is not None:
         refuse_idle_options()
-        ledger = resume_study(given)
+        ledger = resume_study(request)
     else:
         planned = comparison.points(methods.split(","), poolings.split(","), seeds)
-        definition = new_comparison(given, planned, samples, shlex.join(["study", *sys.argv[1:]]))
+        definition = new_comparison(request, planned, samples, shlex.join(["study", *sys.argv[1:]]))
         if published:
             published_rows(definition)
-        ledger = create(given["storage"], definition)
-    code = start(
-        ledger,
-        is_new=given["resume"] is None,
-        address=given["address"],
-        show_report=False,
-        time_budget_minutes=given["time_budget"],
-        max_gpu_hours=given["max_gpu_hours"],
-        mps=given["mps"],
-    )
+        ledger = create(request.storage, definition)
+    code = start(ledger, request, show_report=False)
     found = comparison.Comparison(ledger, comparison.results(ledger))
     if found.runs.height == 0:
         click.echo("no trial has been evaluated yet", err=True)
@@ -143,7 +140,7 @@ def refuse_idle_options() -> None:
         raise StudyError(f"--resume goes on with a comparison as it was defined; leave out --{', --'.join(idle)}")
 
 
-def show(found: Any, *, published: bool) -> None:
+def show(found: Comparison, *, published: bool) -> None:
     """Print a comparison's tables and notes."""
     from study.analysis import comparison
     from study.analysis.published import published_table

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from study.cli.types import NewFolder, Number, Whole
+
+if TYPE_CHECKING:
+    from data.corpus import Corpus
+    from data.sources import Source
 
 
 @click.group("corpus")
@@ -54,7 +59,7 @@ def corpus_command() -> None:
 @click.option("--max-sequence-bytes", type=Whole(1), help="Refuse a file with a longer line.  [default: 64 MiB]")
 @click.option("--seed", type=Whole(0), help="Of synthetic-topics.  [default: 0]")
 @click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
-def prepare_command(sources: tuple[str, ...], out: Path, overwrite: bool, **given: Any) -> None:
+def prepare_command(sources: tuple[str, ...], out: Path, overwrite: bool, **given: object) -> None:
     """Make a corpus from SOURCES: files, folders, globs, or one named corpus.
 
     Reads .txt (a sequence a line), .jsonl, .csv, .tsv and .parquet, each also with .gz or .zst. Named:
@@ -84,7 +89,7 @@ def prepare_command(sources: tuple[str, ...], out: Path, overwrite: bool, **give
     show(corpus)
 
 
-def choose_source(sources: tuple[str, ...], given: dict[str, Any]) -> Any:
+def choose_source(sources: tuple[str, ...], given: Mapping[str, Any]) -> Source:
     """Return the source that the arguments name; raise CorpusError if they do not fit together."""
     from data.errors import CorpusError
     from data.sources import NAMED, SPLITS, from_files
@@ -109,7 +114,7 @@ def choose_source(sources: tuple[str, ...], given: dict[str, Any]) -> Any:
     return from_files({"all": list(sources)}, given["column"], given["group_column"], given["max_sequence_bytes"])
 
 
-def refuse_without_effect(name: str, given: dict[str, Any]) -> None:
+def refuse_without_effect(name: str, given: Mapping[str, object]) -> None:
     """Raise CorpusError for options that a named corpus does not heed."""
     from data.errors import CorpusError
 
@@ -125,13 +130,11 @@ def refuse_without_effect(name: str, given: dict[str, Any]) -> None:
 
 def check_known(name: str, named: list[str]) -> None:
     """Raise CorpusError for a word that looks like a misspelt named corpus."""
-    import difflib
-
     from data.errors import CorpusError
+    from study.errors import did_you_mean
 
     if re.fullmatch(r"[a-z-]+", name) and not Path(name).exists():
-        close = difflib.get_close_matches(name, named, 1)
-        hint = f"did you mean {close[0]}?" if close else f"named corpora are {', '.join(named)}"
+        hint = did_you_mean(name, named, f"named corpora are {', '.join(named)}")
         raise CorpusError(f"{name} is neither a file nor a named corpus; {hint}")
 
 
@@ -143,8 +146,9 @@ def list_command(folder: Path) -> None:
     \b
     study corpus list
     """
-    from data.corpus import MANIFEST, Corpus
+    from data.corpus import Corpus
     from data.errors import CorpusError
+    from data.manifest import MANIFEST
     from data.sources import NAMED
 
     found = sorted(folder.glob(f"*/{MANIFEST}"))
@@ -154,7 +158,7 @@ def list_command(folder: Path) -> None:
         except CorpusError as error:
             click.echo(f"{path.parent}: {error}", err=True)
             continue
-        sizes = " / ".join(f"{split['num_sequences']:,}" for split in corpus.manifest["splits"].values())
+        sizes = " / ".join(f"{split.num_sequences:,}" for split in corpus.manifest.splits.values())
         click.echo(f"{path.parent}  {corpus.name}  {sizes} sequences  {corpus.vocabulary_size:,} tokens known")
     if not found:
         click.echo(f"nothing prepared in {folder}", err=True)
@@ -183,7 +187,7 @@ def show_command(folder: Path, verify: bool, examples: int) -> None:
         click.echo("  " + " ".join(corpus.vocabulary.decode(train.sequence(index))))
 
 
-def show(corpus: Any) -> None:
+def show(corpus: Corpus) -> None:
     """Print a corpus' sizes, drop reasons and fingerprint."""
     from rich.table import Table
 
@@ -194,26 +198,25 @@ def show(corpus: Any) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("split", "sequences", "tokens", "mean length", "bytes", "unknown tokens", "also in train"):
         table.add_column(name, justify="left" if name == "split" else "right")
-    for name, split in manifest["splits"].items():
-        overlap = manifest["also_in_train"].get(name)
+    for name, split in manifest.splits.items():
+        overlap = manifest.also_in_train.get(name)
         table.add_row(
             name,
-            f"{split['num_sequences']:,}",
-            f"{split['num_tokens']:,}",
-            f"{split['num_tokens'] / split['num_sequences']:.2f}",
-            f"{split['num_bytes']:,}",
-            f"{split['num_unknown'] / max(1, split['num_tokens']):.2%}",
+            f"{split.num_sequences:,}",
+            f"{split.num_tokens:,}",
+            f"{split.num_tokens / split.num_sequences:.2f}",
+            f"{split.num_bytes:,}",
+            f"{split.num_unknown / max(1, split.num_tokens):.2%}",
             "" if overlap is None else f"{overlap:,}",
         )
     console = make_console()
     console.print(f"{corpus.folder.name}: {corpus.name}, fingerprint {corpus.fingerprint}", markup=False)
     console.print(table)
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest["dropped"].items()) or "nothing"
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items()) or "nothing"
     console.print(
         f"vocabulary: {corpus.vocabulary_size - 4:,} tokens and 4 special ones; dropped: {dropped}", markup=False
     )
-    if manifest["source"] == "synthetic-topics":
-        exact = ", ".join(
-            f"{name} {exact_nll(corpus.split(name), manifest['origin']['seed']):.3f}" for name in manifest["splits"]
-        )
+    if manifest.source == "synthetic-topics":
+        seed = int(str(manifest.origin["seed"]))
+        exact = ", ".join(f"{name} {exact_nll(corpus.split(name), seed):.3f}" for name in manifest.splits)
         console.print(f"exact nll in nats a sequence, which no model can beat: {exact}", markup=False)

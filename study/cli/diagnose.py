@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from study.cli.completion import complete_model
 from study.cli.study import storage_option
+from study.record.places import CHECKPOINTS, DEFINITION
+
+if TYPE_CHECKING:
+    from study.epoch import Epoch
+    from study.inference.diagnosis import Diagnosis
 
 
 @click.command("diagnose")
@@ -43,7 +48,7 @@ def diagnose_command(subject: str, corpus: str | None, as_json: bool, storage: P
         click.echo(f"  {number}. {each}")
 
 
-def diagnose(subject: str, corpus: str | None, storage: Path) -> Any:
+def diagnose(subject: str, corpus: str | None, storage: Path) -> Diagnosis:
     """Return the diagnosis of what a SUBJECT argument names; raise StudyError, ModelError or CorpusError."""
     from study.errors import StudyError
     from study.inference.diagnosis import diagnose_features, diagnose_model, read_dump
@@ -54,30 +59,29 @@ def diagnose(subject: str, corpus: str | None, storage: Path) -> Any:
             raise StudyError(f"no file {subject}")
         return diagnose_features(**read_dump(path))
     from study.analysis.findings import informative_peer
-    from study.inference.lookup import model_corpus, model_folder
+    from study.inference.lookup import model_corpus, model_folder, settings_of
     from study.inference.trained_model import TrainedModel
-    from study.record.journal import DEFINITION
     from study.record.ledger import Ledger
 
     trained = TrainedModel.open(model_folder(subject, storage))
     prepared = model_corpus(trained, subject, corpus, storage)
     # Up to the epoch of these weights.
-    history = [row for row in run_history(trained.folder) if row["epoch"] <= trained.about.get("epoch", math.inf)]
-    found = diagnose_model(trained.network, prepared.split("valid"), trained.about.get("settings", {}), history)
+    history = [row for row in run_history(trained.folder) if row.number <= (trained.about.epoch or math.inf)]
+    found = diagnose_model(trained.network, prepared.split("valid"), settings_of(trained), history)
     study = storage / subject.partition(":")[0]
     if found.advice and (study / DEFINITION).is_file() and (peer := informative_peer(Ledger.open(study).trials())):
         found.advice.insert(0, peer)
     return found
 
 
-def run_history(folder: Path) -> list[dict[str, Any]]:
+def run_history(folder: Path) -> list[Epoch]:
     """Return the epochs of the run that a model's folder belongs to; empty if it stands alone."""
+    from study.epoch import Epoch
     from study.record.journal import read_journal
     from study.training.checkpoints import load_checkpoint
-    from study.training.loop import CHECKPOINTS
 
     rows = read_journal(folder.parent)
     if rows:
         return rows
     found = load_checkpoint(folder.parent / CHECKPOINTS)
-    return found[0].history if found else []
+    return list(map(Epoch.from_json, found[0].history)) if found else []

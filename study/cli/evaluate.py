@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -77,7 +76,7 @@ def evaluate_command(
         show_metrics(metrics)
 
 
-def show_metrics(metrics: dict[str, Any]) -> None:
+def show_metrics(metrics: dict[str, object]) -> None:
     """Print metrics a line each, and a warning where importance weights cannot be trusted."""
     from study.analysis.claims import TRUSTED
 
@@ -92,9 +91,10 @@ def show_metrics(metrics: dict[str, Any]) -> None:
             case _:
                 shown = str(value)
         click.echo(f"{name:17} {shown}")
-    if metrics["untrusted"] > TRUSTED:
+    untrusted = metrics["untrusted"]
+    if isinstance(untrusted, float) and untrusted > TRUSTED:
         click.echo(
-            f"{metrics['untrusted']:.0%} of the sequences have importance weights with too heavy a tail (Pareto k-hat)"
+            f"{untrusted:.0%} of the sequences have importance weights with too heavy a tail (Pareto k-hat)"
             " for their number of samples: nll may be too high by more than its bound; draw from a wider posterior by"
             " --widen, or give more --samples",
             err=True,

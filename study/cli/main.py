@@ -70,6 +70,8 @@ def main() -> None:
     study run --preset quick          a whole study on the default corpus, on a laptop
     study report quick                what it found
     study ui quick                    its runs in the MLflow UI
+
+    Every term that output uses is in docs/glossary.md.
     """
 
 

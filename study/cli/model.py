@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
@@ -13,11 +13,16 @@ from study.cli.completion import complete_model, complete_preset
 from study.cli.study import storage_option
 from study.cli.types import MOST_DRAWN, Number, Whole, was_given
 
+if TYPE_CHECKING:
+    from study.inference.trained_model import Decoding, TrainedModel
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
 OF_DECODING = {"temperature": "sample", "top_k": "sample", "top_p": "sample", "beam_width": "beam"}
 """Options that mean something to one way of choosing tokens alone."""
 
 
-def decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def decoding_options(command: Command) -> Command:
     """Add the options that say how tokens are chosen."""
     for option in reversed(
         [
@@ -47,8 +52,10 @@ def decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def make_decoding(given: dict[str, Any], method: str) -> Any:
+def make_decoding(given: Mapping[str, object], method: str) -> Decoding:
     """Return the decoding that the options ask for; raise StudyError for one that the others make idle."""
+    from pydantic import TypeAdapter
+
     from study.errors import StudyError
     from study.inference.trained_model import Decoding
 
@@ -57,10 +64,13 @@ def make_decoding(given: dict[str, Any], method: str) -> Any:
     for name, needed in OF_DECODING.items():
         if was_given(context, name) and chosen != needed:
             raise StudyError(f"--{name.replace('_', '-')} has no effect with --decoding {chosen}; it is of {needed}")
-    return Decoding(chosen, **{name: given[name] for name in names})
+    decoding: Decoding = TypeAdapter(Decoding).validate_python(
+        {"method": chosen, **{name: given[name] for name in names}}
+    )
+    return decoding
 
 
-def open_model(name: str, storage: Path) -> Any:
+def open_model(name: str, storage: Path) -> TrainedModel:
     """Open the model that a MODEL argument names; raise ModelError or StudyError."""
     from study.inference.lookup import model_folder
     from study.inference.trained_model import TrainedModel
@@ -68,7 +78,7 @@ def open_model(name: str, storage: Path) -> Any:
     return TrainedModel.open(model_folder(name, storage))
 
 
-def read_texts(stream: Any) -> list[str]:
+def read_texts(stream: TextIO) -> list[str]:
     """Read one text a line; raise StudyError if there is none."""
     from study.errors import StudyError
 
@@ -110,7 +120,7 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
 @click.option("--seed", type=Whole(), default=0, show_default=True, help="Seed of the draws.")
 @decoding_options
 @storage_option
-def sample_command(model: str, num: int, seed: int, storage: Path, **given: Any) -> None:
+def sample_command(model: str, num: int, seed: int, storage: Path, **given: object) -> None:
     """Print texts decoded from draws of the prior by MODEL.
 
     MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL.
@@ -131,7 +141,7 @@ def sample_command(model: str, num: int, seed: int, storage: Path, **given: Any)
 @click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
 @decoding_options
 @storage_option
-def reconstruct_command(model: str, texts: Any, storage: Path, **given: Any) -> None:
+def reconstruct_command(model: str, texts: TextIO, storage: Path, **given: object) -> None:
     """Print each text of TEXTS (a file, or stdin) as MODEL decodes it from its posterior mean.
 
     MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL.
@@ -152,7 +162,7 @@ def reconstruct_command(model: str, texts: Any, storage: Path, **given: Any) -> 
 )
 @decoding_options
 @storage_option
-def interpolate_command(model: str, start: str, end: str, num: int, storage: Path, **given: Any) -> None:
+def interpolate_command(model: str, start: str, end: str, num: int, storage: Path, **given: object) -> None:
     """Print texts decoded along the line between the posterior means of START and END.
 
     \b
@@ -177,7 +187,7 @@ def interpolate_command(model: str, start: str, end: str, num: int, storage: Pat
 @decoding_options
 @storage_option
 def traverse_command(
-    model: str, text: str | None, dimensions: str | None, num: int, reach: float, storage: Path, **given: Any
+    model: str, text: str | None, dimensions: str | None, num: int, reach: float, storage: Path, **given: object
 ) -> None:
     """Print what MODEL decodes along single latent dimensions, from TEXT's posterior mean or the prior's mean.
 
@@ -207,7 +217,7 @@ def traverse_command(
 @click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
 @click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
 @storage_option
-def encode_command(model: str, texts: Any, path: Path, storage: Path) -> None:
+def encode_command(model: str, texts: TextIO, path: Path, storage: Path) -> None:
     """Write the posterior mean of each text of TEXTS (a file, or stdin) as parquet: `text`, `mean`.
 
     \b

@@ -6,12 +6,15 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from study.cli.completion import complete_preset, complete_study
 from study.cli.types import Number, Whole
+
+if TYPE_CHECKING:
+    from study.search.definition import Definition
 
 
 class Folder(click.Path):
@@ -68,7 +71,7 @@ storage_option = click.option(
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and write nothing.")
 @click.option("--resume", shell_complete=complete_study, metavar="NAME", help="Continue a study that was interrupted.")
 @storage_option
-def run_command(**given: Any) -> int:
+def run_command(**given: object) -> int:
     """Search the settings of a pooled VAE on CORPUS: a prepared folder, chitchat or synthetic-topics.
 
     Settings that are given are held fixed, the others are searched.
@@ -78,33 +81,23 @@ def run_command(**given: Any) -> int:
     study run corpora/ptb --preset ptb --trials 40 --gpus-per-trial 0.5
     study run corpora/mine --set model.pooling=max --search training.learning_rate
     """
+    from study.config.request import RunRequest
     from study.execution.plan import create, new_study, resume_study, start
 
-    time_budget = given["time_budget"]
-    if time_budget is not None and not 0 < time_budget < math.inf:
-        raise click.BadParameter("must be above 0, and finite", param_hint="--time-budget")
-    max_gpu_hours = given["max_gpu_hours"]
-    if max_gpu_hours is not None and not 0 < max_gpu_hours < math.inf:
-        raise click.BadParameter("must be above 0, and finite", param_hint="--max-gpu-hours")
-    if given["resume"] is not None:
-        ledger = resume_study(given)
-    else:
-        definition = new_study(given, shlex.join(["study", *sys.argv[1:]]))
-        if given["dry_run"]:
-            show_plan(definition)
-            return 0
-        ledger = create(given["storage"], definition)
-    return start(
-        ledger,
-        is_new=given["resume"] is None,
-        address=given["address"],
-        time_budget_minutes=time_budget,
-        max_gpu_hours=max_gpu_hours,
-        mps=given["mps"],
-    )
+    request = RunRequest.model_validate(given)
+    for option, most in (("--time-budget", request.time_budget), ("--max-gpu-hours", request.max_gpu_hours)):
+        if most is not None and not 0 < most < math.inf:
+            raise click.BadParameter("must be above 0, and finite", param_hint=option)
+    if request.resume is not None:
+        return start(resume_study(request), request)
+    definition = new_study(request, shlex.join(["study", *sys.argv[1:]]))
+    if request.dry_run:
+        show_plan(definition)
+        return 0
+    return start(create(request.storage, definition), request)
 
 
-def show_plan(definition: Any) -> None:
+def show_plan(definition: Definition) -> None:
     """Print what a study would do."""
     import tomli_w
 

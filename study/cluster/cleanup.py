@@ -10,10 +10,10 @@ from pathlib import Path
 from study.errors import StudyError
 from study.record.journal import study_names
 from study.record.ledger import Ledger
+from study.record.places import CHECKPOINTS
 from study.record.states import ENDS, USABLE
 from study.training.best_weights import BEST_FILES, best_folders
 from study.training.checkpoints import PROGRESS, STATE
-from study.training.loop import CHECKPOINTS
 
 HALF_WRITTEN = ".writing[-.]*"
 OWN_FILES = (*BEST_FILES, STATE, PROGRESS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from data.files import lock
 from study.errors import StudyError
 from study.execution import mps
 from study.record.journal import storage_hint
@@ -96,7 +96,7 @@ def examine_storage(storage: Path) -> Iterator[Finding]:
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".doctor-") as scratch:
             with (Path(scratch) / "lock").open("w") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(stream, wait=False)
             connection = sqlite3.connect(Path(scratch) / "database")
             connection.execute("create table t (x)")
             connection.close()

@@ -8,23 +8,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from data.files import DamagedFileError, read_json
-from study.config.settings import flatten
+from model.weights import DESCRIPTION
+from study.config.settings import Params, flatten
 from study.config.stored import free_path
+from study.epoch import Epoch
 from study.errors import DamagedRecordError, StudyError
 from study.record import database
 from study.record.integrity import disagreement, equal
 from study.record.journal import DamagedJournalError, read_journal, rewrite_journal, storage_hint
-from study.record.ledger import RUN_IDS, TRIALS, exclusive_lock
+from study.record.ledger import exclusive_lock
+from study.record.places import BEST, CHECKPOINTS, DATABASE, RUN_IDS, TRIALS, trial_folder
 from study.record.trials import best_row
 from study.search.definition import Definition
 from study.training.checkpoints import PROGRESS, load_checkpoint
-from study.training.loop import CHECKPOINTS
 
 
 def repair(folder: Path, definition: Definition) -> Iterator[str]:
@@ -39,7 +40,7 @@ def repair(folder: Path, definition: Definition) -> Iterator[str]:
         yield from mend_run_ids(folder)
         known, reason = read_database(folder, definition)
         if reason:
-            yield f"{folder / database.DATABASE} cannot be read ({reason}); it is made again from the trials' folders"
+            yield f"{folder / DATABASE} cannot be read ({reason}); it is made again from the trials' folders"
         numbers = [int(each.name) for each in (folder / TRIALS).glob("*[0-9]") if each.name.isdecimal()]
         entries, done = [], []
         for number in range(max([len(known), *(number + 1 for number in numbers)])):
@@ -75,7 +76,7 @@ def read_database(folder: Path, definition: Definition) -> tuple[list[FrozenTria
 
 def mended(folder: Path, definition: Definition, number: int, known: FrozenTrial | None) -> tuple[FrozenTrial, str]:
     """Return a trial's entry, and what was damaged of it; nothing of one that is whole."""
-    place = folder / TRIALS / f"{number:05d}"
+    place = trial_folder(folder, number)
     problem, rows, history = "", [], history_of(place)
     try:
         rows = read_journal(place)
@@ -94,18 +95,19 @@ def mended(folder: Path, definition: Definition, number: int, known: FrozenTrial
     return entry, f"{problem or 'its entry was lost'}; {len(rows)} epochs of it are whole, the rest is trained again"
 
 
-def history_of(place: Path) -> list[dict[str, Any]]:
+def history_of(place: Path) -> list[Epoch]:
     """Return the epochs that a trial's newest whole checkpoint knows; none without one."""
     found = load_checkpoint(place / CHECKPOINTS)
-    return found[0].history if found else []
+    return list(map(Epoch.from_json, found[0].history)) if found else []
 
 
-def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
+def same(row: Epoch, other: Epoch) -> bool:
     """Say whether two rows are of one epoch: a journal's has what the node was doing as well."""
-    return all(equal(row.get(name), value) or row.get(name) == value for name, value in other.items())
+    stored = row.to_json()
+    return all(equal(stored.get(name), value) or stored.get(name) == value for name, value in other.to_json().items())
 
 
-def in_space(params: dict[str, Any], definition: Definition) -> bool:
+def in_space(params: Params, definition: Definition) -> bool:
     """Say whether values are a trial's of this study."""
     if not params or params.keys() - definition.space.ranges.keys():
         return False
@@ -116,18 +118,23 @@ def in_space(params: dict[str, Any], definition: Definition) -> bool:
     return True
 
 
-def params_of(place: Path, definition: Definition) -> dict[str, Any]:
+def params_of(place: Path, definition: Definition) -> Params:
     """Return the searched values of a trial as its checkpoints or best weights have them; none where both are gone."""
-    for path in [*sorted(place.glob(f"{CHECKPOINTS}/step-*/{PROGRESS}")), *sorted(place.glob("best-*/model.json"))]:
+    for path in [
+        *sorted(place.glob(f"{CHECKPOINTS}/step-*/{PROGRESS}")),
+        *sorted(place.glob(f"{BEST}-*/{DESCRIPTION}")),
+    ]:
         try:
-            stored: dict[str, Any] = read_json(path, dict[str, Any])
+            stored: dict[str, object] = read_json(path, dict[str, object])
         except DamagedFileError:
             continue
-        settings = stored.get("progress", stored).get("settings", {})
-        flat, values = flatten(settings) if isinstance(settings, dict) else {}, dict[str, Any]()
+        progress = stored.get("progress", stored)
+        settings = progress.get("settings") if isinstance(progress, dict) else None
+        flat, values = flatten(settings) if isinstance(settings, dict) else {}, Params()
         for name in definition.space.ranges:
-            if name in flat and definition.space.applies(name, values):
-                values[name] = flat[name]
+            value = flat.get(name)
+            if isinstance(value, bool | int | float | str) and definition.space.applies(name, values):
+                values[name] = value
         if in_space(values, definition):
             return values
     return {}
@@ -135,7 +142,7 @@ def params_of(place: Path, definition: Definition) -> dict[str, Any]:
 
 def replace_database(folder: Path, definition: Definition, entries: list[FrozenTrial]) -> None:
     """Make a database of these trials, and put it in the place of the one that is there, which is kept."""
-    path = folder / database.DATABASE
+    path = folder / DATABASE
     for end in ("-journal", "-wal", "-shm", ""):
         old = path.with_name(f"{path.name}{end}")
         if os.path.lexists(old):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-PLAIN: dict[str, Any] = {
+PLAIN: dict[str, object] = {
     "model.posterior": "gaussian",
     "model.latent_to_output": False,
     "model.refinement_steps": 0,
@@ -17,7 +15,7 @@ PLAIN: dict[str, Any] = {
     "training.pretraining_epochs": 0,
 }
 
-METHODS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, object]] = {
     "language-model": {"model.posterior": "none"},
     "vae": {},
     "annealing": {"objective.annealing": "linear", "objective.annealing_fraction": 0.25},
@@ -72,6 +70,6 @@ SOURCES: dict[str, str] = {
 }
 
 
-def method_settings(name: str) -> dict[str, Any]:
+def method_settings(name: str) -> dict[str, object]:
     """Return every setting that a method decides, flat."""
     return PLAIN | METHODS[name]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import CorpusError
-from study.errors import StudyError
+from data.files import first_problem
+from study.errors import StudyError, did_you_mean
 
 CORPORA = Path("corpora")
 LARGEST = 10**9
@@ -37,9 +37,9 @@ class RunOptions(BaseModel):
     max_retries: int = Field(default=2, ge=0)
 
     @classmethod
-    def resolve(cls, *tables: dict[str, Any]) -> RunOptions:
+    def resolve(cls, *tables: Mapping[str, object]) -> RunOptions:
         """Lay tables over each other, later ones winning; raise StudyError if one is wrong."""
-        merged: dict[str, Any] = {}
+        merged: dict[str, object] = {}
         for table in tables:
             if not isinstance(table, dict):
                 raise StudyError(f"[study] must be a table, got {table!r}")
@@ -48,15 +48,11 @@ class RunOptions(BaseModel):
             if isinstance(value, bool) or (isinstance(value, int) and abs(value) > LARGEST):
                 raise StudyError(f"study.{name}: expected another value, got {str(value).lower()[:40]}")
             if name not in cls.model_fields:
-                close = difflib.get_close_matches(name, cls.model_fields, 1)
-                hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(cls.model_fields)}"
-                raise StudyError(f"unknown setting study.{name}; {hint}")
+                raise StudyError(f"unknown setting study.{name}; {did_you_mean(name, cls.model_fields)}")
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise StudyError(f"study.{name}: {first['msg']}, got {first['input']!r}") from None
+            raise StudyError(f"study.{first_problem(error)}") from None
 
 
 def find_corpus(name: str, vocabulary_size: int | None, corpora: Path = CORPORA) -> Path:
@@ -80,6 +76,5 @@ def find_corpus(name: str, vocabulary_size: int | None, corpora: Path = CORPORA)
         given = {} if vocabulary_size is None else {"vocabulary_size": vocabulary_size}
         corpus, _ = prepare(source, PrepareSettings.resolve(source, given), prepared)
         return corpus.folder
-    close = difflib.get_close_matches(name, NAMED, 1)
-    hint = f"did you mean {close[0]}?" if close else "prepare one by `study corpus prepare SOURCE --out DIR`"
+    hint = did_you_mean(name, NAMED, "prepare one by `study corpus prepare SOURCE --out DIR`")
     raise CorpusError(f"no prepared corpus at {name}; {hint}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from data.files import DamagedFileError, read_bytes
+from data.files import DamagedFileError, first_problem, read_bytes
 from model.collapse import COLLAPSED_KL_NATS
 from model.config import MAX_DECODER_TOKENS, NetworkSettings, ObjectiveSettings
 from study.config.methods import METHODS, method_settings
-from study.errors import StudyError
+from study.errors import StudyError, did_you_mean, nearest
 
 MOST_TOML_BYTES = 16 * 2**20
 LARGEST = 10**12
@@ -24,6 +23,13 @@ UNSET = "unset"
 """What `--set NAME=unset` says to take back an optional setting of a preset."""
 
 PRESETS = Path(__file__).parent.parent / "presets"
+
+Value = bool | int | float | str
+"""What a setting may be; None is one that is unset."""
+Params = dict[str, Value]
+"""Values of searched settings, by their dotted names."""
+Table = dict[str, Any]
+"""A table of TOML, whose values are checked when settings are made of them."""
 
 
 class TrainingSettings(BaseModel):
@@ -109,18 +115,17 @@ class Settings(BaseModel):
     @classmethod
     def _method_is_known(cls, method: str) -> str:
         if method and method not in METHODS:
-            close = difflib.get_close_matches(method, METHODS, 1)
-            raise ValueError(f"did you mean {close[0]}?" if close else f"expected one of {', '.join(METHODS)}")
+            raise ValueError(did_you_mean(method, METHODS))
         return method
 
-    def with_values(self, values: dict[str, Any], kept: frozenset[str] = frozenset()) -> Settings:
+    def with_values(self, values: Mapping[str, object], kept: frozenset[str] = frozenset()) -> Settings:
         """Return these settings with some replaced, by dotted name; raise StudyError if one is wrong.
 
         A `method` among them brings its whole bundle, but for the settings `kept` and under the other values.
         """
-        bundle = method_settings(values["method"]) if values.get("method") in METHODS else {}
+        bundle = method_settings(str(values["method"])) if values.get("method") in METHODS else {}
         bundle = {name: value for name, value in bundle.items() if name not in kept}
-        return validate(nest(flatten(self.model_dump()) | bundle | values))
+        return validate(nest(flatten(self.model_dump()) | bundle | dict(values)))
 
 
 def refuse_combination(settings: Settings) -> str:  # noqa: PLR0911 - one a reason
@@ -171,12 +176,12 @@ def refuse_graph(settings: Settings) -> str:
 
 
 @cache
-def defaults() -> dict[str, Any]:
+def defaults() -> dict[str, object]:
     """Return every setting's default, by its dotted name."""
     return flatten(Settings().model_dump())
 
 
-def check_kind(name: str, value: Any) -> None:
+def check_kind(name: str, value: object) -> None:
     """Raise StudyError for a value of another kind than a setting's, which would be taken for one of its own."""
     usual = defaults()[name]
     if isinstance(value, bool) and not isinstance(usual, bool):
@@ -195,9 +200,9 @@ def setting_names() -> tuple[str, ...]:
     return tuple(defaults())
 
 
-def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested tables as one, under dotted names."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in nested.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}.")
@@ -206,9 +211,9 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def nest(flat: dict[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, object]) -> Table:
     """Return dotted names as nested tables; the inverse of `flatten`."""
-    nested: dict[str, Any] = {}
+    nested: Table = {}
     for name, value in flat.items():
         *tables, leaf = name.split(".")
         inner = nested
@@ -224,31 +229,27 @@ def check_name(name: str) -> None:
     if name in names:
         return
     leaves, leaf = {known.rsplit(".", 1)[-1]: known for known in names}, name.rsplit(".", 1)[-1]
-    close = [leaves[leaf]] if leaf in leaves else difflib.get_close_matches(name, names, 1)
-    close = close or [leaves[other] for other in difflib.get_close_matches(leaf, leaves, 1)]
-    hint = f"did you mean {close[0]}?" if close else "`study settings` lists them all"
+    close = leaves.get(leaf) or nearest(name, names) or leaves.get(nearest(leaf, leaves))
+    hint = f"did you mean {close}?" if close else "`study settings` lists them all"
     raise StudyError(f"unknown setting {name}; {hint}")
 
 
-def validate(nested: dict[str, Any]) -> Settings:
+def validate(nested: Mapping[str, object]) -> Settings:
     """Check types, ranges and combinations; raise StudyError naming the setting and its value."""
     flat = flatten(nested)
     for name in flat:
         check_name(name)
     if flat.get("method") in METHODS:
-        nested = nest(method_settings(flat["method"]) | flat)
+        nested = nest(method_settings(str(flat["method"])) | flat)
     for name, value in flat.items():
         check_kind(name, value)
     try:
         return Settings.model_validate(nested)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        got = f", got {first['input']!r}" if not isinstance(first["input"], dict | BaseModel) else ""
-        raise StudyError(f"{name}: {first['msg'].removeprefix('Value error, ')}{got}".removeprefix(": ")) from None
+        raise StudyError(first_problem(error)) from None
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
+def parse_assignment(text: str) -> tuple[str, object]:
     """Parse `name=value`, the value in TOML's syntax or a bare word."""
     name, sign, value = text.partition("=")
     name = name.strip()
@@ -266,7 +267,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     return name, parsed
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> Table:
     """Read a settings file; raise StudyError if it is missing or no TOML."""
     try:
         return tomllib.loads(read_bytes(path, MOST_TOML_BYTES).decode())
@@ -285,18 +286,16 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def read_preset(name: str) -> dict[str, Any]:
+def read_preset(name: str) -> Table:
     """Read a preset; raise StudyError if there is none of that name."""
     if name not in preset_names():
-        close = difflib.get_close_matches(name, preset_names(), 1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(preset_names())}"
-        raise StudyError(f"unknown preset {name}; {hint}")
+        raise StudyError(f"unknown preset {name}; {did_you_mean(name, preset_names())}")
     return read_toml(PRESETS / f"{name}.toml")
 
 
-def merge(tables: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def merge(tables: Iterable[Mapping[str, object]]) -> dict[str, object]:
     """Return tables laid over each other, later ones winning setting by setting, flat."""
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for table in tables:
         merged |= flatten(table)
     return merged

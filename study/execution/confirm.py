@@ -7,7 +7,6 @@ import re
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from study.analysis.confirmation import (
     Confirmation,
@@ -21,14 +20,15 @@ from study.analysis.confirmation import (
     scores_on_test,
 )
 from study.config.connectivity import check_ray_address, check_tracking_uri
+from study.config.request import RunRequest
 from study.config.stored import read_sealed, write_sealed
 from study.console import make_console
 from study.errors import StudyError
 from study.execution.plan import start
 from study.record.formats import LINE_BREAK, show_params
-from study.record.journal import DEFINITION
 from study.record.ledger import Ledger
 from study.record.markup import code
+from study.record.places import DEFINITION, best_folder
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
 
@@ -44,7 +44,7 @@ class Confirmed:
     test: dict[str, float]
     model: str
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return it as JSON values."""
         return as_json(self.confirmation, self.test) | {"model": self.model}
 
@@ -78,24 +78,17 @@ def confirm(
         )
     definition = confirmation_study(source.definition, seeds, command)
     own = folder.with_name(definition.name)
-    if (own / DEFINITION).is_file():
-        ledger = Ledger.open(own)
-        begun = ledger.definition
-        same = (begun.corpus_fingerprint, begun.space.fixed) == (definition.corpus_fingerprint, definition.space.fixed)
-        if not same or "seed" not in begun.space.ranges:
-            raise StudyError(
-                f"{own} is not a confirmation of {folder.name} as it is now; move it away and confirm again"
-            )
-        ledger.lock()
-    else:
-        ledger = Ledger.create(own, definition)
-    with closing(ledger):
+    with closing(open_confirmation(own, definition, folder.name)) as ledger:
         fresh = [int(seed) for seed in ledger.definition.space.ranges["seed"].values or ()]
         if len(fresh) != seeds:
             raise StudyError(f"{own.name} was begun with --seeds {len(fresh)}; go on with as many, or remove {own}")
         while points := next_points(settings, fresh, ledger.trials()):
             ledger.extend(points)
-            code = start(ledger, is_new=False, address=address, show_report=False)
+            code = start(
+                ledger,
+                RunRequest(storage=folder.parent, resume=ledger.definition.name, address=address),
+                show_report=False,
+            )
             if ledger.num_left():
                 return code, None
             ledger.lock()
@@ -109,6 +102,19 @@ def confirm(
         write_sealed(ledger.folder / RESULT, found.as_json())
         record(ledger, found)
     return 0, found
+
+
+def open_confirmation(own: Path, definition: Definition, name: str) -> Ledger:
+    """Open and lock the study that confirms the study `name`, begun if it is not there; raise StudyError."""
+    if not (own / DEFINITION).is_file():
+        return Ledger.create(own, definition)
+    ledger = Ledger.open(own)
+    begun = ledger.definition
+    same = (begun.corpus_fingerprint, begun.space.fixed) == (definition.corpus_fingerprint, definition.space.fixed)
+    if not same or "seed" not in begun.space.ranges:
+        raise StudyError(f"{own} is not a confirmation of {name} as it is now; move it away and confirm again")
+    ledger.lock()
+    return ledger
 
 
 def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, float], TrialRecord | None]:
@@ -135,8 +141,8 @@ def registered(ledger: Ledger, name: str | None) -> str:
     path = ledger.folder / RESULT
     if not path.is_file():
         return ""
-    stored: dict[str, Any] = read_sealed(
-        path, dict[str, Any], f"remove it, and the winner is registered again from {path.parent}"
+    stored: dict[str, object] = read_sealed(
+        path, dict[str, object], f"remove it, and the winner is registered again from {path.parent}"
     )
     address = str(stored.get("model", ""))
     return address if name is None or address.startswith(f"models:/{name}/") else ""
@@ -158,9 +164,7 @@ def register_best(ledger: Ledger, trial: TrialRecord, name: str) -> str:
 
 def weights(ledger: Ledger, trial: TrialRecord) -> Path:
     """Return the folder of a trial's best weights."""
-    from study.training.best_weights import best_folder
-
-    return best_folder(ledger.trial_folder(trial.number), trial.best["epoch"])
+    return best_folder(ledger.trial_folder(trial.number), trial.best.number)
 
 
 def record(ledger: Ledger, found: Confirmed) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from study.config.addresses import shown
 from study.errors import StudyError, first_line, tells_of_full_disk
@@ -26,7 +26,10 @@ from study.record.states import COMPLETE, INTERRUPTED, Ending, State, StudyEnd
 from study.record.trials import TrialRecord, seeds_frame, summary_metrics, trials_frame
 from study.reporting.tables import describe_study
 from study.search.definition import Definition
-from study.tracking import Tracker, View
+from study.tracking import Tracker
+
+if TYPE_CHECKING:
+    from study.execution.tuning import EndOfStudy
 
 ANSWER_SECONDS = 8.0
 """How long Ray may take to end the trials of a study that was told to end (SIGTERM)."""
@@ -116,7 +119,7 @@ def catch_up(ledger: Ledger, tracker: Tracker) -> None:
     for trial in ledger.trials():
         # Those that wait are about to be handed out again.
         if trial.state != State.WAITING:
-            tracker.update(as_view(trial))
+            tracker.update(trial)
 
 
 def close_records(ledger: Ledger, on_problem: Callable[[str], None]) -> bool:
@@ -137,7 +140,7 @@ def finalize(
     trials = ledger.trials()
     for trial in trials:
         if trial.state == State.WAITING and trial.started:
-            tracker.update(as_view(trial))
+            tracker.update(trial)
     state = STATE_OF[ending.end]
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / "trials.parquet"]
@@ -166,11 +169,6 @@ def draw_report(ledger: Ledger, folder: Path, on_problem: Callable[[str], None])
         return []
 
 
-def as_view(trial: TrialRecord) -> View:
-    """Return what MLflow should show of a recorded trial."""
-    return View(trial.number, trial.params, trial.rows, trial.state, trial.reason)
-
-
 def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget) -> Ending:
     """Run Ray Tune until the study's trials are over; return how it ended."""
     from ray import tune
@@ -183,9 +181,9 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
 
     definition = ledger.definition
 
-    def on_change(number: int, content: dict[str, Any], state: State, reason: str) -> None:
-        tracker.update(View(number, content["params"], content["rows"], state, reason))
-        view.update(number, content["params"], content["rows"], state, reason)
+    def on_change(trial: TrialRecord) -> None:
+        tracker.update(trial)
+        view.update(trial)
 
     callback = LedgerCallback(ledger, on_change)
     searcher = LedgerSearcher(ledger, callback)
@@ -225,7 +223,7 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
 
 
 @contextmanager
-def stop_on_signals(stopper: Any, give_up: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(stopper: EndOfStudy, give_up: Callable[[], None]) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM end the study in order, and a second one at once.
 
     A SIGTERM that every process was sent, as systemd, Slurm and `timeout` do, has ended Ray as well, whose calls do not

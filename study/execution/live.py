@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from statistics import mean
 from types import TracebackType
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -16,29 +15,11 @@ from rich.text import Text
 from study.console import make_console
 from study.record.formats import show_params
 from study.record.states import USABLE, State
-from study.record.trials import TrialRecord, best_row
+from study.record.trials import TrialRecord
 from study.reporting.tables import METRIC_COLUMNS, metric_cells
 from study.search.definition import Definition
 
 SHOWN_FINISHED, BAR_WIDTH = 8, 24
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What is shown of a trial: of a study of thousands, every epoch would fill the driver's memory."""
-
-    params: dict[str, Any]
-    epochs: int
-    seconds: float
-    """Time of training so far."""
-    row: dict[str, Any]
-    """The best epoch of a trial that is over, the last of one that runs; empty before the first."""
-    state: State
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the trial is being trained."""
-        return self.state == State.RUNNING
 
 
 class LiveView:
@@ -49,7 +30,8 @@ class LiveView:
         self.max_gpu_hours = max_gpu_hours
         self.console = make_console(stderr=True)
         self.started = time.monotonic()
-        self.shown: dict[int, Shown] = {}
+        self.shown: dict[int, TrialRecord] = {}
+        """Each trial with its last epoch alone: of thousands, every epoch would fill the memory."""
         self.message = ""
         self.last = ""
         self._live: Live | None = None
@@ -58,11 +40,7 @@ class LiveView:
         """Begin from what an earlier run of the study left."""
         for trial in trials:
             if trial.state not in (State.RUNNING, State.WAITING):
-                self.shown[trial.number] = self._shown(trial.params, trial.rows, trial.state)
-
-    def _shown(self, params: dict[str, Any], rows: list[dict[str, Any]], state: State) -> Shown:
-        row = rows[-1] if rows and state == State.RUNNING else best_row(rows, self.definition)
-        return Shown(params, len(rows), rows[-1]["seconds"] if rows else 0.0, row, state)
+                self.shown[trial.number] = replace(trial, rows=trial.rows[-1:])
 
     def __enter__(self) -> LiveView:
         """Start to draw, if there is a terminal."""
@@ -79,21 +57,21 @@ class LiveView:
             self._live.stop()
             self._live = None
 
-    def update(
-        self, number: int, params: dict[str, Any], rows: list[dict[str, Any]], state: State, reason: str
-    ) -> None:
+    def update(self, trial: TrialRecord) -> None:
         """Show a trial's new epoch or its end."""
-        shown = self.shown[number] = self._shown(params, rows, state)
-        if state != State.RUNNING:
-            self.last = f"last: trial {number} {state} after {len(rows)} epochs" + (f", {reason}" if reason else "")
+        self.shown[trial.number] = replace(trial, rows=trial.rows[-1:])
+        ended = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
+        if not trial.is_running:
+            self.last = f"last: {ended}" + (f", {trial.reason}" if trial.reason else "")
         if self._live is not None:
             return
-        if state != State.RUNNING:
-            metrics = zip(METRIC_COLUMNS, metric_cells(shown.row), strict=True)
+        if not trial.is_running:
+            metrics = zip(METRIC_COLUMNS, metric_cells(trial.best), strict=True)
             cells = ", ".join(f"{name} {cell}" for name, cell in metrics)
             self.console.print(
-                f"[{self.num_over()}/{self.definition.num_trials}] trial {number} {state} after {len(rows)} epochs:"
-                f" {cells}; {show_params(params)}{'; ' + reason if reason else ''}{self._eta()}{self._gpus()}",
+                f"[{self.num_over()}/{self.definition.num_trials}] {ended}:"
+                f" {cells}; {show_params(trial.params)}{'; ' + trial.reason if trial.reason else ''}"
+                f"{self._eta()}{self._gpus()}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -170,7 +148,7 @@ class LiveView:
         finished = sorted(number for number, each in self.shown.items() if not each.is_running)
         for number in [*finished[-SHOWN_FINISHED:], *running]:
             each = self.shown[number]
-            cells = metric_cells(each.row)[:4]
+            cells = metric_cells(each.rows[-1] if each.is_running and each.rows else each.best)[:4]
             table.add_row(str(number), each.state, str(each.epochs), *cells, show_params(each.params))
         parts: list[RenderableType] = [Text(head + self._eta()), Text(self._best_so_far()), table]
         if self.last:
@@ -178,9 +156,8 @@ class LiveView:
         return Group(*parts, Text(self.message)) if self.message else Group(*parts)
 
     def _best_so_far(self) -> str:
-        goal = self.definition.goal
-        found = [(each.row, number) for number, each in self.shown.items() if each.state in USABLE]
-        usable = [(best["valid/nll"], number) for best, number in found if best and goal.is_feasible(best)]
+        found = [each for each in self.shown.values() if each.state in USABLE and each.feasible]
+        usable = [(each.best["valid/nll"], each.number) for each in found]
         if not usable:
             return "best so far: none feasible yet"
         nll, number = min(usable)

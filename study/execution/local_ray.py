@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from data.files import lock
 from study.errors import StudyError, first_line, tells_of_full_disk
 
 LOOPBACK = {
@@ -51,7 +51,7 @@ def local_ray(num_cpus: int | None) -> Iterator[None]:
     folder = private_folder()
     with (folder / OWNER).open("w") as owner:
         # Held as long as this process lives, whatever becomes of it.
-        fcntl.flock(owner, fcntl.LOCK_EX)
+        lock(owner)
         owner.write(OWNED_BY)
         owner.flush()
         try:
@@ -160,8 +160,13 @@ def sweep_folders() -> None:
         with suppress(OSError), (folder / OWNER).open("r+", encoding="utf-8") as owner:
             is_mine = folder.stat().st_uid == os.getuid() and not folder.is_symlink()
             is_alone = {path.name for path in folder.iterdir()} <= {OWNER, "r"}
-            if is_mine and is_alone and owner.read(len(OWNED_BY) + 1) == OWNED_BY and not is_used(folder):
-                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (
+                is_mine
+                and is_alone
+                and owner.read(len(OWNED_BY) + 1) == OWNED_BY
+                and not is_used(folder)
+                and lock(owner, wait=False)
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

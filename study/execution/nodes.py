@@ -88,7 +88,7 @@ def could_come(config: dict[str, Any], wanted: dict[str, float]) -> bool:
     )
 
 
-def ask_nodes(nodes: list[dict[str, Any]], probe: str, token: str, corpus: str) -> list[tuple[str, dict[str, Any]]]:
+def ask_nodes(nodes: list[dict[str, Any]], probe: str, token: str, corpus: str) -> list[tuple[str, dict[str, str]]]:
     """Return each node's name and its description of itself; of one that cannot give it, an `error`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -111,12 +111,12 @@ def ask_nodes(nodes: list[dict[str, Any]], probe: str, token: str, corpus: str) 
     return answers
 
 
-def describe_node(probe: str, token: str, corpus: str) -> dict[str, Any]:
+def describe_node(probe: str, token: str, corpus: str) -> dict[str, str]:
     """Return what this node runs, and whether the study's folder and the corpus can be used from here."""
     from data.corpus import Corpus
     from data.errors import CorpusError
 
-    facts: dict[str, Any] = {
+    facts = {
         "Python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "source": source_digest(),
@@ -138,7 +138,7 @@ def describe_node(probe: str, token: str, corpus: str) -> dict[str, Any]:
     return facts
 
 
-def problems(name: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def problems(name: str, there: dict[str, str], here: dict[str, str]) -> list[str]:
     """Return what keeps a node from running trials, with the mend."""
     if "error" in there:
         return [

@@ -10,66 +10,68 @@ import uuid
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.errors import CorpusError
 from study.config.connectivity import check_database, check_ray_address, check_tracking_uri
 from study.config.naming import absolute_database, check_apart, check_study_name, default_tracking_uri, free_name
+from study.config.request import RunRequest
 from study.config.run_options import CORPORA, RunOptions, find_corpus
-from study.config.settings import merge, nest, parse_assignment, read_preset, read_toml
-from study.errors import StudyError
+from study.config.settings import Params, Table, merge, nest, parse_assignment, read_preset, read_toml
+from study.errors import StudyError, did_you_mean
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
 from study.record.provenance import here
 from study.record.states import State, StudyEnd
 from study.search.definition import Definition
 from study.search.objective import Goal
-from study.search.space import SearchSpace, build_space
+from study.search.space import SCHEDULER_NAMES, SearchSpace, build_space
 from study.training.gpus import Sharing, check_share, choose_share, needed_bytes, num_cpus, shown_gpus, slots
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from data.corpus import Corpus
     from study.execution.launch import Outcome
 
 REMOTE_CONCURRENT = 16
-RESUME_OPTIONS = ("resume", "storage", "address", "time_budget", "max_gpu_hours", "concurrent", "mps")
+RESUME_OPTIONS = {"resume", "storage", "address", "time_budget", "max_gpu_hours", "concurrent", "mps"}
 OPTION_NAMES = {"corpus": "CORPUS", "assignments": "--set", "also": "--search", "floors": "--floor"}
 
 
-def new_study(given: dict[str, Any], command: str) -> Definition:
-    """Return the definition of a new study from the options of `study run`; raise StudyError or CorpusError."""
+def new_study(request: RunRequest, command: str, over: Table | None = None) -> Definition:
+    """Return the definition of a new study; settings `over` those asked for win. Raises StudyError or CorpusError."""
     from data.corpus import Corpus
 
-    tracking_uri = check_servers(given)
-    layers = [read_preset(given["preset"])] if given["preset"] is not None else []
-    if given["config"]:
-        layers.append(read_toml(given["config"]))
+    tracking_uri = check_servers(request)
+    layers = [read_preset(request.preset)] if request.preset is not None else []
+    if request.config:
+        layers.append(read_toml(request.config))
     run_tables = [layer.pop("study", {}) for layer in layers]
     # What a preset takes of a GPU is for a cluster, whose GPUs are not known yet; here they are looked at.
-    preset_share = run_tables[0].pop("gpus_per_trial", 0.0) if given["preset"] is not None else 0.0
-    by_hand = nest(dict(parse_assignment(text) for text in given["assignments"]))
-    if given["seed"] is not None:
-        by_hand["seed"] = given["seed"]
+    preset_share = run_tables[0].pop("gpus_per_trial", 0.0) if request.preset is not None else 0.0
+    by_hand = nest(dict(parse_assignment(text) for text in request.assignments))
+    if request.seed is not None:
+        by_hand["seed"] = request.seed
     # A preset is where one starts from; a file or an option is what one wants.
     own = [{name: table for name, table in layer.items() if name != "search"} for layer in layers]
-    wanted = merge([*(own[1:] if given["preset"] is not None else own), by_hand])
-    space = build_space([*layers, by_hand, given.get("last_layer", {})], given["also"], frozenset(wanted))
+    wanted = merge([*(own[1:] if request.preset is not None else own), by_hand])
+    space = build_space([*layers, by_hand, over or {}], request.also, frozenset(wanted))
     names = ("corpus", "trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "sampler", "objective", "scheduler")
     options = RunOptions.resolve(
-        *run_tables, {name: given[name] for name in names} | {"floors": tuple(given["floors"]) or None}
+        *run_tables, {name: getattr(request, name) for name in names} | {"floors": request.floors or None}
     )
     check_choices(options)
     goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_kl_nats)
-    name = check_study_name(given["name"]) if given["name"] is not None else None
+    name = check_study_name(request.name) if request.name is not None else None
     with tempfile.TemporaryDirectory() as scratch:
         # A dry run leaves nothing behind, a corpus that it had to prepare included.
-        corpora = Path(scratch) if given["dry_run"] else CORPORA
+        corpora = Path(scratch) if request.dry_run else CORPORA
         corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
-        share = choose_gpus(options, given["address"], space, corpus, preset_share)
-    storage: Path = given["storage"]
+        share = choose_gpus(options, request.address, space, corpus, preset_share)
+    storage = request.storage
     definition = Definition(
-        name=name or free_name(storage, given["preset"] or corpus.name),
+        name=name or free_name(storage, request.preset or corpus.name),
         identifier=uuid.uuid4().hex,
         corpus=str(corpus.folder),
         corpus_name=corpus.name,
@@ -81,12 +83,12 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
         scheduler=options.scheduler,
         grace_epochs=options.grace_epochs or space.warm_epoch(),
         seed=space.fixed.seed,
-        concurrent=choose_concurrent(options, given["address"], share),
+        concurrent=choose_concurrent(options, request.address, share),
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=share,
         max_retries=options.max_retries,
         tracking_uri=absolute_database(tracking_uri) or default_tracking_uri(storage),
-        optuna_url=given["optuna_url"] or "",
+        optuna_url=request.optuna_url or "",
         command=command,
         provenance=here(),
         planned=grid_points(options.sampler, space, space.fixed.seed, num_trials(options, space)),
@@ -96,44 +98,34 @@ def new_study(given: dict[str, Any], command: str) -> Definition:
     return definition
 
 
-def check_servers(given: dict[str, Any]) -> str | None:
+def check_servers(request: RunRequest) -> str | None:
     """Return the MLflow address that was asked for; raise StudyError unless it, Ray's and Optuna's can be used."""
-    tracking_uri: str | None = given["tracking_uri"] or os.environ.get("MLFLOW_TRACKING_URI")
-    if given["tracking_uri"] is not None and not given["tracking_uri"].strip():
+    tracking_uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if request.tracking_uri is not None and not request.tracking_uri.strip():
         raise StudyError("--tracking-uri is empty; leave it out to record in a database beside the studies")
-    check_mps(given)
-    check_ray_address(given["address"])
+    check_mps(request)
+    check_ray_address(request.address)
     check_tracking_uri(tracking_uri)
-    check_database(given["optuna_url"])
+    check_database(request.optuna_url)
     return tracking_uri
 
 
-def new_comparison(given: dict[str, Any], points: list[dict[str, Any]], samples: int, command: str) -> Definition:
+def new_comparison(request: RunRequest, points: list[Params], samples: int, command: str) -> Definition:
     """Return the definition of a comparison of some points: method, pooling, seed. Raises StudyError or CorpusError."""
     if not points or samples < 1:
         raise StudyError(f"--seeds and --samples must be at least 1, got {len(points)} runs and {samples} samples")
     names = ("method", "model.pooling", "seed")
-    search: dict[str, Any] = {
-        name: list(dict.fromkeys(point[name] for point in points if name in point)) or False for name in names
-    }
+    searched = {name: list(dict.fromkeys(point[name] for point in points if name in point)) or False for name in names}
     # Each trial is trained to its end, collapsed or not.
-    layer = {"search": search | {"model.latent_size": False}, "evaluation": {"collapse_epochs": 1_000_000}}
-    options = {
-        "also": (),
-        "sampler": "random",
-        "scheduler": "none",
-        "trials": len(points),
-        "objective": None,
-        "floors": (),
-        "optuna_url": None,
-    }
-    definition = new_study(given | options | {"seed": None, "last_layer": layer, "dry_run": False}, command)
+    over = {"search": {**searched, "model.latent_size": False}, "evaluation": {"collapse_epochs": 1_000_000}}
+    own = {"sampler": "random", "scheduler": "none", "trials": len(points)}
+    definition = new_study(request.model_copy(update=own), command, over)
     return replace(
         definition,
         num_trials=len(points),
         planned=tuple(points),
         final_num_samples=samples,
-        name=definition.name if given["name"] else free_name(given["storage"], f"compare-{definition.corpus_name}"),
+        name=definition.name if request.name else free_name(request.storage, f"compare-{definition.corpus_name}"),
     )
 
 
@@ -142,7 +134,7 @@ def create(storage: Path, definition: Definition) -> Ledger:
     return Ledger.create(storage / definition.name, definition)
 
 
-def grid_points(sampler: str, space: SearchSpace, seed: int, num: int) -> tuple[dict[str, Any], ...]:
+def grid_points(sampler: str, space: SearchSpace, seed: int, num: int) -> tuple[Params, ...]:
     """Return the points of a grid in an order of the seed's, as many as are tried; none for other samplers."""
     if sampler != "grid":
         return ()
@@ -151,18 +143,18 @@ def grid_points(sampler: str, space: SearchSpace, seed: int, num: int) -> tuple[
     return tuple(points[:num])
 
 
-def resume_study(given: dict[str, Any]) -> Ledger:
+def resume_study(request: RunRequest) -> Ledger:
     """Open and lock a study to go on with; raise StudyError if it has ended or its corpus is another one."""
     from data.corpus import Corpus
 
-    ignored = [name for name in given if name not in RESUME_OPTIONS and given[name] not in (None, (), False)]
+    ignored = [name for name in RunRequest.model_fields if name in request.given - RESUME_OPTIONS]
     if ignored:
         names = ", ".join(OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in ignored)
         raise StudyError(f"--resume goes on with a study as it was defined; leave out {names}")
-    ledger = Ledger.open(given["storage"] / check_study_name(given["resume"], "--resume"))
+    ledger = Ledger.open(request.storage / check_study_name(request.resume or "", "--resume"))
     definition = ledger.definition
-    check_mps(given)
-    check_ray_address(given["address"])
+    check_mps(request)
+    check_ray_address(request.address)
     check_tracking_uri(definition.tracking_uri)
     ledger.lock()
     if Corpus.open(definition.corpus).fingerprint != definition.corpus_fingerprint:
@@ -170,17 +162,8 @@ def resume_study(given: dict[str, Any]) -> Ledger:
     return ledger
 
 
-def start(
-    ledger: Ledger,
-    *,
-    is_new: bool,
-    address: str | None,
-    time_budget_minutes: float | None = None,
-    max_gpu_hours: float | None = None,
-    show_report: bool = True,
-    mps: bool = False,
-) -> int:
-    """Run a study to its end or interruption, and say what came out; return the exit code."""
+def start(ledger: Ledger, request: RunRequest, *, show_report: bool = True) -> int:
+    """Run a study, new or resumed, to its end or interruption, and say what came out; return the exit code."""
     from study.console import make_console
     from study.execution.launch import Budget, run_study
     from study.execution.live import LiveView
@@ -194,19 +177,19 @@ def start(
         markup=False,
     )
     budget = Budget(
-        time_budget_minutes * 60 if time_budget_minutes is not None else None,
-        math.inf if max_gpu_hours is None else max_gpu_hours,
+        request.time_budget * 60 if request.time_budget is not None else None,
+        math.inf if request.max_gpu_hours is None else request.max_gpu_hours,
     )
     try:
-        shared = sharing(definition) if address is None else None
+        shared = sharing(definition) if request.address is None else None
         if shared is not None:
             progress.print(f"GPUs: {shared}", markup=False)
-        view = LiveView(definition, max_gpu_hours)
+        view = LiveView(definition, request.max_gpu_hours)
         memory = shared.memory_bytes if shared is not None else ()
-        with serving(definition.gpus_per_trial, memory) if mps else nullcontext():
-            outcome = run_study(ledger, view, address=address, budget=budget, with_report=show_report)
+        with serving(definition.gpus_per_trial, memory) if request.mps else nullcontext():
+            outcome = run_study(ledger, view, address=request.address, budget=budget, with_report=show_report)
     except (StudyError, CorpusError):
-        if is_new and not any(trial.started for trial in ledger.trials()):
+        if request.resume is None and not any(trial.started for trial in ledger.trials()):
             # Its name is free again: nothing has been tried.
             ledger.discard()
         raise
@@ -215,9 +198,9 @@ def start(
     return conclude(ledger, outcome, progress, show_report=show_report)
 
 
-def check_mps(given: dict[str, Any]) -> None:
+def check_mps(request: RunRequest) -> None:
     """Raise StudyError where MPS is asked for on a cluster, whose nodes start it themselves."""
-    if given.get("mps") and given["address"] is not None:
+    if request.mps and request.address is not None:
         raise StudyError("--mps starts MPS on this machine; on a cluster its nodes do (cluster.yaml): leave it out")
 
 
@@ -254,10 +237,10 @@ def check_choices(options: RunOptions) -> None:
 
     for kind, name, known in (
         ("sampler", options.sampler, SAMPLER_NAMES),
-        ("scheduler", options.scheduler, ("asha", "median", "none")),
+        ("scheduler", options.scheduler, SCHEDULER_NAMES),
     ):
         if name not in known:
-            raise StudyError(f"unknown {kind} {name!r}; expected one of {', '.join(known)}")
+            raise StudyError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
 
 
 def check_sampler(definition: Definition) -> None:
@@ -275,7 +258,7 @@ def num_trials(options: RunOptions, space: SearchSpace) -> int:
 
 
 def choose_gpus(
-    options: RunOptions, address: str | None, space: SearchSpace, corpus: Any, preset_share: float
+    options: RunOptions, address: str | None, space: SearchSpace, corpus: Corpus, preset_share: float
 ) -> float:
     """Return the share of a GPU that a trial gets: what was asked for, or as little as fits on this machine's GPUs.
 
@@ -298,7 +281,7 @@ def choose_gpus(
     return share
 
 
-def estimate(space: SearchSpace, corpus: Any) -> int:
+def estimate(space: SearchSpace, corpus: Corpus) -> int:
     """Return the bytes of GPU memory that the largest trial is estimated to need."""
     lengths = corpus.split("train").lengths
     return needed_bytes(space.largest, corpus.vocabulary_size, 2 + (int(lengths.max()) if len(lengths) else 0))

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from model.collapse import is_collapsed
+from study.epoch import Epoch, Stored
 from study.errors import StudyError
 from study.record.ledger import Ledger
 from study.record.states import State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
+from study.search.space import SCHEDULER_NAMES
 
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
+
+Result = Mapping[str, Stored]
+"""An epoch as Tune passes it on."""
 METRIC, EPOCH = "valid/nll", "epoch"
 BEHIND_NATS = 1e6
-SCHEDULER_NAMES = ("asha", "median", "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +33,11 @@ class EarlierTrial:
     """What a schedule asks of a trial that is over."""
 
     trial_id: str
-    config: dict[str, Any]
+    config: Mapping[str, Mapping[str, Mapping[str, str]]]
     status: str = "TERMINATED"
 
 
-def ranked(trial: Any, result: dict[str, Any], collapse_kl_nats: float) -> dict[str, Any] | None:
+def ranked(trial: Trial | EarlierTrial, result: Result, collapse_kl_nats: float) -> Result | None:
     """Return an epoch as schedules rank it: collapsed trials behind all others; None of a language model.
 
     A collapsed trial is a language model, and often a good one: it would end trials at its rungs that can win, which it
@@ -37,8 +45,10 @@ def ranked(trial: Any, result: dict[str, Any], collapse_kl_nats: float) -> dict[
     """
     if trial.config["settings"]["model"]["posterior"] == "none":
         return None
-    if METRIC in result and is_collapsed(result["valid/kl"], int(result["valid/au"]), collapse_kl_nats):
-        return result | {METRIC: result[METRIC] + BEHIND_NATS}
+    if METRIC in result and is_collapsed(
+        float(result["valid/kl"] or 0), int(result["valid/au"] or 0), collapse_kl_nats
+    ):
+        return {**result, METRIC: float(result[METRIC] or 0) + BEHIND_NATS}
     return result
 
 
@@ -47,12 +57,12 @@ class CollapseAware:
 
     collapse_kl_nats: float
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial | EarlierTrial, result: Result) -> str:
         """Return what to do with a trial after an epoch."""
         seen = ranked(trial, result, self.collapse_kl_nats)
         return "CONTINUE" if seen is None else str(super().on_trial_result(tune_controller, trial, seen))  # type: ignore[misc]
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial | EarlierTrial, result: Result) -> None:
         """Take the last epoch of a trial."""
         seen = ranked(trial, result, self.collapse_kl_nats)
         if seen is not None:
@@ -62,7 +72,7 @@ class CollapseAware:
 class CollapseAwareASHA(CollapseAware, ASHAScheduler):
     """ASHA on nll that knows collapse."""
 
-    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
+    def __init__(self, collapse_kl_nats: float, **options: float) -> None:
         super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
         self.collapse_kl_nats = collapse_kl_nats
 
@@ -70,13 +80,13 @@ class CollapseAwareASHA(CollapseAware, ASHAScheduler):
 class CollapseAwareMedian(CollapseAware, MedianStoppingRule):
     """The median rule on nll that knows collapse."""
 
-    def __init__(self, collapse_kl_nats: float, **options: Any) -> None:
+    def __init__(self, collapse_kl_nats: float, **options: float) -> None:
         super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
         self.collapse_kl_nats = collapse_kl_nats
 
-    def feed(self, trial: Any, rows: list[dict[str, Any]]) -> None:
+    def feed(self, trial: Trial | EarlierTrial, rows: Sequence[Epoch]) -> None:
         """Take epochs that are past: asked itself, it would stop trials of the past and refuse to hear more of them."""
-        seen = [ranked(trial, row, self.collapse_kl_nats) for row in rows]
+        seen = [ranked(trial, row.to_json(), self.collapse_kl_nats) for row in rows]
         if rows and None not in seen:
             self._results[trial].extend(seen)
 
@@ -116,11 +126,11 @@ def new_scheduler(definition: Definition) -> TrialScheduler:
 def earlier(definition: Definition, trial: TrialRecord) -> EarlierTrial:
     """Return a recorded trial as a schedule knows it."""
     try:
-        settings = definition.space.settings(trial.params).model_dump()
+        settings = definition.space.settings(trial.params)
     except StudyError:
         # A combination that was refused; it has no epochs that anything could be made of.
-        settings = definition.space.fixed.model_dump()
-    return EarlierTrial(f"earlier-{trial.number}", {"settings": settings})
+        settings = definition.space.fixed
+    return EarlierTrial(f"earlier-{trial.number}", {"settings": {"model": {"posterior": settings.model.posterior}}})
 
 
 def was_stopped(ledger: Ledger, number: int) -> bool:
@@ -137,41 +147,41 @@ def was_stopped(ledger: Ledger, number: int) -> bool:
     others = {each: earlier(definition, trial) for each, trial in records.items() if each != number}
     for trial in (own, *others.values()):
         schedule.on_trial_add(None, trial)
-    until = last.get("recorded_at", math.inf)
-    rows = [(row.get("recorded_at", 0.0), each, row) for each in others for row in records[each].rows]
-    for at, each, row in sorted(rows, key=lambda found: (found[0], found[1], found[2]["epoch"])):
+    until = math.inf if last.recorded_at is None else last.recorded_at
+    rows = [(row.recorded_at or 0.0, each, row) for each in others for row in records[each].rows]
+    for at, each, row in sorted(rows, key=lambda found: (found[0], found[1], found[2].number)):
         if at <= until:
             feed(schedule, others[each], [row])
     feed(schedule, own, ledger.rows(number)[:-1])
-    return str(schedule.on_trial_result(NoController, own, dict(last))) == "STOP"
+    return str(schedule.on_trial_result(NoController, own, last.to_json())) == "STOP"
 
 
 class NoController:
     """What a schedule asks Tune for, where none runs."""
 
     @staticmethod
-    def get_live_trials() -> list[Any]:
+    def get_live_trials() -> list[Trial]:
         """Return no trial."""
         return []
 
 
-def ended_by_schedule(rows: list[dict[str, Any]]) -> str:
+def ended_by_schedule(rows: Sequence[Epoch]) -> str:
     """Return why a trial was ended by its schedule."""
-    return f"worse than its peers at epoch {rows[-1]['epoch'] if rows else 0}"
+    return f"worse than its peers at epoch {rows[-1].number if rows else 0}"
 
 
-def replay(scheduler: TrialScheduler, trial: EarlierTrial, rows: list[dict[str, Any]]) -> None:
+def replay(scheduler: TrialScheduler, trial: EarlierTrial, rows: Sequence[Epoch]) -> None:
     """Show a schedule the epochs of a trial of an earlier run, so that its rungs stand as they stood."""
     scheduler.on_trial_add(None, trial)
     feed(scheduler, trial, rows)
     if rows:
-        scheduler.on_trial_complete(None, trial, dict(rows[-1]))
+        scheduler.on_trial_complete(None, trial, rows[-1].to_json())
 
 
-def feed(scheduler: TrialScheduler, trial: Any, rows: list[dict[str, Any]]) -> None:
+def feed(scheduler: TrialScheduler, trial: Trial | EarlierTrial, rows: Sequence[Epoch]) -> None:
     """Show a schedule some epochs that are past, whatever it decides."""
     if isinstance(scheduler, CollapseAwareMedian):
         scheduler.feed(trial, rows)
         return
     for row in rows:
-        scheduler.on_trial_result(None, trial, dict(row))
+        scheduler.on_trial_result(None, trial, row.to_json())

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from data.files import lock
 from study.config.stored import write_sealed
 from study.errors import StudyError
-from study.record.final_scores import FINAL, FINAL_SCORES, SAMPLES, read_final
+from study.record.final_scores import read_final
+from study.record.places import FINAL, FINAL_SCORES, LOCK, SAMPLES
 
 if TYPE_CHECKING:
+    from data.corpus import Corpus
     from study.config.settings import Settings
+    from study.epoch import Epoch
 
 
 GRACE_SECONDS = 60
@@ -26,43 +30,41 @@ FAILURE = "failure"
 """The result key under which a trial reports why it cannot go on, instead of an epoch."""
 
 
-def run_trial(config: dict[str, Any]) -> None:
+def run_trial(config: Mapping[str, object]) -> None:
     """Train a trial and report each epoch to Ray Tune; a retry goes on from the last checkpoint.
 
-    `config` holds `settings`, the `corpus` and trial `folder`s, `rows_seen` epochs that are on record,
-    the `cpus` and `gpus` that the trial was given, and the `final_num_samples` of a last evaluation.
+    `config` is a `Task` as Tune passes it on.
     """
     import torch
     from ray import tune
 
     from data.corpus import Corpus
-    from study.config.settings import Settings
     from study.execution import mps
+    from study.execution.task import Task
     from study.training.devices import limit_gpu_memory, system_metrics
     from study.training.loop import Diverged, train
 
-    torch.set_num_threads(max(1, int(config["cpus"])))
-    if config["gpus"] and mps.is_running():
+    task = Task.model_validate(config)
+    torch.set_num_threads(max(1, int(task.cpus)))
+    if task.gpus and mps.is_running():
         # Of a daemon that the node runs; before CUDA starts. Ray shows a trial one GPU.
-        for name, value in mps.limits(config["gpus"], mps.memory_bytes()[:1]).items():
+        for name, value in mps.limits(task.gpus, mps.memory_bytes()[:1]).items():
             os.environ.setdefault(name, value)
-    limit_gpu_memory(config["gpus"])
-    settings = Settings.model_validate(config["settings"])
-    corpus = Corpus.open(config["corpus"])
-    folder = Path(config["folder"])
-    start = partial(train, settings, corpus, folder, rows_seen=config["rows_seen"], share=config["gpus"])
+    limit_gpu_memory(task.gpus)
+    settings, corpus, folder = task.settings, Corpus.open(task.corpus), Path(task.folder)
+    start = partial(train, settings, corpus, folder, rows_seen=task.rows_seen, share=task.gpus)
     try:
         with alone_in(folder):
             reported = False
             for row in until_told_to_end(start):
-                if row["outcome"]:
+                if row.outcome:
                     write_samples(folder, corpus)
-                    write_final(folder, corpus, config["final_num_samples"], settings, config["gpus"])
-                tune.report(row | system_metrics() | {"node": os.uname().nodename})
+                    write_final(folder, corpus, task.final_num_samples, settings, task.gpus)
+                tune.report(replace(row.with_metrics(system_metrics()), node=os.uname().nodename).to_json())
                 reported = True
             if not reported:
                 # Every epoch was on record already; Tune must hear something of a trial.
-                tune.report({"epoch": config["rows_seen"]})
+                tune.report({"epoch": task.rows_seen})
     except Diverged as error:
         tune.report({FAILURE: str(error)})
     finally:
@@ -74,12 +76,12 @@ def run_trial(config: dict[str, Any]) -> None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold a trial's folder: a worker of a killed driver may live on in it for some seconds."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with (folder / LOCK).open("a") as stream:
+        lock(stream)
         yield
 
 
-def until_told_to_end(train: Callable[..., Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def until_told_to_end(train: Callable[..., Iterator[Epoch]]) -> Iterator[Epoch]:
     """Yield what `train(should_stop=...)` yields; a process told to end (SIGTERM) waits until it has stopped.
 
     Ray has the signal and Tune the main thread: what they leave to the trial's thread is the interpreter's exit.
@@ -103,7 +105,7 @@ def until_told_to_end(train: Callable[..., Iterator[dict[str, Any]]]) -> Iterato
         atexit.unregister(hold_exit)
 
 
-def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
+def write_samples(folder: Path, corpus: Corpus, num_rows: int = 16) -> None:
     """Write reconstructions of validation sequences and samples from the prior, by the best weights so far."""
     from study.inference.trained_model import TrainedModel
     from study.training.best_weights import best_folders
@@ -115,7 +117,7 @@ def write_samples(folder: Path, corpus: Any, num_rows: int = 16) -> None:
     write_sealed(folder / SAMPLES, table)
 
 
-def write_final(folder: Path, corpus: Any, num_samples: int, settings: Settings, share: float | None = None) -> None:
+def write_final(folder: Path, corpus: Corpus, num_samples: int, settings: Settings, share: float | None = None) -> None:
     """Evaluate the best weights on the test split: metrics, and each sequence's log-likelihood for pairing.
 
     Once: what is there already stays. Raises StudyError if that was of another number of importance samples.

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from study.config.settings import Params
+from study.epoch import Epoch, Stored
 from study.errors import StudyError, tells_of_full_disk
 from study.execution import mps
 from study.execution.failures import why_it_failed
 from study.execution.schedules import METRIC, earlier, ended_by_schedule, feed, replay, was_stopped
+from study.execution.task import Task
 from study.execution.trial import FAILURE
 from study.record.ledger import Ledger
 from study.record.states import COMPLETE, ENDS, INTERRUPTED, Ending, State, StudyEnd
+from study.record.trials import TrialRecord, make_record
 
 MPS_RETRIES = 16
 """How often a trial may fall with others on its GPU, beyond its own retries: each of them may be the cause once."""
@@ -38,8 +42,8 @@ class LedgerSearcher(Searcher):
         self.callback = callback
         self.left = ledger.num_left()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Return the configuration of the next trial, or FINISHED."""
+    def suggest(self, trial_id: str) -> dict[str, object] | str:
+        """Return the next trial's `Task` as Tune's configuration, or FINISHED."""
         definition = self.ledger.definition
         while self.left > 0:
             number, params = self.ledger.ask()
@@ -53,20 +57,20 @@ class LedgerSearcher(Searcher):
                 # A kill came between its last epoch and the note that this ended it.
                 self.callback.finish_on_record(number, params, *end)
                 continue
-            return {
-                "trial": number,
-                "params": params,
-                "settings": settings.model_dump(),
-                "corpus": definition.corpus,
-                "folder": str(self.ledger.trial_folder(number).absolute()),
-                "rows_seen": len(self.ledger.rows(number)),
-                "cpus": definition.cpus_per_trial,
-                "gpus": definition.gpus_per_trial,
-                "final_num_samples": definition.final_num_samples,
-            }
+            return Task(
+                trial=number,
+                params=params,
+                settings=settings,
+                corpus=definition.corpus,
+                folder=str(self.ledger.trial_folder(number).absolute()),
+                rows_seen=len(self.ledger.rows(number)),
+                cpus=definition.cpus_per_trial,
+                gpus=definition.gpus_per_trial,
+                final_num_samples=definition.final_num_samples,
+            ).model_dump()
         return Searcher.FINISHED  # type: ignore[no-any-return]
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Stored] | None = None, error: bool = False) -> None:
         """Nothing: the callback, which knows the reason, tells the ledger."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -80,7 +84,7 @@ class LedgerSearcher(Searcher):
 class LedgerCallback(Callback):
     """Records every epoch and every end of a trial, in the order: ledger, MLflow, the screen."""
 
-    def __init__(self, ledger: Ledger, on_change: Callable[[int, dict[str, Any], State, str], None]) -> None:
+    def __init__(self, ledger: Ledger, on_change: Callable[[TrialRecord], None]) -> None:
         self.ledger = ledger
         self.on_change = on_change
         self.states = {trial.number: trial.state for trial in ledger.trials() if trial.state in ENDS}
@@ -89,7 +93,7 @@ class LedgerCallback(Callback):
         self._shared_faults: dict[int, int] = {}
         self._known: set[int] = set()
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Note that a trial has a worker; show the schedule what it did before it was interrupted."""
         number = trial.config["trial"]
         if self.scheduler is not None and number not in self._known:
@@ -98,26 +102,26 @@ class LedgerCallback(Callback):
         self._note(trial, State.RUNNING)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, result: Mapping[str, Stored], **info: object
     ) -> None:
         """Record an epoch, or the reason why there is none."""
         number = trial.config["trial"]
         if FAILURE in result:
-            self._failures[number] = result[FAILURE]
+            self._failures[number] = str(result[FAILURE])
         elif METRIC in result:
-            row = {name: result[name] for name in result if is_recorded(name)}
-            if self.ledger.add_row(number, row):
+            row = {name: value for name, value in result.items() if is_recorded(name)}
+            if self.ledger.add_row(number, Epoch.from_json(row)):
                 # Retries count from the last epoch: a trial that goes on may lose its machine any number of times.
                 trial.run_metadata.num_failures = 0
                 self._note(trial, State.RUNNING)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Record the end of a trial: by itself, by collapse, by its own failure or by the schedule."""
         number = trial.config["trial"]
         rows = self.ledger.rows(number)
         if number in self._failures:
             self._finish(trial, State.FAILED, self._failures[number])
-        elif rows and rows[-1]["outcome"]:
+        elif rows and rows[-1].outcome:
             self._finish(trial, *self._own_end(rows))
         else:
             self._finish(trial, State.PRUNED, ended_by_schedule(rows))
@@ -127,26 +131,26 @@ class LedgerCallback(Callback):
         rows = self.ledger.rows(number)
         if not rows:
             return None
-        if rows[-1]["outcome"]:
+        if rows[-1].outcome:
             return self._own_end(rows)
         if was_stopped(self.ledger, number):
             return State.PRUNED, ended_by_schedule(rows)
         return None
 
-    def finish_on_record(self, number: int, params: dict[str, Any], state: State, reason: str) -> None:
+    def finish_on_record(self, number: int, params: Params, state: State, reason: str) -> None:
         """Record the end of a trial that an earlier run has seen; the schedule knows it from then on."""
         if self.scheduler is not None:
             record = next(trial for trial in self.ledger.trials() if trial.number == number)
             replay(self.scheduler, earlier(self.ledger.definition, record), record.rows)
         self.finish(number, params, state, reason)
 
-    def _own_end(self, rows: list[dict[str, Any]]) -> tuple[State, str]:
+    def _own_end(self, rows: Sequence[Epoch]) -> tuple[State, str]:
         settings = self.ledger.definition.space.fixed.evaluation
         reason = f"KL below {settings.collapse_kl_nats} nats and no active unit for {settings.collapse_epochs} epochs"
-        outcome = State(rows[-1]["outcome"])
+        outcome = State(rows[-1].outcome)
         return outcome, reason if outcome == State.COLLAPSED else ""
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Give back the retry of a trial that fell with its GPU's other clients, as often as `MPS_RETRIES` allows."""
         number = trial.config["trial"]
         is_shared = mps.is_running() and mps.is_fault(why_it_failed(trial))
@@ -154,7 +158,7 @@ class LedgerCallback(Callback):
             self._shared_faults[number] = self._shared_faults.get(number, 0) + 1
             trial.run_metadata.num_failures = max(0, trial.run_metadata.num_failures - 1)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Record a trial whose retries are spent; raise OSError if it was the disk that failed."""
         reason = why_it_failed(trial)
         if tells_of_full_disk(reason):
@@ -162,19 +166,20 @@ class LedgerCallback(Callback):
             raise OSError(reason)
         self._finish(trial, State.FAILED, reason)
 
-    def _finish(self, trial: Any, state: State, reason: str) -> None:
+    def _finish(self, trial: Trial, state: State, reason: str) -> None:
         self.finish(trial.config["trial"], trial.config["params"], state, reason)
 
-    def finish(self, number: int, params: dict[str, Any], state: State, reason: str) -> None:
+    def finish(self, number: int, params: Params, state: State, reason: str) -> None:
         """Record the end of a trial, and tell everyone."""
         rows = list(self.ledger.rows(number))
         state, reason = self.ledger.finish(number, state, reason)
         self.states[number] = state
-        self.on_change(number, {"params": params, "rows": rows}, state, reason)
+        self.on_change(make_record(self.ledger.definition, number, state, reason, params, rows))
 
-    def _note(self, trial: Any, state: State) -> None:
+    def _note(self, trial: Trial, state: State) -> None:
         number = trial.config["trial"]
-        self.on_change(number, {"params": trial.config["params"], "rows": self.ledger.rows(number)}, state, "")
+        rows = list(self.ledger.rows(number))
+        self.on_change(make_record(self.ledger.definition, number, state, "", trial.config["params"], rows))
 
 
 class EndOfStudy(Stopper):
@@ -189,11 +194,11 @@ class EndOfStudy(Stopper):
         self.stopping = False
         self.ending = COMPLETE
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave everything out of Tune's snapshot, which nothing is restored from."""
         return {}
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: Mapping[str, Stored]) -> bool:
         """Say whether one trial is over: never."""
         return False
 

@@ -24,8 +24,10 @@ from model.collapse import is_collapsed
 from model.network import pooling
 from model.network.vae import SequenceVAE
 from model.posterior import Posterior
-from model.registry import POOLINGS
+from study.config.settings import Settings
+from study.epoch import Epoch
 from study.errors import StudyError, first_line
+from study.inference.advice import advice
 from study.training.evaluation import NOISE_SEED, evaluating, score
 
 ALIKE = 0.9
@@ -52,14 +54,9 @@ class Diagnosis:
     advice: list[str]
     metrics: dict[str, Any] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return it as JSON values."""
         return asdict(self)
-
-
-def takes_few_states(pooling: str) -> bool:
-    """Say whether a pooling is known to take one state or two; a stranger's may be any."""
-    return pooling in POOLINGS and not POOLINGS[pooling].uses_all_states
 
 
 def diagnose_features(
@@ -99,7 +96,7 @@ def diagnose_features(
     metrics = posterior_metrics(posterior)
     metrics["cosine_by_pooling"] = cosines
     metrics["num_given"] = given
-    found = conclude(metrics, {})
+    found = conclude(metrics, None)
     if float(tensors["log_variance"].min()) > 0.0:
         found.findings.append(
             "log_variance is nowhere below 0: is it the variance itself? Then take its logarithm first"
@@ -156,7 +153,7 @@ def posterior_metrics(posterior: Posterior) -> dict[str, Any]:
 
 
 def diagnose_model(
-    network: SequenceVAE, split: Split, settings: dict[str, Any], history: list[dict[str, Any]], num: int = 500
+    network: SequenceVAE, split: Split, settings: Settings | None, history: list[Epoch], num: int = 500
 ) -> Diagnosis:
     """Diagnose a trained model on a split; `history` is its epochs, oldest first, empty where unknown."""
     if not network.settings.has_latent:
@@ -199,18 +196,18 @@ def is_collapsed_now(metrics: dict[str, Any]) -> bool:
     return is_collapsed(metrics["kl"], int(metrics["au"]))
 
 
-def collapsed_since(history: list[dict[str, Any]]) -> int | None:
+def collapsed_since(history: list[Epoch]) -> int | None:
     """Return the first epoch of the collapse that a run ended in, or None if it did not end in one."""
     since = None
     for row in reversed(history):
         if not is_collapsed(row["valid/kl"], int(row["valid/au"])):
             break
-        since = int(row["epoch"])
+        since = int(row.number)
     return since
 
 
-def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
-    """Return the diagnosis that metrics give; `settings` is the model's, empty for a stranger's."""
+def conclude(metrics: dict[str, Any], settings: Settings | None) -> Diagnosis:
+    """Return the diagnosis that metrics give; `settings` is the model's, None for a stranger's."""
     collapsed = is_collapsed_now(metrics)
     size = len(metrics["kl_by_dimension"])
     findings = [
@@ -248,59 +245,7 @@ def conclude(metrics: dict[str, Any], settings: dict[str, Any]) -> Diagnosis:
         verdict = f"not collapsed, but z carries little: less than {INFORMATIVE_NATS:g} nat about its input"
     else:
         return Diagnosis("not collapsed", findings, [], metrics)
-    return Diagnosis(verdict, findings, advice(metrics, settings), metrics)
-
-
-def advice(metrics: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """Return what to try for more use of z, in order: the cheap and effective first, each with what was measured.
-
-    The evidence is that of README and docs/results.md. Where the settings are unknown, nothing is left out.
-    """
-    objective, model, training = (settings.get(name, {}) for name in ("objective", "model", "training"))
-    found = []
-    if objective.get("kl_weight", 1.0) > 0.5 and objective.get("minimum_rate_nats") is None:
-        found.append(
-            "lower the final KL weight to 0.2 to 0.5 (objective.kl_weight): in the quick study every trial that"
-            " collapsed had one above 0.5"
-        )
-    if model.get("init", "uniform") == "uniform":
-        found.append(
-            "start from PyTorch's initialisation (model.init=default): on synthetic-topics at a KL weight of 1, pooled"
-            " encoders collapsed with 3 of 3 seeds from U(-0.01, 0.01), with none from PyTorch's"
-        )
-    by_pooling = metrics.get("cosine_by_pooling", {})
-    best = min(by_pooling, key=lambda name: by_pooling[name], default="mean")
-    # Where the states are known and the last are the least alike, pooling promises nothing.
-    if takes_few_states(model.get("pooling", "last")) and not (by_pooling and best == "last"):
-        choice, reason = (
-            "mean",
-            "at a KL weight of 0.4, pooled encoders carried 2 to 3 times the information on chat messages",
-        )
-        if by_pooling:
-            choice = best
-            reason = f"it lowers the cosine similarity here from {by_pooling['last']:.2f} to {by_pooling[best]:.2f}"
-        found.append(
-            f"pool the encoder's states ({choice}) instead of taking the last: {reason}; at a weight of 1 it was enough"
-            " on synthetic-topics, and not on PTB, short Yelp and chat messages"
-        )
-    if model.get("posterior", "gaussian") != "batch-norm":
-        found.append(
-            "bound the KL from below (method=bn-vae): it kept 2.4 to 3.1 nats on four corpora, at the plain VAE's cost"
-            " and at a likelihood no worse, by up to 0.9 nats better"
-        )
-    if objective.get("free_bits", "none") == "none" or not training.get("pretraining_epochs"):
-        found.append(
-            "pretrain as an autoencoder, reset the decoder, train with per-dimension free bits (method=autoencoder):"
-            " 7 nats of KL on four corpora, a third more training; compare its likelihood by `study evaluate --widen`"
-        )
-    found.append(
-        "weaken the decoder (model.word_dropout, model.input_dropout), or train the encoder first (method=aggressive),"
-        " which costs 6.5 to 7.6 times as much and all but collapsed on two of four corpora"
-    )
-    found.append(
-        "ask whether z is worth its cost here: if method=language-model has as low an nll, a collapsed model is right"
-    )
-    return found
+    return Diagnosis(verdict, findings, advice(settings, metrics.get("cosine_by_pooling", {})), metrics)
 
 
 def padded(features: list[Any], arrays: dict[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from data.corpus import Corpus
 from model.weights import DESCRIPTION
+from study.config.settings import Settings
 from study.errors import StudyError
 from study.inference.trained_model import TrainedModel
 from study.record.ledger import Ledger
+from study.record.places import BEST, DEFINITION, best_folder
 from study.record.trials import TrialRecord, best_trial
-from study.training.best_weights import BEST, best_folder
 from study.training.single import check_vocabulary
 
 
@@ -34,7 +37,7 @@ def model_folder(name: str, storage: Path) -> Path:
         if best is None:
             raise StudyError(f"no trial of {study} is feasible; name one by {study}:TRIAL")
         trial = best
-    folder = best_folder(ledger.trial_folder(trial.number), trial.best.get("epoch", 0))
+    folder = best_folder(ledger.trial_folder(trial.number), trial.best.number)
     if not folder.is_dir():
         raise StudyError(
             f"trial {trial.number} of {study} has no weights: it is {trial.state} ({trial.reason or 'no epoch yet'})"
@@ -54,9 +57,17 @@ def model_corpus(trained: TrainedModel, name: str, given: str | None, storage: P
     """Open the corpus to evaluate a model on; raise StudyError if it is unknown or has another vocabulary."""
     study = name.partition(":")[0]
     if given is None:
-        if not (storage / study / "study.json").is_file():
+        if not (storage / study / DEFINITION).is_file():
             raise StudyError("name the prepared corpus by --corpus DIR")
         given = Ledger.open(storage / study).definition.corpus
     corpus = Corpus.open(given)
     check_vocabulary(corpus, trained.vocabulary, trained.about)
     return corpus
+
+
+def settings_of(trained: TrainedModel) -> Settings | None:
+    """Return what a model was trained by; None where its description has no settings, or none that are still known."""
+    try:
+        return Settings.model_validate(trained.about.settings) if trained.about.settings else None
+    except ValidationError:
+        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from data.corpus import Corpus, Split
 from data.errors import CorpusError
@@ -14,11 +13,10 @@ from study.config.stored import read_sealed, write_sealed
 from study.errors import StudyError, StudyWarning
 from study.inference.trained_model import TrainedModel
 from study.record.ledger import Ledger
+from study.record.places import PORTRAIT, best_folder
 from study.record.trials import TrialRecord
-from study.training.best_weights import best_folder
 from study.training.evaluation import positions_of_maxima, score
 
-PORTRAIT = "portrait.json"
 NUM_TEXTS = 8
 
 
@@ -69,7 +67,7 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
 
     None where the weights or the corpus are gone, or without a latent variable. Writes nothing.
     """
-    epoch, stored = trial.best["epoch"], ledger.trial_folder(trial.number) / PORTRAIT
+    epoch, stored = trial.best.number, ledger.trial_folder(trial.number) / PORTRAIT
     if (found := read_portrait(stored)) is not None and found.epoch == epoch:
         return found
     folder = best_folder(ledger.trial_folder(trial.number), epoch)
@@ -97,7 +95,6 @@ def read_portrait(path: Path) -> Portrait | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = read_sealed(path, Portrait, "")
-        return Portrait(**content)
-    except (StudyError, TypeError):
+        return read_sealed(path, Portrait, "")
+    except StudyError:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from model import generation
 from model.diagnostics import active_dimensions
 from model.errors import ModelError
 from model.network.vae import SequenceVAE
-from model.weights import DESCRIPTION, describe, load_network
+from model.weights import DESCRIPTION, Description, describe, load_network
 from study.training.evaluation import evaluating
 
 BATCH_SIZE = 64
@@ -70,7 +69,7 @@ class TrainedModel:
     network: SequenceVAE
     vocabulary: Vocabulary
     cleaning: CleaningSettings
-    about: dict[str, Any]
+    about: Description
 
     @classmethod
     def open(cls, folder: Path | str, device: str | None = None) -> TrainedModel:
@@ -85,7 +84,7 @@ class TrainedModel:
                 f"{folder} is damaged: a vocabulary of {len(vocabulary)} for a network of {network.vocabulary_size}"
             )
         try:
-            cleaning = CleaningSettings.model_validate(about.get("cleaning", {}))
+            cleaning = CleaningSettings.model_validate(about.cleaning)
         except ValidationError as error:
             raise ModelError(f"{folder / DESCRIPTION} is damaged: {first_problem(error)}; train again") from None
         return cls(folder, network, vocabulary, cleaning, about)
@@ -172,7 +171,7 @@ class TrainedModel:
     @property
     def active_dimensions(self) -> list[int]:
         """The latent dimensions that were active on the validation split when training ended, the most active first."""
-        variance: list[float] = self.about.get("dimensions", {}).get("variance", [])
+        variance: list[float] = self.about.dimensions.get("variance", [])
         return active_dimensions(variance)
 
     def bleu(self, texts: list[str], decoding: Decoding = Decoding()) -> float:

@@ -10,18 +10,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from data.files import written_aside
 from study.errors import DamagedRecordError, StudyError, first_line, tells_of_full_disk
 from study.record.journal import mend
+from study.record.places import DATABASE
 from study.record.retrying import RetryingStorage
 from study.search.definition import Definition
 from study.search.samplers import make_sampler
 
-DATABASE = "optuna.db"
 NOT_DAMAGED = ("is locked", "is busy", "connection", "Connection", "readonly", "timeout", "unable to open")
 """Words of a database that is whole, but cannot be used now."""
 WAIT_SECONDS = 30.0
@@ -166,7 +166,7 @@ def damage_named(folder: Path) -> Iterator[None]:
 def trials(study: optuna.Study, folder: Path) -> list[optuna.trial.FrozenTrial]:
     """Return a study's trials, oldest first, as they are stored; raise StudyError if that is damaged."""
     with damage_named(folder):
-        found: list[Any] = study.get_trials(deepcopy=False)
+        found: list[FrozenTrial] = study.get_trials(deepcopy=False)
         if [trial.number for trial in found] != list(range(len(found))):
             raise DamagedRecordError(f"Optuna's database of {folder.name} is damaged: trials are missing from it")
         return found

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from study.config.stored import read_sealed
 from study.errors import StudyError
-
-FINAL, FINAL_SCORES, SAMPLES = "final.json", "final.safetensors", "samples.json"
+from study.record.places import FINAL, SAMPLES
 
 
 class FinalMetrics(BaseModel):
@@ -39,16 +37,16 @@ class SampleTexts(BaseModel):
     prior_sample: list[str]
 
 
-def read_final(folder: Path) -> dict[str, Any]:
+def read_final(folder: Path) -> dict[str, float | None]:
     """Return what the test split said of a trial; raise StudyError if the file is damaged."""
     again = "remove it, and the same command evaluates the trial again"
-    found: dict[str, Any] = read_sealed(folder / FINAL, FinalMetrics, again)
-    return found
+    return read_sealed(folder / FINAL, FinalMetrics, again).model_dump()
 
 
 def read_samples(folder: Path) -> dict[str, list[str]]:
     """Return the texts that a trial wrote at its end, by columns of equal length; raise StudyError if damaged."""
-    table: dict[str, list[str]] = read_sealed(folder / SAMPLES, SampleTexts, "remove it to go on without them")
+    found = read_sealed(folder / SAMPLES, SampleTexts, "remove it to go on without them")
+    table = {"input": found.input, "reconstruction": found.reconstruction, "prior_sample": found.prior_sample}
     if len({len(column) for column in table.values()}) > 1:
         raise StudyError(f"{folder / SAMPLES} is damaged: its columns differ in length; remove it")
     return table

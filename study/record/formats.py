@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+
+from study.config.settings import Params
 
 LINE_BREAK = "  \n"
 """Markdown's, between the lines of a description: MLflow shows its first 100 pixels until one asks for more."""
 
 
-def show_value(value: Any) -> str:
+def show_value(value: object) -> str:
     """Return a setting's or metric's value, short."""
     if isinstance(value, float):
         return f"{value:.3g}" if math.isfinite(value) else str(value)
     return str(value)
 
 
-def show_params(params: dict[str, Any]) -> str:
+def show_params(params: Params) -> str:
     """Return searched settings in one line, by their last names."""
     return "  ".join(f"{name.rsplit('.', 1)[-1]}={show_value(value)}" for name, value in params.items())
 

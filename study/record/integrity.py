@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from data.files import sealed
+from study.config.settings import Params
+from study.epoch import Epoch
 from study.record.proposal import VALUES_DIGEST, digest_of_values
 from study.record.states import State
 from study.search.definition import Definition
@@ -20,12 +21,12 @@ OPTUNA_STATES = {
 }
 
 
-def seal_of(params: dict[str, Any], state: State, reason: str) -> str:
+def seal_of(params: Params, state: State, reason: str) -> str:
     """Return a digest of what only the database knows of a trial that is over."""
     return str(sealed({"params": params, "state": state, "reason": reason})["digest"])
 
 
-def disagreement(trial: FrozenTrial, rows: list[dict[str, Any]], best: dict[str, Any], definition: Definition) -> str:
+def disagreement(trial: FrozenTrial, rows: list[Epoch], best: Epoch, definition: Definition) -> str:
     """Return in what a trial's database entry and its journal differ, or nothing."""
     unknown = trial.params.keys() - definition.space.ranges.keys()
     if unknown:
@@ -33,7 +34,7 @@ def disagreement(trial: FrozenTrial, rows: list[dict[str, Any]], best: dict[str,
     stored = trial.user_attrs.get(VALUES_DIGEST)
     if stored is not None and stored != digest_of_values(trial.params):
         return "its values in the database are not those that it was given"
-    journal = {row["epoch"]: float(row["valid/nll"]) for row in rows if "phase" not in row}
+    journal = {row.number: float(row["valid/nll"]) for row in rows if row.counts}
     for epoch, nll in trial.intermediate_values.items():
         if epoch not in journal:
             return f"the database knows epoch {epoch}, which is not in its journal of {len(rows)} epochs"
@@ -43,7 +44,7 @@ def disagreement(trial: FrozenTrial, rows: list[dict[str, Any]], best: dict[str,
 
 
 def of_ended(  # noqa: PLR0911 - one a difference
-    trial: FrozenTrial, rows: list[dict[str, Any]], best: dict[str, Any], definition: Definition, num_told: int
+    trial: FrozenTrial, rows: list[Epoch], best: Epoch, definition: Definition, num_told: int
 ) -> str:
     """Return in what they differ about a trial that is over, or nothing."""
     told, goal = trial.user_attrs, definition.goal
@@ -54,17 +55,18 @@ def of_ended(  # noqa: PLR0911 - one a difference
         return "its values, state or reason in the database are not those that were stored"
     if not goal.is_pareto and len(trial.intermediate_values) != num_told:
         return f"the database knows {len(trial.intermediate_values)} epochs, its journal has {num_told}"
-    if "seconds" in told and not equal(told["seconds"], rows[-1]["seconds"] if rows else 0.0):
-        return f"the database has {told['seconds']!r} seconds, its journal {rows[-1]['seconds'] if rows else 0.0!r}"
+    if "seconds" in told and not equal(told["seconds"], rows[-1].seconds if rows else 0.0):
+        return f"the database has {told['seconds']!r} seconds, its journal {rows[-1].seconds if rows else 0.0!r}"
     for name, value in told.items():
-        if name.startswith("best/") and not equal(value, best.get(f"valid/{name[5:]}", math.nan)):
+        if name.startswith("best/") and not equal(value, best.get(f"valid/{name[5:]}")):
             return f"its {name} is {value!r} in the database and {best.get(f'valid/{name[5:]}')!r} in its journal"
     if trial.state == TrialState.COMPLETE and not all(map(equal, trial.values or [], goal.values(best))):
         return f"its objective is {trial.values} in the database and {goal.values(best)} in its journal"
     return ""
 
 
-def equal(one: Any, other: Any) -> bool:
+def equal(one: object, other: object) -> bool:
     """Say whether two numbers are the same; so are two that are no number."""
-    numbers = isinstance(one, int | float) and isinstance(other, int | float)
-    return numbers and (one == other or (math.isnan(one) and math.isnan(other)))
+    if not isinstance(one, int | float) or not isinstance(other, int | float):
+        return False
+    return one == other or (math.isnan(one) and math.isnan(other))

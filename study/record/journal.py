@@ -7,8 +7,8 @@ import json
 import math
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 from data.files import (
     DamagedFileError,
@@ -16,21 +16,18 @@ from data.files import (
     read_bytes,
 )
 from study.config.stored import check_digest, free_path
+from study.epoch import Epoch, Stored
 from study.errors import StudyError
+from study.record.places import DEFINITION, JOURNAL
 
-DEFINITION = "study.json"
-"""The file that makes a folder a study's."""
-JOURNAL = "epochs.jsonl"
 MOST_BYTES = 2**30
 DIGEST = ', "digest": "'
-Value = int | float | str | None
-Kind = TypeVar("Kind")
 
 
 class DamagedJournalError(StudyError):
     """A trial's journal is not what was written; `rows` are the epochs before the damage."""
 
-    def __init__(self, message: str, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, message: str, rows: list[Epoch]) -> None:
         super().__init__(message)
         self.rows = rows
 
@@ -40,7 +37,7 @@ def study_names(storage: Path) -> list[str]:
     return sorted(path.parent.name for path in storage.glob(f"*/{DEFINITION}"))
 
 
-def read_journal(folder: Path) -> list[dict[str, Any]]:
+def read_journal(folder: Path) -> list[Epoch]:
     """Return a trial's epochs; a last line that was cut short by a crash does not count.
 
     Raises DamagedJournalError if a line is missing, was changed or is no epoch.
@@ -48,7 +45,7 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     path = folder / JOURNAL
     if not os.path.lexists(path):
         return []
-    rows: list[dict[str, Any]] = []
+    rows: list[Epoch] = []
     try:
         lines = read_bytes(path, MOST_BYTES).split(b"\n")[:-1]
     except DamagedFileError as error:
@@ -61,7 +58,7 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
             body, digest = split_digest(text)
             if is_digested:
                 check_digest(digest, next_digest(before, body), where)
-            rows.append(checked(parse_json(body if digest else text, dict[str, Value], where), rows, where))
+            rows.append(checked(parse_json(body if digest else text, dict[str, Stored], where), rows, where))
         except UnicodeDecodeError:
             raise DamagedJournalError(f"{where} is no text{mend(folder.parent.parent)}", rows) from None
         except DamagedFileError as error:
@@ -80,10 +77,10 @@ def storage_hint(storage: Path) -> str:
     return "" if storage == Path("runs") else f" --storage {shlex.quote(str(storage))}"
 
 
-def checked(row: dict[str, Any], before: list[dict[str, Any]], where: str) -> dict[str, Any]:
-    """Return a row; raise DamagedFileError unless it is an epoch that comes after those before it."""
+def checked(row: Mapping[str, Stored], before: list[Epoch], where: str) -> Epoch:
+    """Return the epoch of a line; raise DamagedFileError unless it is an epoch that comes after those before it."""
     epoch, seconds = row.get("epoch"), row.get("seconds")
-    if not isinstance(epoch, int) or epoch <= (before[-1]["epoch"] if before else 0):
+    if not isinstance(epoch, int) or epoch <= (before[-1].number if before else 0):
         raise DamagedFileError(f"{where}: expected the number of a later epoch, got {str(epoch)[:60]}")
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise DamagedFileError(f"{where}: expected seconds, got {str(seconds)[:60]}")
@@ -93,7 +90,7 @@ def checked(row: dict[str, Any], before: list[dict[str, Any]], where: str) -> di
     missing = {"valid/nll", "valid/kl", "valid/mi", "valid/au", "outcome"} - row.keys()
     if missing:
         raise DamagedFileError(f"{where} lacks {', '.join(sorted(missing))}")
-    return row
+    return Epoch.from_json(row)
 
 
 def split_digest(line: str) -> tuple[str, str]:
@@ -107,7 +104,7 @@ def next_digest(before: str, body: str) -> str:
     return hashlib.sha256(f"{before}{body}".encode()).hexdigest()[:16]
 
 
-def append_journal(folder: Path, row: dict[str, Any]) -> None:
+def append_journal(folder: Path, row: Epoch) -> None:
     """Append an epoch to a trial's journal, on disk before this returns; repair a line cut short before."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / JOURNAL).open("a+b") as stream:
@@ -117,7 +114,7 @@ def append_journal(folder: Path, row: dict[str, Any]) -> None:
         if whole != len(content):
             stream.truncate(whole)
         last = content[content.rfind(b"\n", 0, whole - 1) + 1 : whole - 1] if whole else b""
-        before, body = split_digest(last.decode())[1], json.dumps(row)
+        before, body = split_digest(last.decode())[1], json.dumps(row.to_json())
         # Of an older version's study, whose lines have none.
         line = f'{body[:-1]}{DIGEST}{next_digest(before, body)}"}}' if before or not last else body
         stream.write(line.encode() + b"\n")
@@ -125,7 +122,7 @@ def append_journal(folder: Path, row: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def rewrite_journal(folder: Path, rows: list[dict[str, Any]]) -> None:
+def rewrite_journal(folder: Path, rows: list[Epoch]) -> None:
     """Put a journal of these epochs in the place of a damaged one, which is kept beside it."""
     path = folder / JOURNAL
     if os.path.lexists(path):

@@ -8,32 +8,32 @@ and reports are made from this record and can be made again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import StringConstraints
 
-from data.files import HALF_WRITTEN, DamagedFileError, read_json, remove_files
+from data.files import HALF_WRITTEN, DamagedFileError, lock, read_json, remove_files
+from study.config.settings import Params
+from study.epoch import Epoch
 from study.errors import DamagedRecordError, StudyError, StudyWarning
 from study.record import database
-from study.record.database import DATABASE
 from study.record.integrity import disagreement, seal_of
-from study.record.journal import DEFINITION, append_journal, mend, read_journal, storage_hint, study_names
+from study.record.journal import append_journal, mend, read_journal, storage_hint, study_names
+from study.record.places import DATABASE, DEFINITION, JOURNAL, LOCK, RUN_IDS, TRIALS, trial_folder
 from study.record.proposal import FIXED, draw, pass_on_notes, store
 from study.record.states import State
-from study.record.trials import TrialRecord, best_row
+from study.record.trials import TrialRecord, best_row, make_record
 from study.search.definition import Definition, read_definition, write_definition
 from study.search.samplers import make_sampler
 
-LOCK, TRIALS, RUN_IDS = ".lock", "trials", "mlflow.json"
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{8,64}$")]
 """MLflow's name of a run."""
 OWN_FILES = (DEFINITION, *(f"{DATABASE}{end}" for end in ("", "-journal", "-wal", "-shm")), RUN_IDS, LOCK)
@@ -52,7 +52,7 @@ class Ledger:
         self._study: optuna.Study | None = None
         self._is_writer = False
         self._open: dict[int, optuna.Trial] = {}
-        self._rows: dict[int, list[dict[str, Any]]] = {}
+        self._rows: dict[int, list[Epoch]] = {}
         self._lock: IO[str] | None = None
 
     @classmethod
@@ -130,11 +130,7 @@ class Ledger:
         if not (self.folder / LOCK).exists():
             return False
         with (self.folder / LOCK).open() as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+            return not lock(stream, wait=False, shared=True)
 
     def discard(self) -> None:
         """Remove the record of a study that has tried nothing, file by file; whatever else is in its folder stays."""
@@ -152,20 +148,20 @@ class Ledger:
 
     def trial_folder(self, number: int) -> Path:
         """Return where a trial keeps its journal, checkpoints and best weights."""
-        return self.folder / TRIALS / f"{number:05d}"
+        return trial_folder(self.folder, number)
 
     def num_left(self) -> int:
         """Count the trials that are still to be handed out: new ones and interrupted ones."""
         taken = [trial for trial in self._frozen() if trial.state != TrialState.WAITING]
         return max(0, self.definition.num_trials - len(taken))
 
-    def enqueue(self, points: list[dict[str, Any]]) -> None:
+    def enqueue(self, points: list[Params]) -> None:
         """Have these searched values tried, in this order, before the sampler proposes any; once each."""
         study = self._for_writing()
         for point in points:
             study.enqueue_trial(point, skip_if_exists=True)
 
-    def extend(self, points: list[dict[str, Any]]) -> None:
+    def extend(self, points: list[Params]) -> None:
         """Have these searched values tried as well, each once however often it is asked for."""
         self.enqueue(points)
         self.definition = replace(self.definition, num_trials=len(self._frozen()))
@@ -185,7 +181,7 @@ class Ledger:
         self._rows.clear()
         return released
 
-    def ask(self) -> tuple[int, dict[str, Any]]:
+    def ask(self) -> tuple[int, Params]:
         """Take the next trial, an interrupted one first; return its number and its searched values.
 
         What a trial is given follows from the study's seed, its own number and what is known when it is first asked
@@ -219,29 +215,29 @@ class Ledger:
             # Of values to be tried, the ones that were left to the sampler.
             study._storage.set_trial_system_attr(waiting._trial_id, FIXED, drawn.params)
 
-    def rows(self, number: int) -> list[dict[str, Any]]:
+    def rows(self, number: int) -> list[Epoch]:
         """Return the epochs on record of a trial, oldest first."""
         if number in self._rows:
             return self._rows[number]
         return read_journal(self.trial_folder(number))
 
-    def add_row(self, number: int, row: dict[str, Any]) -> bool:
+    def add_row(self, number: int, row: Epoch) -> bool:
         """Record an epoch and when (`recorded_at`, seconds since 1970); return False if it is on record already."""
         rows = self._rows[number]
-        if row["epoch"] <= (rows[-1]["epoch"] if rows else 0):
+        if row.number <= (rows[-1].number if rows else 0):
             return False
-        row = row | {"recorded_at": round(time.time(), 3)}
+        row = replace(row, recorded_at=round(time.time(), 3))
         append_journal(self.trial_folder(number), row)
         rows.append(row)
         self._report(self._open[number], row)
         return True
 
-    def _report(self, trial: optuna.Trial, row: dict[str, Any]) -> None:
-        if not self.definition.goal.is_pareto and "phase" not in row:
+    def _report(self, trial: optuna.Trial, row: Epoch) -> None:
+        if not self.definition.goal.is_pareto and row.counts:
             with warnings.catch_warnings():
                 # Of an interrupted trial, epochs that Optuna has already.
                 warnings.simplefilter("ignore", UserWarning)
-                trial.report(row["valid/nll"], row["epoch"])
+                trial.report(row["valid/nll"], row.number)
 
     def finish(self, number: int, state: State, reason: str = "") -> tuple[State, str]:
         """Tell Optuna, once, what became of a trial: `complete`, `pruned`, `collapsed` or `failed`.
@@ -255,10 +251,9 @@ class Ledger:
             state, reason = State.FAILED, reason or "it ended before its first epoch"
         trial.set_user_attr("state", state.value)
         trial.set_user_attr("reason", reason)
-        trial.set_user_attr("seconds", rows[-1]["seconds"] if rows else 0.0)
-        for name, value in best.items():
-            if name.startswith("valid/"):
-                trial.set_user_attr(f"best/{name[6:]}", value)
+        trial.set_user_attr("seconds", rows[-1].seconds if rows else 0.0)
+        for name, value in best.valid.items():
+            trial.set_user_attr(f"best/{name}", value)
         with warnings.catch_warnings():
             # A kill may have come after they were set.
             warnings.simplefilter("ignore", UserWarning)
@@ -301,7 +296,7 @@ class Ledger:
                 problem = f"the record of trial {trial.number} of {name} is damaged: {problem}{mend(self.folder)}"
             yield self._record(trial, rows, run_ids), problem
         for folder in sorted((self.folder / TRIALS).glob("*[0-9]")):
-            if folder.name.isdecimal() and int(folder.name) >= len(frozen) and (folder / "epochs.jsonl").exists():
+            if folder.name.isdecimal() and int(folder.name) >= len(frozen) and (folder / JOURNAL).exists():
                 problem = f"{folder} has epochs of a trial that Optuna's database does not know"
                 yield None, f"the record of {name} is damaged: {problem}{mend(self.folder)}"
 
@@ -320,18 +315,15 @@ class Ledger:
     def _frozen(self) -> list[FrozenTrial]:
         return database.trials(self.study, self.folder)
 
-    def _record(self, trial: FrozenTrial, rows: list[dict[str, Any]], run_ids: dict[str, str]) -> TrialRecord:
-        best = best_row(rows, self.definition)
+    def _record(self, trial: FrozenTrial, rows: list[Epoch], run_ids: dict[str, str]) -> TrialRecord:
         waiting = State.WAITING if trial.state == TrialState.WAITING else State.RUNNING
-        return TrialRecord(
-            number=trial.number,
-            state=State(trial.user_attrs.get("state", State.FAILED)) if trial.state.is_finished() else waiting,
-            reason=trial.user_attrs.get("reason", ""),
-            params=dict(trial.params),
-            rows=rows,
-            seconds=rows[-1]["seconds"] if rows else 0.0,
-            feasible=bool(best) and self.definition.goal.is_feasible(best),
-            best=best,
+        return make_record(
+            self.definition,
+            trial.number,
+            State(trial.user_attrs.get("state", State.FAILED)) if trial.state.is_finished() else waiting,
+            trial.user_attrs.get("reason", ""),
+            dict(trial.params),
+            rows,
             run_id=run_ids.get(str(trial.number)),
             started=trial.datetime_start is not None,
         )
@@ -340,9 +332,7 @@ class Ledger:
 def exclusive_lock(folder: Path, name: str) -> IO[str]:
     """Lock a study's folder for this process; raise StudyError if another one has it."""
     stream = (folder / LOCK).open("a")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not lock(stream, wait=False):
         stream.close()
         raise StudyError(f"the study {name} is being run by another process; wait for it or stop it first") from None
     return stream

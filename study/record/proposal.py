@@ -7,13 +7,14 @@ on a storage that keeps the new trial in memory, and the finished trial is then 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Mapping
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from data.files import sealed
+from study.config.settings import Params
 from study.search.space import SearchSpace
 
 NEW = -1
@@ -32,9 +33,9 @@ class WithNewTrial:
     def __init__(self, storage: optuna.storages.BaseStorage, trial: FrozenTrial) -> None:
         self._storage = storage
         self.trial = trial
-        self.notes: dict[str, Any] = {}
+        self.notes: dict[str, object] = {}
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._storage, name)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -47,22 +48,26 @@ class WithNewTrial:
         self.trial.params[name] = distribution.to_external_repr(value)
         self.trial.distributions[name] = distribution
 
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+    def set_trial_system_attr(self, trial_id: int, key: str, value: object) -> None:
         """Keep what a sampler notes of the new trial."""
         assert trial_id == NEW
         self.trial.system_attrs[key] = value
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+    def set_study_system_attr(self, study_id: int, key: str, value: object) -> None:
         """Keep what a sampler notes of the study with the new trial, until both are stored."""
         self.notes[key] = value
 
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+    def get_study_system_attrs(self, study_id: int) -> dict[str, object]:
         """Return what samplers noted of the study."""
         return self._storage.get_study_system_attrs(study_id) | self.notes
 
 
 def draw(
-    study: optuna.Study, sampler: optuna.samplers.BaseSampler, space: SearchSpace, number: int, fixed: dict[str, Any]
+    study: optuna.Study,
+    sampler: optuna.samplers.BaseSampler,
+    space: SearchSpace,
+    number: int,
+    fixed: Mapping[str, object],
 ) -> FrozenTrial:
     """Return a trial with every value that applies, as trial `number` of the study would be given them; store nothing.
 
@@ -82,7 +87,7 @@ def draw(
     return trial
 
 
-def digest_of_values(values: dict[str, Any]) -> str:
+def digest_of_values(values: Params) -> str:
     """Return a digest of a trial's searched values."""
     return str(sealed(values)["digest"])
 

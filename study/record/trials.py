@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from model.collapse import is_collapsed
+from study.config.settings import Params
+from study.epoch import NO_EPOCH, Epoch
+from study.metrics import METRICS, WIDE
 from study.record.states import USABLE, State
 from study.search.definition import Definition
 from study.search.objective import pareto_front
-
-JSON_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "bits_per_byte", "dispersion")
-SEED_METRICS = ("nll", "elbo", "kl", "mi", "au", "dispersion")
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,59 @@ class TrialRecord:
     number: int
     state: State
     reason: str
-    params: dict[str, Any]
-    rows: list[dict[str, Any]] = field(repr=False)
-    seconds: float
+    """Why it ended as it did; empty where it needs none."""
+    params: Params
+    rows: Sequence[Epoch] = field(repr=False)
+    """Its epochs so far, oldest first."""
+    best: Epoch = field(repr=False)
+    """The best of them by the study's criterion; `NO_EPOCH` before the first one."""
     feasible: bool
-    best: dict[str, Any] = field(repr=False)
-    """The row of the best epoch; empty before the first one."""
-    run_id: str | None
-    started: bool
+    """Whether it may win: not collapsed and over every floor."""
+    run_id: str | None = None
+    """Its run in MLflow."""
+    started: bool = True
     """Whether it has ever been handed out: an enqueued trial waits before that."""
 
+    @property
+    def seconds(self) -> float:
+        """Time of training so far, validation included."""
+        return self.rows[-1].seconds if self.rows else 0.0
 
-def best_row(rows: list[dict[str, Any]], definition: Definition) -> dict[str, Any]:
-    """Return the row with the best validation by the study's criterion, or an empty one."""
+    @property
+    def epochs(self) -> int:
+        """Epochs so far: the number of the last."""
+        return self.rows[-1].number if self.rows else 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the trial is being trained."""
+        return self.state == State.RUNNING
+
+
+def make_record(
+    definition: Definition,
+    number: int,
+    state: State,
+    reason: str,
+    params: Params,
+    rows: Sequence[Epoch],
+    *,
+    run_id: str | None = None,
+    started: bool = True,
+) -> TrialRecord:
+    """Return a trial with what follows from its epochs: the best of them, and whether it may win."""
+    best = best_row(rows, definition)
+    return TrialRecord(number, state, reason, params, rows, best, definition.goal.is_feasible(best), run_id, started)
+
+
+def best_row(rows: Sequence[Epoch], definition: Definition) -> Epoch:
+    """Return the epoch with the best validation by the study's criterion, or `NO_EPOCH`."""
     criterion = f"valid/{definition.space.fixed.evaluation.criterion}"
-    finite = [row for row in rows if math.isfinite(row.get(criterion, math.nan)) and "phase" not in row]
-    return min(finite, key=lambda row: row[criterion], default={})
+    finite = [row for row in rows if math.isfinite(row.get(criterion)) and row.counts]
+    return min(finite, key=lambda row: row[criterion], default=NO_EPOCH)
 
 
-def json_line(trial: TrialRecord) -> dict[str, Any]:
+def json_line(trial: TrialRecord) -> dict[str, object]:
     """Return what `study report --json` prints of a trial; `valid` is of its best epoch."""
     return {
         "trial": trial.number,
@@ -52,7 +86,7 @@ def json_line(trial: TrialRecord) -> dict[str, Any]:
         "params": trial.params,
         "epochs": len(trial.rows),
         "seconds": trial.seconds,
-        "valid": {name: trial.best.get(f"valid/{name}") for name in JSON_METRICS},
+        "valid": {name: trial.best.metrics.get(f"valid/{name}") for name in METRICS},
         "feasible": trial.feasible,
         "run_id": trial.run_id,
     }
@@ -68,9 +102,9 @@ def trials_frame(trials: list[TrialRecord]) -> pl.DataFrame:
             "feasible": trial.feasible,
             "epochs": len(trial.rows),
             "seconds": trial.seconds,
-            "best_epoch": trial.best.get("epoch"),
+            "best_epoch": trial.best.number or None,
             **trial.params,
-            **{name: value for name, value in trial.best.items() if name.startswith("valid/")},
+            **{f"valid/{name}": value for name, value in trial.best.valid.items()},
             "run_id": trial.run_id,
         }
         for trial in trials
@@ -82,7 +116,7 @@ def trials_frame(trials: list[TrialRecord]) -> pl.DataFrame:
 def epochs_frame(trials: list[TrialRecord]) -> pl.DataFrame:
     """Return one row an epoch of each trial: its trial, state, settings and every metric."""
     rows = [
-        {"trial": trial.number, "state": trial.state.value, **trial.params, **row}
+        {"trial": trial.number, "state": trial.state.value, **trial.params, **row.to_json()}
         for trial in trials
         for row in trial.rows
     ]
@@ -94,7 +128,7 @@ def has_collapsed(definition: Definition, trial: TrialRecord) -> bool:
     """Say whether a trial was ended as collapsed, or ended collapsed where that ends none; a language model cannot."""
     if trial.state == State.COLLAPSED:
         return True
-    last = trial.rows[-1] if trial.rows and "valid/kl" in trial.rows[-1] else trial.best
+    last = trial.rows[-1] if trial.rows and "valid/kl" in trial.rows[-1].metrics else trial.best
     if not last or trial.params.get("method", definition.space.fixed.method) == "language-model":
         return False
     return is_collapsed(last["valid/kl"], int(last["valid/au"]), definition.goal.collapse_kl_nats)
@@ -131,7 +165,7 @@ def summary_metrics(definition: Definition, trials: list[TrialRecord]) -> dict[s
     summary["num/trials"] = float(len(trials))
     summary["seconds"] = sum(trial.seconds for trial in trials)
     if best is not None:
-        summary |= {f"best/{name[6:]}": float(value) for name, value in best.best.items() if name.startswith("valid/")}
+        summary |= {f"best/{name}": float(value) for name, value in best.best.valid.items()}
         summary["best/trial"] = float(best.number)
     return summary
 
@@ -150,11 +184,8 @@ def seeds_frame(trials: list[TrialRecord]) -> pl.DataFrame | None:
         .group_by(others or [pl.lit("all").alias("settings")])
         .agg(
             pl.len().alias("seeds"),
-            *[pl.col(f"valid/{name}").cast(pl.Float64).mean().alias(name) for name in SEED_METRICS],
-            *[
-                pl.col(f"valid/{name}").cast(pl.Float64).std().fill_null(0.0).alias(f"{name} sd")
-                for name in SEED_METRICS
-            ],
+            *[pl.col(f"valid/{name}").cast(pl.Float64).mean().alias(name) for name in WIDE],
+            *[pl.col(f"valid/{name}").cast(pl.Float64).std().fill_null(0.0).alias(f"{name} sd") for name in WIDE],
         )
         .sort("nll")
     )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from study.analysis.seed_noise import known_noise
 from study.config.stored import without_nan
 from study.errors import StudyError, StudyWarning
 from study.inference.portrait import portrait_of
-from study.record.final_scores import SAMPLES, read_samples
-from study.record.formats import show_number, show_params, show_value
+from study.metrics import METRICS, WIDE
+from study.record.final_scores import read_samples
+from study.record.formats import show_params, show_value
 from study.record.ledger import Ledger
 from study.record.markup import code as code_span
 from study.record.markup import code_block, prose
 from study.record.markup import plain as cell
+from study.record.places import SAMPLES
 from study.record.states import State
 from study.record.trials import TrialRecord, best_trial, counts, has_collapsed, pareto_trials
 from study.reporting.chart_style import Chart, save
@@ -33,11 +36,11 @@ from study.reporting.figures import FIGURES
 from study.reporting.model_figures import PORTRAITS
 from study.reporting.outputs import check_output, refuse_foreign
 from study.reporting.tables import seed_rows
+from study.search.space import Range
 
 WORDS = ("reconstructions", "interpolation")
 """Figures that a document has as tables, in which one can search and copy."""
 
-TABLE_METRICS = ("nll", "elbo", "kl", "mi", "au", "ppl", "dispersion")
 EMBED = """
 const wrap = (text, most) => text.split(" ").reduce((lines, word) => {
   const line = lines.at(-1) ? lines.at(-1) + " " + word : word;
@@ -82,12 +85,12 @@ def write_artifacts(ledger: Ledger, folder: Path) -> list[Path]:
     return [folder / "report.html", folder / "figures"]
 
 
-def render(content: dict[str, Any]) -> str:
+def render(content: Mapping[str, Any]) -> str:
     """Return what `gather` found as an HTML page."""
     return to_html("report.html.j2", content, content["charts"])
 
 
-def to_html(template: str, content: dict[str, Any], drawn: dict[str, Chart]) -> str:
+def to_html(template: str, content: Mapping[str, Any], drawn: dict[str, Chart]) -> str:
     """Return a page that draws these charts where its template names them."""
     charts = {name: chart.to_dict() for name, chart in drawn.items()}
     specs = {name: specification(chart) for name, chart in charts.items() if name not in WORDS}
@@ -170,7 +173,8 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "best": best,
         "best_settings": {} if best is None else best.params,
         "pareto": [table_row(trial) for trial in pareto_trials(trials)],
-        "metrics": TABLE_METRICS,
+        "metrics": WIDE,
+        "terms": [METRICS[name] for name in WIDE],
         "trials": [table_row(trial) for trial in trials],
         "seeds": seed_rows(trials),
         "pattern": collapse_pattern(definition, trials).to_dicts(),
@@ -205,7 +209,7 @@ def samples_of(ledger: Ledger, trial: TrialRecord | None, num: int = 8) -> list[
     return [dict(zip(table, row, strict=True)) for row in list(zip(*table.values(), strict=True))[:num]]
 
 
-def table_row(trial: TrialRecord) -> dict[str, Any]:
+def table_row(trial: TrialRecord) -> dict[str, object]:
     """Return a trial as a report's tables show it."""
     return {
         "trial": trial.number,
@@ -213,11 +217,11 @@ def table_row(trial: TrialRecord) -> dict[str, Any]:
         "epochs": len(trial.rows),
         "seconds": f"{trial.seconds:.0f}",
         "settings": show_params(trial.params),
-        **{name: show_number(trial.best.get(f"valid/{name}")) for name in TABLE_METRICS},
+        **{name: METRICS[name].show(trial.best.get(f"valid/{name}")) for name in WIDE},
     }
 
 
-def show_range(allowed: Any) -> str:
+def show_range(allowed: Range) -> str:
     """Return a search range in words."""
     if allowed.values is not None:
         return ", ".join(map(str, allowed.values))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import altair as alt
 import polars as pl
 
 from study.analysis.importance import importances
 from study.errors import StudyError
+from study.metrics import METRICS
 from study.record.formats import show_value
 from study.record.states import State
 from study.record.trials import TrialRecord, best_trial, epochs_frame, has_collapsed, pareto_trials, trials_frame
@@ -40,14 +40,6 @@ MOST_WORDS = 40
 
 MOST_PATHS = 300
 """Trials whose settings are drawn together at most."""
-
-AXES = {
-    "nll": "negative log-likelihood (nats a sequence)",
-    "mi": "mutual information of input and latent variable (nats)",
-    "kl": "KL divergence from the prior, the rate (nats a sequence)",
-    "dispersion": "mean cosine similarity of the encoder's features",
-}
-
 
 TITLES = {"mi": "use of the latent variable", "kl": "its rate"}
 
@@ -90,8 +82,8 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
     """
     usable = drawable(definition, trials)
     frame = plain(trials_frame(usable), definition)
-    x = alt.X(f"{over}:Q", title=AXES[over], scale=from_zero(frame, over))
-    y = alt.Y("nll:Q", title=AXES["nll"], scale=alt.Scale(zero=False, padding=16))
+    x = alt.X(f"{over}:Q", title=METRICS[over].title, scale=from_zero(frame, over))
+    y = alt.Y("nll:Q", title=METRICS["nll"].title, scale=alt.Scale(zero=False, padding=16))
     front = plain(trials_frame(pareto_trials(trials, over)), definition).select("mi", "kl", "nll")
     line = alt.Chart(front).mark_line(color="#888888", strokeDash=[4, 3]).encode(x=x, y=y, order=alt.Order(f"{over}:Q"))
     points = marks(frame).encode(x=x, y=y, tooltip=[name for name in frame.columns if name not in ("reason", "run_id")])
@@ -179,7 +171,7 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
 
 def scaled(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
     """Return a row for each trial and searched setting: its value, and its `place` in the searched range, 0 to 1."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for name, allowed in definition.space.ranges.items():
         if name not in frame.columns:
             continue
@@ -271,7 +263,7 @@ def dispersion_by_pooling(definition: Definition, trials: list[TrialRecord]) -> 
     """Draw how alike the encoder's features are, a point a trial, by pooling."""
     frame = plain(trials_frame(drawable(definition, trials)), definition).filter(pl.col("dispersion").is_not_nan())
     points = marks(frame).encode(
-        x=alt.X("dispersion:Q", title=AXES["dispersion"]),
+        x=alt.X("dispersion:Q", title=METRICS["dispersion"].title),
         y=alt.Y("pooling:N", title="pooling"),
         tooltip=["trial", "state", "pooling", "dispersion", "kl", "nll"],
     )
@@ -296,8 +288,8 @@ def studies_trade_off(studies: list[tuple[Definition, list[TrialRecord]]]) -> Ch
     colours = alt.Scale(domain=names, range=[COLOURS[place % len(COLOURS)] for place in range(len(names))])
     shapes = alt.Scale(domain=names, range=[SHAPES[place % len(SHAPES)] for place in range(len(names))])
     points = marks(frame).encode(
-        x=alt.X("mi:Q", title=AXES["mi"], scale=from_zero(frame, "mi")),
-        y=alt.Y("nll:Q", title=AXES["nll"], scale=alt.Scale(zero=False)),
+        x=alt.X("mi:Q", title=METRICS["mi"].title, scale=from_zero(frame, "mi")),
+        y=alt.Y("nll:Q", title=METRICS["nll"].title, scale=alt.Scale(zero=False)),
         fill=alt.Fill("study:N", title="study", scale=colours),
         stroke=alt.Stroke("study:N", title="study", scale=colours),
         shape=alt.Shape("study:N", title="study", scale=shapes),

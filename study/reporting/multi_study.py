@@ -9,15 +9,15 @@ from rich.table import Table
 from data.files import write_text
 from study.analysis.findings import answer
 from study.analysis.seed_noise import known_noise, seed_noise
-from study.record.formats import show_number, show_params
+from study.metrics import METRICS, SHOWN
+from study.record.formats import show_params
 from study.record.ledger import Ledger
 from study.record.trials import TrialRecord, best_trial, counts
 from study.reporting.document import check_target, now, to_html
 from study.reporting.figures import studies_trade_off
 from study.search.definition import Definition
 
-METRICS = ("nll", "kl", "mi", "au", "ppl")
-COLUMNS = ("study", "corpus", "trials", *METRICS, "seed s.d.", "hours", "best settings")
+COLUMNS = ("study", "corpus", "trials", *SHOWN, "seed s.d.", "hours", "best settings")
 
 
 def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[str]]:
@@ -25,7 +25,9 @@ def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[s
     rows = []
     for definition, trials in studies:
         best = best_trial(trials)
-        cells = ["-"] * len(METRICS) if best is None else [show_number(best.best[f"valid/{name}"]) for name in METRICS]
+        cells = (
+            ["-"] * len(SHOWN) if best is None else [METRICS[name].show(best.best[f"valid/{name}"]) for name in SHOWN]
+        )
         states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
         noise, settings = seed_noise(trials)
         rows.append(

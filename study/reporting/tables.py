@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from study.record.formats import LINE_BREAK, mean_and_spread, show_number, show_params, show_value
+from study.epoch import Epoch
+from study.metrics import METRICS, SHOWN, WIDE
+from study.record.formats import LINE_BREAK, mean_and_spread, show_params, show_value
 from study.record.markup import code
 from study.record.states import State
 from study.record.trials import (
-    SEED_METRICS,
     TrialRecord,
     best_trial,
     counts,
@@ -55,15 +55,12 @@ def verdict(trials: list[TrialRecord]) -> str:
     )
 
 
-def metric_cells(best: dict[str, Any]) -> list[str]:
+def metric_cells(best: Epoch) -> list[str]:
     """Return the cells that every table of trials shows of a best epoch."""
-    if not best:
-        return ["-"] * 6
-    nll, kl, mi, cosine = (show_number(best[f"valid/{name}"]) for name in ("nll", "kl", "mi", "dispersion"))
-    return [nll, kl, mi, str(best["valid/au"]), f"{best['valid/ppl']:.1f}", cosine]
+    return [METRICS[name].show(best.get(f"valid/{name}")) for name in SHOWN]
 
 
-METRIC_COLUMNS = ("NLL", "KL", "MI", "AU", "PPL", "cosine")
+METRIC_COLUMNS = tuple(METRICS[name].heading for name in SHOWN)
 
 
 def trial_table(title: str, trials: list[TrialRecord]) -> Table:
@@ -86,7 +83,7 @@ def by_pooling(trials: list[TrialRecord]) -> Table | None:
     grouped = frame.group_by("model.pooling").agg(
         pl.len().alias("trials"),
         (~pl.col("feasible")).sum().alias("collapsed or under a floor"),
-        *[pl.col(f"valid/{name}").median().alias(name) for name in ("nll", "kl", "mi", "au", "dispersion")],
+        *[pl.col(f"valid/{name}").median().alias(name) for name in SHOWN],
     )
     table = Table(
         title="Median over trials by pooling, each at its best epoch; those ended early had fewer",
@@ -111,11 +108,11 @@ def seed_rows(trials: list[TrialRecord]) -> tuple[list[str], list[list[str]]] | 
         [
             *(show_value(row[name]) for name in others),
             str(row["seeds"]),
-            *(mean_and_spread(row[name], row[f"{name} sd"]) for name in SEED_METRICS),
+            *(mean_and_spread(row[name], row[f"{name} sd"]) for name in WIDE),
         ]
         for row in frame.iter_rows(named=True)
     ]
-    return [*(name.rsplit(".", 1)[-1] for name in others), "seeds", *SEED_METRICS], rows
+    return [*(name.rsplit(".", 1)[-1] for name in others), "seeds", *WIDE], rows
 
 
 def over_seeds(trials: list[TrialRecord]) -> Table | None:
@@ -125,7 +122,7 @@ def over_seeds(trials: list[TrialRecord]) -> Table | None:
         return None
     table = Table(title="Mean ± standard deviation over seeds", title_justify="left", box=None, pad_edge=False)
     for name in found[0]:
-        table.add_column(name, justify="right" if name in (*SEED_METRICS, "seeds") else "left")
+        table.add_column(name, justify="right" if name in (*WIDE, "seeds") else "left")
     for row in found[1]:
         table.add_row(*row)
     return table

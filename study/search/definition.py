@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data.files import DamagedFileError, check_type, first_problem, read_json, sealed
+from data.files import DamagedFileError, first_problem, read_json, sealed
+from study.config.settings import Params
 from study.config.stored import without_nan, write_json
 from study.errors import StudyError, StudyWarning, first_line
 from study.search.objective import Goal
-from study.search.space import SamplerName, SearchSpace
+from study.search.space import SamplerName, SchedulerName, SearchSpace
 
 SCHEMA_VERSION = 1
-SchedulerName = Literal["asha", "median", "none"]
 BY_HAND = (
     "name",
     "corpus",
@@ -61,10 +61,10 @@ class Definition:
     command: str = ""
     provenance: dict[str, str] = field(default_factory=dict)
     """The versions of what its results depend on, and the commit, when it was started; empty of older studies."""
-    planned: tuple[dict[str, Any], ...] = ()
+    planned: tuple[Params, ...] = ()
     """Searched values that are tried first, in this order, before the sampler proposes any."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the definition as JSON values."""
         return self.__dict__ | {
             "schema_version": SCHEMA_VERSION,
@@ -74,14 +74,18 @@ class Definition:
         }
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Definition:
-        """Rebuild a definition that `to_json` made; raise KeyError, TypeError or ValueError if it is none."""
-        rest = dict(stored)
-        if rest.pop("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"expected schema version {SCHEMA_VERSION}, got {stored['schema_version']}")
-        space, goal = SearchSpace.from_json(rest.pop("space")), Goal.from_json(rest.pop("goal"))
-        planned = tuple(rest.pop("planned", ()))
-        return cls(space=space, goal=goal, planned=planned, **rest)
+    def from_json(cls, stored: Mapping[str, object]) -> Definition:
+        """Rebuild a definition that `to_json` made; raise ValueError (pydantic's of wrong types too) if it is none."""
+        found = Stored.model_validate(stored)
+        if found.schema_version != SCHEMA_VERSION:
+            raise ValueError(f"expected schema version {SCHEMA_VERSION}, got {found.schema_version}")
+        own = ("schema_version", "space", "goal", "planned")
+        return cls(
+            space=SearchSpace.from_json(found.space),
+            goal=Goal.from_json(found.goal),
+            planned=tuple(found.planned),
+            **{name: getattr(found, name) for name in Stored.model_fields if name not in own},
+        )
 
 
 class Stored(BaseModel):
@@ -95,8 +99,8 @@ class Stored(BaseModel):
     corpus: str
     corpus_name: str
     corpus_fingerprint: str
-    space: dict[str, Any]
-    goal: dict[str, Any]
+    space: dict[str, object]
+    goal: dict[str, object]
     num_trials: int = Field(ge=0)
     sampler: SamplerName = "tpe"
     scheduler: SchedulerName = "asha"
@@ -111,12 +115,12 @@ class Stored(BaseModel):
     optuna_url: str = ""
     command: str = ""
     provenance: dict[str, str] = {}
-    planned: list[dict[str, Any]] = []
+    planned: list[Params] = []
 
 
 def write_definition(path: Path, definition: Definition) -> None:
     """Write a definition, with a digest of what decides its numbers and one of the rest."""
-    content = without_nan(definition.to_json())
+    content = {name: without_nan(value) for name, value in definition.to_json().items()}
     write_json(path, content | {"digests": digests(content)})
 
 
@@ -126,9 +130,8 @@ def read_definition(path: Path) -> Definition:
     Other changes are taken with a StudyWarning: somebody made them by hand.
     """
     try:
-        content: dict[str, Any] = read_json(path, dict[str, Any])
+        content: dict[str, object] = read_json(path, dict[str, object])
         stored = content.pop("digests", None)
-        check_type(content, Stored, path)
         definition = Definition.from_json(content)
     except ValidationError as error:
         raise StudyError(f"{path} does not define a study: {first_problem(error)}; it is foreign or damaged") from None
@@ -146,8 +149,8 @@ def read_definition(path: Path) -> Definition:
     return definition
 
 
-def digests(content: dict[str, Any]) -> dict[str, str]:
+def digests(content: Mapping[str, object]) -> dict[str, str]:
     """Return the digests of a definition's JSON: of what decides a trial's numbers, and of the rest."""
     deciding = {name: value for name, value in content.items() if name not in BY_HAND}
     rest = {name: value for name, value in content.items() if name in BY_HAND}
-    return {"deciding": sealed(deciding)["digest"], "rest": sealed(rest)["digest"]}
+    return {"deciding": str(sealed(deciding)["digest"]), "rest": str(sealed(rest)["digest"])}

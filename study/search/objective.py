@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
+from study.epoch import Epoch
 from study.errors import StudyError
-
-FLOOR_METRICS = ("au", "mi", "kl")
+from study.metrics import FLOORS
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Goal:
         parsed: list[tuple[str, float]] = []
         for floor in floors:
             match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.eE+-]+)\s*", floor)
-            if match is None or match[1] not in FLOOR_METRICS:
-                raise StudyError(f"expected --floor METRIC=VALUE with one of {', '.join(FLOOR_METRICS)}, got {floor!r}")
+            if match is None or match[1] not in FLOORS:
+                raise StudyError(f"expected --floor METRIC=VALUE with one of {', '.join(FLOORS)}, got {floor!r}")
             try:
                 least = float(match[2])
             except ValueError:
@@ -65,11 +66,11 @@ class Goal:
         """The name of each value."""
         return ["valid/nll", "valid/mi"] if self.is_pareto else ["valid/nll"]
 
-    def values(self, best: dict[str, Any]) -> list[float]:
+    def values(self, best: Epoch) -> list[float]:
         """Return the values of a trial whose best epoch is this."""
         return [float(best[name]) for name in self.metric_names]
 
-    def constraints(self, best: dict[str, Any]) -> dict[str, float]:
+    def constraints(self, best: Epoch) -> dict[str, float]:
         """Return by how much a trial misses each condition, at most 0 where it holds; nothing without an epoch."""
         if not best:
             return {}
@@ -77,11 +78,11 @@ class Goal:
         violations = {"not collapsed": shortfall if best["valid/au"] == 0 else min(shortfall, 0.0)}
         return violations | {f"{name} floor": least - best[f"valid/{name}"] for name, least in self.floors}
 
-    def is_feasible(self, best: dict[str, Any]) -> bool:
-        """Say whether a trial with this best epoch may win."""
-        return all(violation <= 0 for violation in self.constraints(best).values())
+    def is_feasible(self, best: Epoch) -> bool:
+        """Say whether a trial with this best epoch may win; one without any may not."""
+        return bool(best) and all(violation <= 0 for violation in self.constraints(best).values())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return what `from_json` rebuilds the goal from."""
         return {
             "name": self.name,
@@ -90,10 +91,9 @@ class Goal:
         }
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Goal:
-        """Rebuild a goal that `to_json` stored."""
-        floors = tuple((name, value) for name, value in stored["floors"])
-        return cls(stored["name"], floors, stored["collapse_kl_nats"])
+    def from_json(cls, stored: Mapping[str, object]) -> Goal:
+        """Rebuild a goal that `to_json` stored; raise ValueError if it is none."""
+        return TypeAdapter(cls).validate_python(stored)
 
 
 def pareto_front(points: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Literal, cast, get_args
 
 import optuna
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -11,10 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from model.annealing import ANNEALING_NAMES
 from model.registry import POOLING_NAMES, poolings_with
 from study.config.methods import METHODS, PLAIN, method_settings
-from study.config.settings import Settings, check_name, flatten, nest, validate
+from study.config.settings import Params, Settings, Table, Value, check_name, flatten, nest, validate
 from study.errors import StudyError
-
-Value = bool | int | float | str
 
 
 class Range(BaseModel):
@@ -62,14 +61,14 @@ class Range(BaseModel):
         assert self.high is not None
         return (self.low, self.high)
 
-    def place(self, value: Any) -> float:
+    def place(self, value: Value) -> float:
         """Return where a value lies in the range, from 0 to 1; in the logarithm where that is what is searched."""
         if self.values is not None:
             return self.values.index(value) / max(1, len(self.values) - 1)
         assert self.low is not None
         assert self.high is not None
-        low, high, value = (math.log(it) if self.log else it for it in (self.low, self.high, value))
-        return float((value - low) / (high - low))
+        low, high, place = (math.log(it) if self.log else float(it) for it in (self.low, self.high, float(value)))
+        return (place - low) / (high - low)
 
     def grid(self, points: int = 4) -> list[Value]:
         """Return the values of a grid: all of a list, some of an interval, evenly in its own scale."""
@@ -125,6 +124,14 @@ SWITCHES = frozenset(PLAIN) - {"objective.kl_weight", "objective.initial_kl_weig
 """What tells methods apart: given beside several methods, it would make one of them out of another."""
 
 
+class StoredSpace(BaseModel):
+    """What `SearchSpace.to_json` makes."""
+
+    fixed: Settings
+    ranges: dict[str, Range]
+    kept: frozenset[str] = frozenset()
+
+
 class SearchSpace:
     """The settings held fixed, and a range for each that is searched."""
 
@@ -137,7 +144,7 @@ class SearchSpace:
             for value in values.ends():
                 self.settings({name: value})
 
-    def applies(self, name: str, values: dict[str, Any]) -> bool:
+    def applies(self, name: str, values: Mapping[str, Value]) -> bool:
         """Say whether a searched setting means anything, given the values chosen so far."""
         if name in OF_ENCODER and values.get("method", self.fixed.method) == "language-model":
             return False
@@ -147,15 +154,15 @@ class SearchSpace:
         table, leaf = other.split(".")
         return values.get(other, getattr(getattr(self.fixed, table), leaf)) in meaningful
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+    def suggest(self, trial: optuna.Trial) -> Params:
         """Ask an Optuna trial for each searched setting that applies."""
-        values: dict[str, Value] = {}
+        values: Params = {}
         for name, allowed in self.ranges.items():
             if self.applies(name, values):
                 values[name] = allowed.suggest(trial, name)
         return values
 
-    def settings(self, values: dict[str, Any]) -> Settings:
+    def settings(self, values: Mapping[str, Value]) -> Settings:
         """Return the settings of a trial with these searched values."""
         return self.fixed.with_values(values, self.kept)
 
@@ -201,32 +208,30 @@ class SearchSpace:
         fraction = self.ranges.get("objective.annealing_fraction", Range(values=(objective.annealing_fraction,)))
         return float(max(fraction.ends()))
 
-    def grid(self) -> list[dict[str, Any]]:
+    def grid(self) -> list[Params]:
         """Return every point of the space's grid, without settings that do not apply, each once."""
-        points: list[dict[str, Any]] = [{}]
+        points: list[Params] = [{}]
         for name, allowed in self.ranges.items():
             points = [
-                {**point, name: value} if self.applies(name, point) else point
+                each
                 for point in points
-                for value in (allowed.grid() if self.applies(name, point) else [None])
+                for each in ([{**point, name: v} for v in allowed.grid()] if self.applies(name, point) else [point])
             ]
         return points
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return what `from_json` rebuilds the space from."""
         ranges = {name: allowed.model_dump(exclude_defaults=True) for name, allowed in self.ranges.items()}
         return {"fixed": self.fixed.model_dump(), "ranges": ranges, "kept": sorted(self.kept)}
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> SearchSpace:
-        """Rebuild a space that `to_json` stored."""
-        ranges = {name: Range.model_validate(allowed) for name, allowed in stored["ranges"].items()}
-        return cls(Settings.model_validate(stored["fixed"]), ranges, frozenset(stored.get("kept", ())))
+    def from_json(cls, stored: Mapping[str, object]) -> SearchSpace:
+        """Rebuild a space that `to_json` stored; raise ValueError if it is none."""
+        found = StoredSpace.model_validate(stored)
+        return cls(found.fixed, found.ranges, found.kept)
 
 
-def build_space(
-    layers: list[dict[str, Any]], also: tuple[str, ...] = (), by_hand: frozenset[str] = frozenset()
-) -> SearchSpace:
+def build_space(layers: list[Table], also: tuple[str, ...] = (), by_hand: frozenset[str] = frozenset()) -> SearchSpace:
     """Return the space that tables of settings, later ones winning, leave of the default one.
 
     A setting that a table gives is held fixed; one that its `[search]` table names is searched there
@@ -234,11 +239,11 @@ def build_space(
     is given `by_hand` holds for all of them, and the rest is each method's own. Raises StudyError.
     """
     ranges: dict[str, Range] = dict(SEARCHED)
-    given: dict[str, Any] = {}
+    given: dict[str, object] = {}
     for layer in layers:
         flat = flatten({name: table for name, table in layer.items() if name != "search"})
         if flat.get("method") in METHODS:
-            flat = method_settings(flat["method"]) | flat
+            flat = method_settings(str(flat["method"])) | flat
         given |= flat
         ranges = {name: allowed for name, allowed in ranges.items() if name not in flat}
         if not isinstance(layer.get("search", {}), dict):
@@ -269,7 +274,7 @@ def build_space(
     return SearchSpace(validate(nest(given)), ranges, frozenset(kept))
 
 
-def parse_range(name: str, stored: Any) -> Range:
+def parse_range(name: str, stored: object) -> Range:
     """Check one entry of a `[search]` table; raise StudyError."""
     try:
         found = Range.model_validate(stored if isinstance(stored, dict) else {"values": stored})
@@ -286,3 +291,5 @@ def parse_range(name: str, stored: Any) -> Range:
 
 
 SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cma-es", "nsga2"]
+SchedulerName = Literal["asha", "median", "none"]
+SCHEDULER_NAMES: tuple[str, ...] = get_args(SchedulerName)

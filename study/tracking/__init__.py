@@ -1,4 +1,3 @@
 """MLflow, and nothing outside this package speaks to it."""
 
 from study.tracking.tracker import Tracker as Tracker
-from study.tracking.tracker import View as View

@@ -19,6 +19,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from study.record import database
 from study.record.ledger import Ledger
+from study.record.places import DATABASE
 
 LOOPBACK = "127.0.0.1"
 REFRESH_SECONDS = 2.0
@@ -92,9 +93,9 @@ def serve(storage: Path, name: str, port: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, ended = Path(scratch), threading.Event()
         if not ledger.definition.optuna_url:
-            source = ledger.folder / database.DATABASE
-            copy_database(source, folder / database.DATABASE)
-            arguments = (source, folder / database.DATABASE, ended)
+            source = ledger.folder / DATABASE
+            copy_database(source, folder / DATABASE)
+            arguments = (source, folder / DATABASE, ended)
             threading.Thread(target=keep_copied, args=arguments, daemon=True).start()
         study = database.connect(folder, ledger.definition, writing=False)
         application = Guarded(wsgi(study._storage), port)

@@ -7,8 +7,9 @@ the page's address. It is the UI's own business and may change with MLflow: with
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from study.config.settings import Params
+from study.metrics import SHOWN
 from study.search.definition import Definition
 from study.search.space import CONDITIONS
 
@@ -29,10 +30,9 @@ SECTIONS = {"study": "Likelihood and use of z", "valid": "valid", "best": "best"
 """Sections of charts by id: the study's own, then, closed, one for each group of metrics by MLflow's custom."""
 
 TAG_CHARACTERS = 5000
-COLUMNS = ("nll", "kl", "mi", "au", "ppl", "dispersion")
 
 
-def settings_tag(params: dict[str, Any]) -> str:
+def settings_tag(params: Params) -> str:
     """Return a trial's searched settings, all but its seed, in one line."""
     return ", ".join(
         f"{name.rsplit('.', 1)[-1]}={value:.4g}" if isinstance(value, float) else f"{name.rsplit('.', 1)[-1]}={value}"
@@ -52,7 +52,7 @@ def overview(definition: Definition) -> str | None:
         chart("settings", "PARALLEL", selectedParams=searched, selectedMetrics=["best/nll"], showAllRuns=True),
     ]
     columns = ["tags.`state`"]
-    columns += [f"metrics.`best/{name}`" for name in COLUMNS]
+    columns += [f"metrics.`best/{name}`" for name in SHOWN]
     columns += [f"params.`{name}`" for name in definition.space.ranges]
     grouping = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": SETTINGS_TAG}]}
     state = {
@@ -72,18 +72,18 @@ def overview(definition: Definition) -> str | None:
     return text if len(text) <= TAG_CHARACTERS else None
 
 
-def chart(name: str, kind: str, **fields: Any) -> dict[str, Any]:
+def chart(name: str, kind: str, **fields: object) -> dict[str, object]:
     """Return a chart of MLflow's page, by a name that is nowhere shown."""
     return {"uuid": name, "type": kind, "metricSectionId": "study", "deleted": False, "isGenerated": False} | fields
 
 
-def scatter(over: str, value: str) -> dict[str, Any]:
+def scatter(over: str, value: str) -> dict[str, object]:
     """Return a chart of two metrics, a point a run."""
     axes = {axis: {"key": key, "type": "METRIC"} for axis, key in (("xaxis", over), ("yaxis", value))}
     return chart(over, "SCATTER", runsCountToCompare=MOST_DRAWN, **axes)
 
 
-def line(metric: str) -> dict[str, Any]:
+def line(metric: str) -> dict[str, object]:
     """Return a chart of a metric by epoch, a line a run."""
     return chart(
         metric,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import data
 import model
@@ -36,7 +36,11 @@ PARAMETERS = {"mode": "encode", "temperature": 1.0, "seed": 0, "max_tokens": 60}
 
 
 def log_aggregates(
-    definition: Definition, run_id: str, metrics: dict[str, float], documents: dict[str, dict[str, Any]], text: str
+    definition: Definition,
+    run_id: str,
+    metrics: dict[str, float],
+    documents: Mapping[str, Mapping[str, object]],
+    text: str,
 ) -> None:
     """Add numbers, JSON documents by name and a description to a study's parent run."""
     from mlflow.entities import Metric, RunTag
@@ -49,7 +53,7 @@ def log_aggregates(
         tags=[RunTag("mlflow.note.content", text)],
     )
     for name, document in documents.items():
-        client.log_dict(run_id, document, name)
+        client.log_dict(run_id, dict(document), name)
 
 
 def study_run(ledger: Ledger) -> str:

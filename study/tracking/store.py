@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.corpus import read_manifest
+from data.files import lock
+from data.manifest import read_manifest
 from study.record.provenance import here
 from study.search.definition import Definition
 
@@ -51,8 +51,8 @@ def create_database(path: Path) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with path.with_name(f".{path.name}.lock").open("a") as stream:
+        lock(stream)
         if path.exists():
             return
         aside = path.with_name(f".{path.name}.making")
@@ -73,16 +73,16 @@ def describe_corpus(definition: Definition) -> DatasetInput:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     manifest = read_manifest(Path(definition.corpus))
-    splits = {
-        name: {count: split[count] for count in ("num_sequences", "num_tokens") if count in split}
-        for name, split in manifest["splits"].items()
+    splits: dict[str, object] = {
+        name: {"num_sequences": split.num_sequences, "num_tokens": split.num_tokens}
+        for name, split in manifest.splits.items()
     }
     dataset = Dataset(
         name=definition.corpus_name,
         digest=definition.corpus_fingerprint[:36],
         source_type="local",
         source=json.dumps({"uri": Path(definition.corpus).absolute().as_uri()}),
-        profile=json.dumps(splits | {"vocabulary_size": manifest["vocabulary_size"]}),
+        profile=json.dumps(splits | {"vocabulary_size": manifest.vocabulary_size}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "train and valid")])
 

@@ -10,19 +10,20 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from study.config.stored import write_json
+from study.epoch import Epoch
 from study.errors import StudyError, first_line
-from study.record.final_scores import SAMPLES, read_samples
-from study.record.ledger import RUN_IDS, Ledger
+from study.record.final_scores import read_samples
+from study.record.ledger import Ledger
+from study.record.places import BEST, DEFINITION, RUN_IDS, SAMPLES, best_folder
 from study.record.states import USABLE, State
-from study.record.trials import best_row
+from study.record.trials import TrialRecord
 from study.search.definition import Definition
 from study.tracking.overview import FEASIBLE_NLL, SETTINGS_TAG, TAG, overview, settings_tag
 from study.tracking.store import artifact_location, connect, describe_corpus, provenance
@@ -45,17 +46,6 @@ RETRY_SECONDS = 2.0
 CLOSE_SECONDS = 60.0
 
 
-@dataclass
-class View:
-    """What a trial's run should show: shared with the driver, which only appends to `rows`."""
-
-    number: int
-    params: dict[str, Any]
-    rows: list[dict[str, Any]]
-    state: State = State.RUNNING
-    reason: str = ""
-
-
 class Tracker:
     """Keeps one MLflow parent run for a study and one child a trial in line with the ledger."""
 
@@ -66,7 +56,7 @@ class Tracker:
         self._ids = ledger.run_ids()
         self._logged: dict[str, int] = {}
         self._told: dict[str, str] = {}
-        self._due: dict[int, View] = {}
+        self._due: dict[int, TrialRecord] = {}
         self._closing = False
         self._give_up_at = math.inf
         self._wake = threading.Condition()
@@ -84,10 +74,10 @@ class Tracker:
         if self._error is not None:
             raise self._explain(self._error)
 
-    def update(self, view: View) -> None:
+    def update(self, trial: TrialRecord) -> None:
         """Have a trial's run brought up to date; returns at once."""
         with self._wake:
-            self._due[view.number] = view
+            self._due[trial.number] = trial
             self._wake.notify()
 
     def close(
@@ -132,21 +122,21 @@ class Tracker:
             return
         finally:
             self._ready.set()
-        while (view := self._next()) is not None:
+        while (trial := self._next()) is not None:
             try:
-                self._project(view)
+                self._project(trial)
             except Exception as error:
                 if time.monotonic() > self._give_up_at:
                     self._error = error
                     return
                 self.on_problem(
-                    f"MLflow did not take trial {view.number}, whose metrics wait on disk: {first_line(error)}"
+                    f"MLflow did not take trial {trial.number}, whose metrics wait on disk: {first_line(error)}"
                 )
                 with self._wake:
-                    self._due.setdefault(view.number, view)
+                    self._due.setdefault(trial.number, trial)
                 time.sleep(RETRY_SECONDS)
 
-    def _next(self) -> View | None:
+    def _next(self) -> TrialRecord | None:
         with self._wake:
             while not self._due and not self._closing:
                 self._wake.wait()
@@ -173,7 +163,7 @@ class Tracker:
             run_id = str(created.info.run_id)
             self._client.log_inputs(run_id, [self._dataset])
             folder = self.ledger.folder
-            self._client.log_artifact(run_id, str(folder / "study.json"))
+            self._client.log_artifact(run_id, str(folder / DEFINITION))
         else:
             run_id = str(run.info.run_id)
             self._client.update_run(run_id, status="RUNNING")
@@ -192,43 +182,43 @@ class Tracker:
         self._ids[key] = run_id
         write_json(self.ledger.folder / RUN_IDS, self._ids)
 
-    def _project(self, view: View) -> None:
-        key, state, rows = str(view.number), view.state, list(view.rows)
+    def _project(self, trial: TrialRecord) -> None:
+        key, state, rows = str(trial.number), trial.state, trial.rows
         if key not in self._logged:
-            self._adopt(key, view)
+            self._adopt(key, trial)
         run_id, logged = self._ids[key], self._logged[key]
-        if self._told.get(key) == state and state != State.RUNNING and (not rows or rows[-1]["epoch"] <= logged):
+        if self._told.get(key) == state and state != State.RUNNING and (not rows or rows[-1].number <= logged):
             return
         if state == State.RUNNING and self._told.get(key) != State.RUNNING:
             self._client.update_run(run_id, status="RUNNING")
             self._told[key] = State.RUNNING
-        new = [row for row in rows if row["epoch"] > logged]
+        new = [row for row in rows if row.number > logged]
         for part in _parts(new):
             self._client.log_batch(run_id, metrics=_metrics(part))
-            self._logged[key] = part[-1]["epoch"]
+            self._logged[key] = part[-1].number
         if state != State.RUNNING:
-            self._finish(run_id, view, rows, state)
+            self._finish(run_id, trial)
             self._told[key] = state
 
-    def _adopt(self, key: str, view: View) -> None:
+    def _adopt(self, key: str, trial: TrialRecord) -> None:
         """Find or create a trial's run, and see what it has already."""
         from mlflow.entities import Param
 
         run = self._find_run(key, f"tags.`trial` = '{key}'")
         if run is None:
-            seed = view.params.get("seed", self.definition.seed)
-            own = {"mlflow.parentRunId": self._parent_id, "seed": str(seed), SETTINGS_TAG: settings_tag(view.params)}
+            seed = trial.params.get("seed", self.definition.seed)
+            own = {"mlflow.parentRunId": self._parent_id, "seed": str(seed), SETTINGS_TAG: settings_tag(trial.params)}
             tags = self._tags(key) | own
-            run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {view.number}")
+            run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {trial.number}")
             self._client.log_inputs(str(run.info.run_id), [self._dataset])
             self._told[key] = State.RUNNING
         elif run.info.status != "RUNNING":
             self._told[key] = run.data.tags.get("state", "")
         run_id = str(run.info.run_id)
-        if not run.data.params and view.params:
+        if not run.data.params and trial.params:
             # Also where a crash came between the run and its settings.
-            params = [Param(name, str(value)) for name, value in view.params.items()]
-            self._client.log_dict(run_id, self._settings(view), "settings.json")
+            params = [Param(name, str(value)) for name, value in trial.params.items()]
+            self._client.log_dict(run_id, self._settings(trial), "settings.json")
             self._client.log_batch(run_id, params=params)
         self._logged[key] = int(run.data.metrics.get("epoch", 0))
         self._remember(key, run_id)
@@ -238,50 +228,46 @@ class Tracker:
         own = {"study": definition.name, "study_id": definition.identifier, "trial": key, "seed": str(definition.seed)}
         return own | provenance(definition)
 
-    def _settings(self, view: View) -> dict[str, Any]:
+    def _settings(self, trial: TrialRecord) -> dict[str, object]:
         try:
-            return self.definition.space.settings(view.params).model_dump()
+            return self.definition.space.settings(trial.params).model_dump()
         except StudyError as error:
-            return {"refused": str(error), **view.params}
+            return {"refused": str(error), **trial.params}
 
-    def _finish(self, run_id: str, view: View, rows: list[dict[str, Any]], state: State) -> None:
+    def _finish(self, run_id: str, trial: TrialRecord) -> None:
         from mlflow.entities import Metric, RunTag
 
+        state, rows, best = trial.state, trial.rows, trial.best
         when = _milliseconds(rows[-1]) if rows else 0
-        best = best_row(rows, self.definition)
-        metrics = [
-            Metric(f"best/{name.removeprefix('valid/')}", float(value), when, 0)
-            for name, value in best.items()
-            if name.startswith("valid/") or name == "epoch"
-        ]
-        if best and state in USABLE and self.definition.goal.is_feasible(best):
+        found = best.valid | {"epoch": best.number} if best else {}
+        metrics = [Metric(f"best/{name}", float(value), when, 0) for name, value in found.items()]
+        if state in USABLE and trial.feasible:
             # What the page is ordered by: a trial that cannot win does not come first for its low nll.
             metrics.append(Metric(FEASIBLE_NLL, float(best["valid/nll"]), when, 0))
-        seconds = rows[-1]["seconds"] if rows else 0.0
         tags = [
             RunTag("state", state.value),
-            RunTag("reason", view.reason[:5000]),
-            RunTag("duration_seconds", f"{seconds:.1f}"),
-            RunTag("nodes", ", ".join(dict.fromkeys(row["node"] for row in rows if row.get("node")))),
+            RunTag("reason", trial.reason[:5000]),
+            RunTag("duration_seconds", f"{trial.seconds:.1f}"),
+            RunTag("nodes", ", ".join(dict.fromkeys(row.node for row in rows if row.node))),
         ]
         self._client.log_batch(run_id, metrics=metrics, tags=tags)
         if state not in (State.WAITING, State.RUNNING):
-            self._log_files(run_id, view.number, rows, best)
+            self._log_files(run_id, trial)
         self._client.set_terminated(run_id, STATUS[state])
 
-    def _log_files(self, run_id: str, number: int, rows: list[dict[str, Any]], best: dict[str, Any]) -> None:
-        folder = self.ledger.trial_folder(number)
-        if rows:
+    def _log_files(self, run_id: str, trial: TrialRecord) -> None:
+        folder = self.ledger.trial_folder(trial.number)
+        if trial.rows:
             curves = folder / "epochs.parquet"
-            pl.DataFrame(rows, infer_schema_length=None).write_parquet(curves)
+            pl.DataFrame([row.to_json() for row in trial.rows], infer_schema_length=None).write_parquet(curves)
             self._client.log_artifact(run_id, str(curves))
-        weights = folder / f"best-{best.get('epoch', 0):05d}"
+        weights = best_folder(folder, trial.best.number)
         if weights.is_dir():
-            self._client.log_artifacts(run_id, str(weights), "best")
+            self._client.log_artifacts(run_id, str(weights), BEST)
         if (folder / SAMPLES).is_file():
             self._log_table(run_id, SAMPLES, read_samples(folder))
 
-    def _log_table(self, run_id: str, name: str, table: dict[str, list[Any]]) -> None:
+    def _log_table(self, run_id: str, name: str, table: Mapping[str, Sequence[object]]) -> None:
         """Log a table by its columns as `log_table` stores it, but the same however often it is logged."""
         rows = [list(row) for row in zip(*table.values(), strict=True)]
         self._client.log_dict(run_id, {"columns": list(table), "data": rows}, name)
@@ -309,27 +295,26 @@ class Tracker:
         )
 
 
-def _metrics(rows: list[dict[str, Any]]) -> list[Any]:
+def _metrics(rows: Sequence[Epoch]) -> list[Metric]:
     from mlflow.entities import Metric
 
     return [
-        Metric(name, float(value), _milliseconds(row), int(row["epoch"]))
+        Metric(name, float(value), _milliseconds(row), row.number)
         for row in rows
-        for name, value in row.items()
-        if isinstance(value, int | float) and name != "recorded_at"
+        for name, value in {"epoch": row.number, "step": row.step, "seconds": row.seconds, **row.metrics}.items()
     ]
 
 
-def _milliseconds(row: dict[str, Any]) -> int:
+def _milliseconds(row: Epoch) -> int:
     """Return when an epoch was recorded: MLflow takes a metric that is sent twice for one if the times are the same.
 
     What a server did before it went away, its client cannot know.
     """
-    return int(row.get("recorded_at", 0) * 1000)
+    return int((row.recorded_at or 0) * 1000)
 
 
-def _parts(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def _parts(rows: Sequence[Epoch]) -> list[Sequence[Epoch]]:
     if not rows:
         return []
-    size = max(1, METRICS_A_CALL // len(rows[0]))
+    size = max(1, METRICS_A_CALL // (3 + len(rows[0].metrics)))
     return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -9,16 +9,11 @@ from data.corpus import VOCABULARY, Corpus
 from data.files import remove_files
 from model.network.vae import SequenceVAE
 from model.weights import DESCRIPTION, WEIGHTS, save_network
+from study.record.places import BEST, best_folder
 from study.training.checkpoints import Progress
 
-BEST = "best"
 BEST_FILES = (WEIGHTS, DESCRIPTION, VOCABULARY)
 """What is in a folder of weights."""
-
-
-def best_folder(folder: Path, epoch: int) -> Path:
-    """Return where a run keeps the weights of an epoch that was its best."""
-    return folder / f"{BEST}-{epoch:05d}"
 
 
 def keep_if_best(

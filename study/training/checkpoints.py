@@ -8,16 +8,16 @@ import re
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data.files import DamagedFileError, check_type, first_line, is_sealed, read_json, remove_files, sealed
+from data.files import DamagedFileError, first_line, is_sealed, of_type, read_json, remove_files, sealed
 from model.errors import ModelError
 from study.config.stored import free_path
+from study.epoch import Stored
 
 STATE, PROGRESS = "state.safetensors", "progress.json"
 SCHEMA_VERSION = 1
@@ -29,7 +29,7 @@ STEP = re.compile(r"step-\d{9,}")
 class Progress:
     """Where training stands, beside tensors."""
 
-    settings: dict[str, Any]
+    settings: dict[str, object]
     corpus: str
     epoch: int = 0
     batch: int = 0
@@ -50,7 +50,8 @@ class Progress:
     outcome: str = ""
     aggressive: bool = False
     best_mi: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Stored]] = field(default_factory=list)
+    """Its epochs so far, as `Epoch.to_json` gives them."""
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
@@ -92,17 +93,16 @@ def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
 def read_checkpoint(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     """Read one checkpoint; raise ModelError if it is damaged or of another version."""
     try:
-        stored: dict[str, Any] = read_json(path / PROGRESS, dict[str, Any])
+        stored: dict[str, object] = read_json(path / PROGRESS, dict[str, object])
         if stored.get("schema_version") != SCHEMA_VERSION:
             raise ModelError(f"{path} has schema version {stored.get('schema_version')}, expected {SCHEMA_VERSION}")
         if is_sealed(stored) is False:
             raise ModelError(f"{path / PROGRESS} is damaged: its digest is not that of its content")
-        check_type(stored["progress"], Progress, path / PROGRESS)
         with (path / STATE).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != stored["state_sha256"]:
             raise ModelError(f"{path / STATE} is damaged: its digest is not the recorded one")
-        return Progress(**stored["progress"]), load_file(path / STATE)
+        return of_type(stored["progress"], Progress, path / PROGRESS), load_file(path / STATE)
     except (OSError, KeyError, TypeError, SafetensorError, DamagedFileError) as error:
         raise ModelError(f"{path} is no whole checkpoint: {first_line(error)}") from None
 

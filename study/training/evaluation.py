@@ -19,27 +19,6 @@ from model.config import MAX_DECODER_TOKENS
 from model.network.vae import SequenceVAE
 from model.posterior import Posterior
 
-METRICS = (
-    "nll",
-    "nll_se",
-    "nll_bias_bound",
-    "elbo",
-    "reconstruction",
-    "kl",
-    "mi",
-    "mi_in_batch",
-    "au",
-    "ppl",
-    "bits_per_byte",
-    "dispersion",
-)
-"""Names as the field uses them: `nll` is importance-weighted, `elbo` is -ELBO = reconstruction + kl, in
-nats a sequence; `ppl` and `bits_per_byte` are of `nll`; `mi` is over the whole split, `mi_in_batch` over
-batches of 32; `au` counts active units; `dispersion` is the features' mean cosine similarity.
-
-`nll_se` is the standard error of `nll` from drawing samples (not sequences); `nll` is too high by at most
-about `nll_bias_bound`, twice the first term of the expansion of its bias in 1 / samples."""
-
 NOISE_SEED = 20_191_103
 CPU = torch.device("cpu")
 
@@ -99,7 +78,7 @@ class Scores:
         return likelihood.standard_error(self.log_weights)
 
     def metrics(self) -> dict[str, float]:
-        """Return `METRICS` of the split."""
+        """Return the metrics of the split that `study.metrics` names."""
         kl = float(self.posterior.kl().double().sum(1).mean())
         posterior = self.posterior.without_features().map(lambda tensor: tensor.to(self.device))
         noise = self.noise.to(self.device)

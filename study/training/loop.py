@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from data.corpus import Corpus
 from model.network.vae import SequenceVAE
 from model.weights import WEIGHTS, load_weights
 from study.config.settings import Settings
+from study.epoch import PRETRAINING, Epoch
 from study.errors import StudyError
-from study.training.best_weights import best_folder, keep_if_best
+from study.record.places import CHECKPOINTS, best_folder
+from study.training.best_weights import keep_if_best
 from study.training.checkpoints import (
     Progress,
     load_checkpoint,
@@ -38,14 +40,8 @@ from study.training.halving import must_halve
 from study.training.procedures import goes_on, train_encoder
 from study.training.step import Stepper
 
-Row = dict[str, Any]
-"""One epoch: `epoch` (from 1), `step`, `seconds`, `train/...` and `valid/...`; the last one has an `outcome`."""
-
-CHECKPOINTS = "checkpoints"
 BATCHES_AHEAD = 2
 """Batches that are ready before a GPU asks for them."""
-PRETRAINING = "pretraining"
-"""The `phase` of epochs before the decoder is reset; they cannot be a run's best."""
 
 
 class Diverged(ArithmeticError):
@@ -60,23 +56,23 @@ def train(
     rows_seen: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
     share: float | None = None,
-) -> Iterator[Row]:
-    """Yield a row after each epoch, from the folder's last checkpoint on; keep the best weights in it.
+) -> Iterator[Epoch]:
+    """Yield each epoch once it is over, from the folder's last checkpoint on; keep the best weights in it.
 
-    Rows after the first `rows_seen` that an earlier run made before it ended are yielded again, so
+    Epochs after the first `rows_seen` that an earlier run made before it ended are yielded again, so
     that a caller who lost some gets each exactly once. `should_stop` is asked after every step: once
     true, a checkpoint is written and the generator ends without an outcome. `share` is the part of a GPU
     that a study gave the trial, see `study.training.devices.choose_device`. Raises Diverged, and StudyError if the
     folder belongs to other settings or another corpus.
     """
     run = TrainingRun(settings, corpus, folder, share)
-    yield from run.progress.history[rows_seen:]
+    yield from map(Epoch.from_json, run.progress.history[rows_seen:])
     while not run.progress.outcome:
         if not run.train_epoch(should_stop):
             return
         row = run.finish_epoch()
         run.save()
-        if row["epoch"] > rows_seen:
+        if row.number > rows_seen:
             yield row
 
 
@@ -131,7 +127,7 @@ class TrainingRun:
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
 
-    def _is_same(self, stored: dict[str, Any]) -> bool:
+    def _is_same(self, stored: Mapping[str, object]) -> bool:
         try:
             return Settings.model_validate(stored) == self.settings
         except ValidationError:
@@ -213,11 +209,11 @@ class TrainingRun:
         """Whether the network still trains as an autoencoder, whose decoder will be reset."""
         return self.progress.epoch < self.settings.training.pretraining_epochs
 
-    def finish_epoch(self) -> Row:
+    def finish_epoch(self) -> Epoch:
         """Validate, record the epoch, adapt the learning rate and decide whether training is over."""
         progress, evaluation = self.progress, self.settings.evaluation
         progress.epoch, progress.batch = progress.epoch + 1, 0
-        row = self._training_metrics()
+        metrics = self._training_metrics()
         started = time.monotonic()
         scores = score(
             self.network,
@@ -234,15 +230,16 @@ class TrainingRun:
             raise Diverged(
                 f"the validation nll became {valid['nll']} in epoch {progress.epoch}; lower the learning rate"
             )
-        row |= {"seconds": progress.seconds, **{f"valid/{name}": value for name, value in valid.items()}}
+        metrics |= {f"valid/{name}": value for name, value in valid.items()}
+        row = Epoch(progress.epoch, progress.step, progress.seconds, metrics)
         if progress.epoch <= self.settings.training.pretraining_epochs:
-            row |= {"phase": PRETRAINING, "outcome": ""}
+            row = replace(row, phase=PRETRAINING)
             if progress.epoch == self.settings.training.pretraining_epochs:
                 self.stepper.reset_decoder(progress.epoch)
         else:
             self._after_validation(valid, scores.dimensions())
-            row["outcome"] = progress.outcome
-        progress.history.append(row)
+            row = replace(row, outcome=progress.outcome)
+        progress.history.append(row.to_json())
         return row
 
     def _after_validation(self, valid: dict[str, float], dimensions: dict[str, list[float]]) -> None:
@@ -257,7 +254,7 @@ class TrainingRun:
             progress.aggressive, progress.best_mi = goes_on(valid["mi_in_batch"], progress.best_mi)
         progress.outcome = outcome(progress, self.settings, valid) or ""
 
-    def _training_metrics(self) -> Row:
+    def _training_metrics(self) -> dict[str, float]:
         progress = self.progress
         loss, reconstruction, kl, norm = self.sums.tolist()
         self.sums.zero_()
@@ -267,10 +264,8 @@ class TrainingRun:
                 f" at learning rate {progress.learning_rate:g}; lower it"
             )
         rows, tokens = len(self.order.lengths), int(self.order.lengths.sum()) + len(self.order.lengths)
-        seconds = progress.seconds - (progress.history[-1]["seconds"] if progress.history else 0.0)
+        seconds = progress.seconds - (Epoch.from_json(progress.history[-1]).seconds if progress.history else 0.0)
         return {
-            "epoch": progress.epoch,
-            "step": progress.step,
             "train/loss": loss / rows,
             "train/reconstruction": reconstruction / rows,
             "train/kl": kl / rows,

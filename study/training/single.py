@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from data.corpus import Corpus
 from data.files import first_problem
@@ -15,7 +15,11 @@ from study.config.addresses import hidden
 from study.config.run_options import RunOptions, find_corpus
 from study.config.settings import EvaluationSettings, merge, nest, parse_assignment, read_preset, read_toml, validate
 from study.errors import StudyError
-from study.training.best_weights import best_folder
+from study.record.places import best_folder
+
+if TYPE_CHECKING:
+    from model.network.vae import SequenceVAE
+    from model.weights import Description
 
 
 def train_model(corpus: str, out: Path, preset: str | None, config: Path | None, assignments: Iterable[str]) -> None:
@@ -36,12 +40,12 @@ def train_model(corpus: str, out: Path, preset: str | None, config: Path | None,
     best: tuple[float, int] | None = None
     try:
         for row in train(settings, prepared, out):
-            print(json.dumps(row), flush=True)
+            print(json.dumps(row.to_json()), flush=True)
             tell(
-                f"epoch {row['epoch']}: nll {row['valid/nll']:.2f}, KL {row['valid/kl']:.2f},"
-                f" MI {row['valid/mi']:z.2f}, AU {row['valid/au']}{', ' + row['outcome'] if row['outcome'] else ''}"
+                f"epoch {row.number}: nll {row['valid/nll']:.2f}, KL {row['valid/kl']:.2f},"
+                f" MI {row['valid/mi']:z.2f}, AU {row['valid/au']}{', ' + row.outcome if row.outcome else ''}"
             )
-            found = (row[f"valid/{settings.evaluation.criterion}"], row["epoch"])
+            found = (row[f"valid/{settings.evaluation.criterion}"], row.number)
             best = found if best is None else min(best, found)
     except Diverged as error:
         raise StudyError(str(error)) from None
@@ -55,15 +59,15 @@ def tell(line: str) -> None:
 
 
 def evaluate_network(
-    network: Any,
-    about: dict[str, Any],
+    network: SequenceVAE,
+    about: Description,
     corpus: Corpus,
     split: str,
     samples: int | None,
     tolerance: float | None,
     widen: bool,
     sequences: int | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return every metric of a network, described by `about`, on a split. Raises StudyError and ModelError."""
     from model.diagnostics import active_dimensions
     from study.training.devices import use_tf32
@@ -89,22 +93,22 @@ def evaluate_network(
         batch_size=settings.batch_size,
         max_decoder_tokens=settings.max_decoder_tokens,
     )
-    metrics: dict[str, Any] = scores.metrics() | scores.reliability()
+    metrics: dict[str, object] = {**scores.metrics(), **scores.reliability()}
     metrics["active_dimensions"] = active_dimensions(scores.dimensions()["variance"])
     metrics["maxima"] = positions_of_maxima(network, rows, num_sequences=sequences)
     return metrics
 
 
-def check_vocabulary(corpus: Corpus, vocabulary: Vocabulary, about: dict[str, Any]) -> None:
+def check_vocabulary(corpus: Corpus, vocabulary: Vocabulary, about: Description) -> None:
     """Raise StudyError if a corpus has other tokens than a model, described by `about`, was trained on."""
     if corpus.vocabulary != vocabulary:
         raise StudyError(
-            f"{corpus.folder} has another vocabulary than the corpus {about.get('corpus')} that the model was"
+            f"{corpus.folder} has another vocabulary than the corpus {about.corpus} that the model was"
             " trained on; name that corpus by --corpus"
         )
 
 
-def evaluation_settings(about: dict[str, Any]) -> EvaluationSettings:
+def evaluation_settings(about: Description) -> EvaluationSettings:
     """Return how a trained model was evaluated; raise ModelError if its description has no such settings."""
     from pydantic import ValidationError
 
@@ -112,6 +116,6 @@ def evaluation_settings(about: dict[str, Any]) -> EvaluationSettings:
     from study.config.settings import Settings
 
     try:
-        return Settings.model_validate(about.get("settings", {})).evaluation
+        return Settings.model_validate(about.settings).evaluation
     except ValidationError as error:
         raise ModelError(f"a model's settings are damaged: {first_problem(error)}; train again") from None

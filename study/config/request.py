@@ -1,0 +1,49 @@
+"""What a user asked of `study run`, and of the commands that start a study of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+
+class RunRequest(BaseModel):
+    """The options of `study run` as they were given: None, empty or false is one that was not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    storage: Path
+    """Folder of all studies."""
+    corpus: str | None = None
+    preset: str | None = None
+    config: Path | None = None
+    """A TOML file of settings."""
+    assignments: tuple[str, ...] = ()
+    """Each `--set NAME=VALUE`."""
+    also: tuple[str, ...] = ()
+    """Each `--search NAME`."""
+    name: str | None = None
+    trials: int | None = None
+    concurrent: int | None = None
+    cpus_per_trial: float | None = None
+    gpus_per_trial: float | None = None
+    mps: bool = False
+    sampler: str | None = None
+    objective: str | None = None
+    floors: tuple[str, ...] = ()
+    """Each `--floor METRIC=VALUE`."""
+    scheduler: str | None = None
+    time_budget: float | None = None
+    """In minutes."""
+    max_gpu_hours: float | None = None
+    seed: int | None = None
+    address: str | None = None
+    tracking_uri: str | None = None
+    optuna_url: str | None = None
+    dry_run: bool = False
+    resume: str | None = None
+
+    @property
+    def given(self) -> set[str]:
+        """The names of the options that were given."""
+        return {name for name in type(self).model_fields if getattr(self, name) not in (None, (), False)}
