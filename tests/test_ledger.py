@@ -1,5 +1,7 @@
 """The ledger: Optuna's states mean what they say, whatever interrupts."""
 
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import optuna
@@ -7,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from studies import definition, row
 
+from study.epoch import NO_EPOCH, Epoch
 from study.errors import StudyError
 from study.execution.schedules import EarlierTrial, feed, make_scheduler
 from study.record.journal import append_journal, read_journal
