@@ -30,7 +30,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from model.collapse import is_collapsed
 from study.config.settings import read_preset
 from study.epoch import Epoch
 from study.execution.schedules import EPOCH, METRIC, make_scheduler
@@ -39,9 +38,10 @@ from study.search.definition import Definition
 from study.search.objective import Goal
 from study.search.samplers import make_sampler
 from study.search.space import Range, build_space
+from study.training.ending import collapse_ends, collapsed_so_far
 
 CURVES = Path(__file__).parent / "chitchat-curves.parquet"
-GAUSSIAN = {"settings": {"model": {"posterior": "gaussian"}}}
+GAUSSIAN = {"trial": 0, "settings": {"model": {"posterior": "gaussian"}}}
 ROWS = ("epoch", "valid/nll", "valid/kl", "valid/mi", "valid/au")
 
 
@@ -65,6 +65,9 @@ class Curves:
         """Read what `study export` wrote of a study of the quick preset."""
         layer = read_preset("quick")
         layer.pop("study")
+        # As the preset was when they were recorded.
+        layer["search"].pop("model.pooling")
+        layer["training"]["epochs"] = 8
         space = build_space([layer])
         definition = Definition("curves", "", "", "", "", space, Goal(), 0, grace_epochs=space.warm_epoch())
         frame = pl.read_parquet(path)
@@ -92,14 +95,11 @@ class Curves:
 
     def is_ended_as_collapsed(self, number: int, epochs: int) -> bool:
         """Say whether a study would end a trial after so many epochs: collapsed for some, after its warm-up."""
-        settings = self.definition.space.settings(self.params[number])
-        evaluation = settings.evaluation
-        warm_up = math.ceil(settings.objective.warmup_fraction * settings.training.epochs)
-        first = epochs - evaluation.collapse_epochs
-        return first >= max(0, warm_up - 1) and all(
-            is_collapsed(row["valid/kl"], row["valid/au"], evaluation.collapse_kl_nats)
-            for row in self.rows[number][first:epochs]
-        )
+        settings, collapsed = self.definition.space.settings(self.params[number]), []
+        for row in self.rows[number][:epochs]:
+            valid = {"mi": row["valid/mi"], "mi_se": row.get("valid/mi_se"), "kl": row["valid/kl"]}
+            collapsed = collapsed_so_far(collapsed, row.number, settings, valid)
+        return collapse_ends(collapsed, epochs, settings)
 
     def has_arrived(self, rows: list[Epoch]) -> bool:
         """Say whether a trial's epochs so far would win with what is asked for."""

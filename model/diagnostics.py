@@ -30,14 +30,33 @@ def mutual_information(posterior: Posterior, noise: Noise, elements_at_once: int
     return float(_mutual_information(posterior.without_features(), noise, elements_at_once))
 
 
+def mutual_information_and_error(
+    posterior: Posterior, draws: Float[Tensor, "draws rows noise"], elements_at_once: int = 2**23
+) -> tuple[float, float]:
+    """Return I(x; z) in nats as the mean over several samples a row, and that mean's standard error from drawing them.
+
+    The error is of the samples, given the rows: the spread over each row's own, pooled. nan of one sample a row.
+    """
+    posterior = posterior.without_features()
+    found = torch.stack([_information_by_row(posterior, noise, elements_at_once) for noise in draws])
+    num_draws, num_rows = found.shape
+    error = (found.var(0).mean() / (num_draws * num_rows)).sqrt() if num_draws > 1 else found.new_tensor(math.nan)
+    mean, error_nats = torch.stack([found.mean(), error]).tolist()
+    return mean, error_nats
+
+
 def _mutual_information(posterior: Posterior, noise: Noise, elements_at_once: int) -> Float[Tensor, ""]:
+    return _information_by_row(posterior, noise, elements_at_once).mean()
+
+
+def _information_by_row(posterior: Posterior, noise: Noise, elements_at_once: int) -> Float[Tensor, " rows"]:
     posterior, noise = posterior.map(torch.Tensor.double), noise.double()
     latent = posterior.sample(noise)
     rows_at_once = max(1, elements_at_once // len(latent))
     log_marginal = torch.cat(
         [posterior.log_density(part).logsumexp(1) for part in torch.split(latent, rows_at_once)]
     ) - math.log(len(latent))
-    return (posterior.log_own_density(noise) - log_marginal).mean()
+    return posterior.log_own_density(noise) - log_marginal
 
 
 def mutual_information_in_batch(posterior: Posterior, noise: Noise) -> float:

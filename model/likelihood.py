@@ -94,7 +94,7 @@ def log_weights(
 def effective_share(weights: Float[Tensor, "batch samples"]) -> float:
     """Return the mean effective sample size of sequences' log weights, as a share of the samples (Kong 1992)."""
     weights = weights.double()
-    return float((2 * weights.logsumexp(1) - (2 * weights).logsumexp(1)).exp().mean()) / weights.shape[1]
+    return float((2 * weights.logsumexp(1) - (2 * weights).logsumexp(1)).exp().mean().detach()) / weights.shape[1]
 
 
 def log_likelihood(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:

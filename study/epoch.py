@@ -9,6 +9,11 @@ from dataclasses import dataclass, replace
 PRETRAINING = "pretraining"
 """The `phase` of epochs before the decoder is reset; they cannot be a run's best."""
 
+MEASURED = "measured/"
+"""What the metrics of a trial's best epoch, measured again at the trial's end, begin with; its last epoch has them."""
+BEST_EPOCH = "measured/epoch"
+"""Which epoch that was."""
+
 Stored = int | float | str | None
 """What a line of a journal holds under a name."""
 
@@ -24,7 +29,7 @@ class Epoch:
     seconds: float
     """Time of training so far, validation included."""
     metrics: Mapping[str, float]
-    """`train/...`, `valid/...` (see `study.metrics`) and `system/...`."""
+    """`train/...`, `valid/...` (see `study.metrics`), `system/...`; of the last epoch also `measured/...`."""
     outcome: str = ""
     """The trial's state, if this epoch ended it by itself."""
     phase: str = ""
@@ -55,6 +60,11 @@ class Epoch:
     def valid(self) -> dict[str, float]:
         """The metrics of the validation split, by their names without `valid/`."""
         return {name[6:]: value for name, value in self.metrics.items() if name.startswith("valid/")}
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its validation metrics are those of the measurement at the trial's end."""
+        return BEST_EPOCH in self.metrics
 
     def with_metrics(self, more: Mapping[str, float]) -> Epoch:
         """Return the epoch with more metrics, or other values of those it has."""
@@ -89,7 +99,7 @@ def number(stored: Mapping[str, Stored], name: str) -> float:
     value = stored.get(name)
     if isinstance(value, str):
         raise TypeError(f"{name} is {value[:60]!r}, expected a number")
-    return value or 0
+    return 0 if value is None else value
 
 
 NO_EPOCH = Epoch(0, 0, 0.0, {})

@@ -51,7 +51,7 @@ METRICS = {
             NATS,
             "lower",
             1,
-            "the importance-weighted negative log-likelihood, an upper bound that tightens with samples",
+            "the importance-weighted negative log-likelihood, in studies without the first term of its bias",
             axis="negative log-likelihood (nats a sequence)",
         ),
         Metric(
@@ -87,6 +87,7 @@ METRICS = {
             axis="mutual information of input and latent variable (nats)",
             has_floor=True,
         ),
+        Metric("mi_se", "MI s.e.", NATS, "", 4, "the standard error of `mi` from drawing z, given the sequences"),
         Metric(
             "mi_in_batch",
             "MI in batch",

@@ -293,7 +293,7 @@ def test_mlflow_shows_the_studys_story_and_the_best_trials_numbers(browser, ui, 
     ids = json.loads((shown / "mlflow.json").read_text())
     open_page(browser, run_page(ui, ids["study"]))
     best = best_trial(trials)
-    until(lambda: f"Best: trial {best.number}" in text_of(browser), browser)
+    until(lambda: f"Best settings: trial {best.number}" in text_of(browser), browser)
     keep(browser, "mlflow-study")
     text = text_of(browser)
     assert f"nll {best.best['valid/nll']:.2f}" in text

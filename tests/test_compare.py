@@ -112,8 +112,9 @@ def test_every_row_is_held_against_the_plain_vae_sequence_by_sequence(tmp_path):
                     "seed": seed,
                     "folder": str(folder),
                     "au": 0,
-                    "kl": 0.1 * (method == "bn-vae"),
-                    "collapse_kl_nats": 0.1,
+                    "mi": 0.2 * (method == "bn-vae"),
+                    "mi_se": 0.01,
+                    "collapse_mi_nats": 0.1,
                     "untrusted": seed / 100,
                 }
             )
@@ -124,7 +125,10 @@ def test_every_row_is_held_against_the_plain_vae_sequence_by_sequence(tmp_path):
     assert pooled.low < pooled.nll_difference < pooled.high
     assert fixed.low < 0 < fixed.high
     assert (fixed.collapsed, fixed.reference_collapsed, fixed.seeds, fixed.untrusted) == (0, 3, 3, 0.02)
-    assert claims.gains_of_pooling(pl.DataFrame(rows)) == [pooled]
+    (alone,) = claims.gains_of_pooling(pl.DataFrame(rows))
+    assert alone.nll_difference == pooled.nll_difference
+    # Of one row less is asked than of two.
+    assert pooled.low < alone.low < alone.high < pooled.high
     other = [{**row, "pooling": "mean", "folder": rows[3]["folder"]} for row in rows if row["method"] == "bn-vae"]
     gained = claims.gains_of_pooling(pl.DataFrame(rows + other))[1]
     assert (gained.method, gained.pooling) == ("bn-vae", "mean")
@@ -152,13 +156,14 @@ def frame(rows):
             "method": method,
             "pooling": pooling,
             "seed": seed,
-            "kl": kl,
+            "mi": kl,
+            "mi_se": 0.01,
             "au": au,
             "dispersion": cosine,
             "seconds": tokens,
             "decoder_tokens": tokens,
             "untrusted": 0.0,
-            "collapse_kl_nats": 0.1,
+            "collapse_mi_nats": 0.1,
             "folder": "",
             "curve_nll": [9.0, 5.0],
             "curve_tokens": [tokens / 2, tokens],
@@ -181,13 +186,15 @@ def test_claims_on_clear_cases():
     assert claims.dispersion_verdict(plain, pooled, "max").verdict == "supported"
     assert claims.collapse_verdict(plain, pooled, "max").verdict == "supported"
     assert claims.cost_verdict(plain, pooled, previous, "max").verdict == "supported"
-    assert claims.collapse_verdict(pooled, pooled, "max").verdict == "not supported"
+    assert claims.collapse_verdict(pooled, pooled, "max").verdict == "not testable"
+    assert claims.collapse_verdict(plain, plain, "max").verdict == "not testable"
+    assert claims.collapse_verdict(pooled, plain, "max").verdict == "not supported"
     assert claims.dispersion_verdict(pooled, plain, "max").verdict == "not supported"
     slow = pooled.with_columns(pl.Series("seconds", [200.0, 210.0, 190.0]))
     assert claims.cost_verdict(plain, slow, previous, "max").verdict == "not supported"
     noisy = pooled.with_columns(pl.Series("seconds", [60.0, 200.0, 90.0]))
     assert claims.cost_verdict(plain, noisy, previous, "max").verdict == "undecided"
-    uneven = pooled.with_columns(pl.Series("kl", [0.2, 6.0, 0.2]))
+    uneven = pooled.with_columns(pl.Series("mi", [0.2, 6.0, 0.2]))
     assert claims.collapse_verdict(plain, uneven, "max").verdict == "undecided"
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from model import diagnostics
-from model.collapse import is_collapsed
 from model.posterior import Posterior
 
 pytestmark = pytest.mark.on_device
@@ -58,10 +57,19 @@ def test_dispersion_of_equal_opposite_and_orthogonal_features():
     assert math.isnan(diagnostics.dispersion(torch.ones(1, 4)))
 
 
-def test_collapse_needs_both_a_low_kl_and_no_active_unit():
-    assert is_collapsed(0.05, 0, 0.1)
-    assert not is_collapsed(0.05, 1, 0.1)
-    assert not is_collapsed(0.1, 0, 0.1)
+def test_the_error_of_mutual_information_is_that_of_drawing_again():
+    rows = 200
+    draw = torch.Generator().manual_seed(0)
+    mean = torch.randn(rows, 3, generator=draw)
+    posterior = Posterior(mean, torch.full((rows, 3), -1.0), mean)
+    found = [
+        diagnostics.mutual_information_and_error(posterior, torch.randn(4, rows, 3, generator=draw)) for _ in range(60)
+    ]
+    spread = torch.tensor([value for value, _ in found]).std()
+    assert sum(error for _, error in found) / len(found) == pytest.approx(float(spread), rel=0.3)
+    one, error = diagnostics.mutual_information_and_error(posterior, torch.zeros(1, rows, 3))
+    assert one == pytest.approx(diagnostics.mutual_information(posterior, torch.zeros(rows, 3)))
+    assert math.isnan(error)
 
 
 def test_positions_of_maxima_against_a_plain_loop():

@@ -153,7 +153,7 @@ def test_a_study_killed_while_its_definition_was_written_does_not_keep_its_name(
     assert Ledger.create(tmp_path / "one", definition()).ask()[0] == 0
 
 
-GAUSSIAN = {"settings": {"model": {"posterior": "gaussian"}}}
+GAUSSIAN = {"trial": 7, "settings": {"model": {"posterior": "gaussian"}}}
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median", "none"])
@@ -179,7 +179,7 @@ def test_what_cannot_win_ends_nothing_that_can(tmp_path, scheduler):
     tune = SimpleNamespace(get_live_trials=list)
 
     def decision(name, nll, posterior="gaussian", **more):
-        trial = EarlierTrial(name, {"settings": {"model": {"posterior": posterior}}})
+        trial = EarlierTrial(name, {"trial": 7, "settings": {"model": {"posterior": posterior}}})
         schedule.on_trial_add(None, trial)
         found = schedule.on_trial_result(tune, trial, row(1, nll, **more).to_json() | {"training_iteration": 1})
         schedule.on_trial_complete(tune, trial, row(1, nll, **more).to_json() | {"training_iteration": 1})

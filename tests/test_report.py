@@ -84,8 +84,10 @@ def test_texts_of_a_corpus_are_escaped(finished_study, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [*FIGURES, *PORTRAITS])
 def test_every_figure_can_be_drawn_for_print(name, finished_study, tmp_path, call):
     code, _, err = call("report", "done", "--figure", tmp_path / "x.svg", "--which", name, "--storage", finished_study)
-    if name == "importance":
-        assert (code, "too few trials" in err) == (1, True)
+    # Of so small a study there is none.
+    reasons = {"importance": "too few trials", "information-by-weight": "has no pooling test"}
+    if name in reasons:
+        assert (code, reasons[name] in err) == (1, True)
         return
     assert code == 0
     assert (tmp_path / "x.svg").read_text().startswith("<svg")
@@ -177,10 +179,10 @@ def test_settings_that_collapse_with_other_seeds_are_said_to(finished_study):
     assert "seed=" not in first
 
 
-def test_the_answer_is_three_sentences(finished_study):
+def test_the_answer_is_sentences(finished_study):
     ledger = Ledger.open(finished_study / "done")
     sentences = findings.answer(ledger.definition, ledger.trials(), "Seed noise: not measured.")
-    assert [len(re.findall(r"[.?!](?=\s|$)", sentence)) for sentence in sentences] == [1, 1, 1]
+    assert [len(re.findall(r"[.?!](?=\s|$)", sentence)) for sentence in sentences] == [1] * len(sentences)
 
 
 def test_trials_are_told_apart_without_colour(finished_study):
@@ -217,7 +219,7 @@ def test_figures_mark_what_has_collapsed_whatever_ended_it(finished_study):
     definition = Ledger.open(finished_study / "done").definition
     only = row(1, 50.0, kl=0.0, au=0)
     ended = TrialRecord(0, State.COMPLETE, "", {"a": 1}, [only], only, False)
-    threshold = replace(definition, goal=replace(definition.goal, collapse_kl_nats=0.1))
+    threshold = replace(definition, goal=replace(definition.goal, collapse_mi_nats=0.1))
     assert [each.state for each in drawable(threshold, [ended])] == ["collapsed"]
 
 
@@ -226,12 +228,12 @@ def test_the_answer_says_what_using_z_costs(finished_study):
     trials = [trial(0, "complete", {"a": 1}, 50.0, mi=2.0), trial(1, "collapsed", {"a": 2}, 49.0)]
     unsure, sure, lucky = (findings.answer(definition, trials, "noise", nats) for nats in (math.nan, 0.1, 5.0))
     assert "trial 0" in sure[0]
-    assert sure[1].endswith("1.00 nats better than trial 0 after the same 3 epochs: here, using z costs likelihood.")
-    assert unsure[1].endswith("of one seed each.")
-    assert lucky[1].endswith("which is within what seeds alone do.")
+    assert sure[-2].endswith("1.00 nats better than trial 0 after the same 3 epochs: here, using z costs likelihood.")
+    assert unsure[-2].endswith("of one seed each.")
+    assert lucky[-2].endswith("which is within what seeds alone do.")
     faint = [trial(0, "complete", {"a": 1}, 50.0, mi=0.1), trial(1, "complete", {"a": 2}, 51.0, mi=2.0)]
-    assert "the best is trial 1" in findings.answer(definition, faint, "")[0]
-    assert "none of 1 trial has" in findings.answer(definition, trials[1:], "")[0]
+    assert "the best is trial 1" in " ".join(findings.answer(definition, faint, ""))
+    assert "nearest is trial 1" in findings.answer(definition, trials[1:], "")[0]
 
 
 def test_what_collapsed_trials_share_is_found(finished_study):
@@ -250,9 +252,10 @@ def test_what_collapsed_trials_share_is_found(finished_study):
         for number in range(24)
     ]
     pattern = findings.collapse_pattern(definition, trials)
-    assert pattern["setting"][0] == "objective.kl_weight"
-    assert pattern["p"][0] < 0.001
-    assert pattern.filter(pl.col("setting") == "model.pooling")["p"][0] > 0.2
+    found = {row["setting"]: row for row in pattern.to_dicts()}
+    assert found["objective.kl_weight"]["collapsed"].startswith("0.901 to 0.923")
+    assert found["model.pooling"]["collapsed"] == "max 8, last 4"
+    assert "p" not in pattern.columns
     assert findings.collapse_pattern(definition, trials[::2]).height == 0
 
 
@@ -319,7 +322,9 @@ def test_mlflow_has_the_report_the_dataset_and_the_nodes_load(finished_study):
     parent, child = client.get_run(ids["study"]), client.get_run(ids["0"])
     assert "report.html" in {item.path for item in client.list_artifacts(ids["study"])}
     figures = {item.path for item in client.list_artifacts(ids["study"], "figures")}
-    assert {f"figures/{name}.png" for name in {*FIGURES, *PORTRAITS} - {"importance"}} == figures
+    assert {
+        f"figures/{name}.png" for name in {*FIGURES, *PORTRAITS} - {"importance", "information-by-weight"}
+    } == figures
     fingerprint = Ledger.open(finished_study / "done").definition.corpus_fingerprint
     for run in (parent, child):
         assert [item.dataset.digest for item in run.inputs.dataset_inputs] == [fingerprint[:36]]

@@ -7,6 +7,7 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from studies import row
 
 from study.config.run_options import RunOptions
 from study.config.settings import (
@@ -19,6 +20,7 @@ from study.config.settings import (
     setting_names,
     validate,
 )
+from study.epoch import NO_EPOCH
 from study.errors import StudyError
 from study.search.objective import Goal, pareto_front
 from study.search.samplers import SAMPLER_NAMES, make_sampler
@@ -160,13 +162,14 @@ def test_every_preset_is_valid_and_its_head_tells_what_it_is(name):
 
 def test_a_winner_must_not_be_collapsed_and_reaches_its_floors():
     goal = Goal("nll", (("au", 2.0),), 0.1)
-    best = {"valid/nll": 5.0, "valid/kl": 0.5, "valid/au": 2, "valid/mi": 0.4}
+    best = row(1, kl=0.5, au=2).with_metrics({"valid/mi": 0.4, "valid/mi_se": 0.01})
     assert goal.is_feasible(best)
-    assert not goal.is_feasible(best | {"valid/au": 1})
-    assert not Goal().is_feasible(best | {"valid/au": 0, "valid/kl": 0.05})
-    assert Goal().is_feasible(best | {"valid/au": 0, "valid/kl": 0.2})
-    assert goal.constraints(best | {"valid/au": 0, "valid/kl": 0.04}) == pytest.approx(
-        {"not collapsed": 0.06, "au floor": 2.0}
+    assert not goal.is_feasible(best.with_metrics({"valid/au": 1}))
+    assert not Goal().is_feasible(best.with_metrics({"valid/mi": 0.05}))
+    assert Goal().is_feasible(best.with_metrics({"valid/mi": 0.05, "valid/mi_se": 0.03}))
+    assert not Goal().is_feasible(NO_EPOCH)
+    assert goal.constraints(best.with_metrics({"valid/au": 0, "valid/mi": 0.04})) == pytest.approx(
+        {"not collapsed": 0.04, "au floor": 2.0}
     )
     assert Goal.from_json(goal.to_json()) == goal
 
@@ -182,7 +185,7 @@ def test_the_sampler_learns_what_collapses():
         values = space.suggest(trial)
         weight = values["objective.kl_weight"]
         kl = 0.0 if weight > 0.5 else 1.0
-        best = {"valid/nll": 10.0 - weight, "valid/kl": kl, "valid/au": int(kl), "valid/mi": kl}
+        best = row(1, 10.0 - weight, kl=kl, au=int(kl))
         for name, violation in goal.constraints(best).items():
             trial.set_constraint(name, violation)
         study.tell(trial, goal.values(best))

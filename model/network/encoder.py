@@ -29,7 +29,9 @@ class Encoder(nn.Module):
         )
         steps_size = settings.hidden_size * (2 if settings.bidirectional else 1)
         learns_scores = "scores" in POOLINGS[settings.pooling].extras
-        self.attention = nn.Linear(steps_size, 1, bias=False) if learns_scores else None
+        # Apart from the others' numbers, so that all else starts as it does with another pooling.
+        with torch.random.fork_rng(devices=[]):
+            self.attention = nn.Linear(steps_size, 1, bias=False) if learns_scores else None
         self.to_posterior = nn.Linear(settings.features_size, 2 * settings.latent_size, bias=False)
         # Its own weight is not used: the scale is fixed. The usual epsilon of 1e-5 would swallow the small
         # means of the uniform initialisation, and the bound on the KL with them.

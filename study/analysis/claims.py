@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from scipy import stats
 
-from model.collapse import COLLAPSED_KL_NATS
+from model.collapse import COLLAPSED_MI_NATS, ERRORS
 from model.registry import POOLINGS
 from study.record.places import FINAL_SCORES
 
@@ -26,6 +26,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 COMPARABLE = 0.005
 """Likelihoods within this fraction of each other count as comparable: half of the field's whole spread."""
+NOT_TESTABLE = "not testable"
+"""The verdict on a claim that says nothing of what happened."""
 TRUSTED = 0.05
 """Of at most this share of a run's sequences the importance weights may be beyond trust (k-hat)."""
 BASES = ("vae", "annealing")
@@ -48,7 +50,9 @@ class Verdict:
     """The method that was run with pooling last and with this one."""
 
 
-def mean_interval(differences: NDArray[np.float64], sampling_error: float = 0.0) -> tuple[float, float]:
+def mean_interval(
+    differences: NDArray[np.float64], sampling_error: float = 0.0, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Return Student's interval of the mean of one difference a seed; infinite with a single seed.
 
     `sampling_error` is a standard error that all seeds share, such as that of the sequences in a split. It is known
@@ -61,12 +65,12 @@ def mean_interval(differences: NDArray[np.float64], sampling_error: float = 0.0)
     error = float(np.hypot(of_seeds, sampling_error))
     of_one = len(differences) - 1
     freedom = of_one * (error / of_seeds) ** 4 if of_seeds else np.inf
-    quantiles = stats.t.ppf((1 + CONFIDENCE) / 2, [freedom, of_one])
+    quantiles = stats.t.ppf((1 + confidence) / 2, [freedom, of_one])
     reach = float(max(quantiles * [error, of_seeds]))
     return float(differences.mean()) - reach, float(differences.mean()) + reach
 
 
-def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+def paired_interval(differences: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the interval of the mean of `[seeds, sequences]` differences: both vary, sequences alike in all seeds.
 
     The error over sequences is a bootstrap's, that over seeds Student's, and the two add.
@@ -75,7 +79,7 @@ def paired_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     if by_sequence.size < 2:
         return -np.inf, np.inf
     found = stats.bootstrap((by_sequence,), np.mean, n_resamples=RESAMPLES, batch=100, method="basic", rng=0)
-    return mean_interval(differences.mean(1), float(found.standard_error))
+    return mean_interval(differences.mean(1), float(found.standard_error), confidence)
 
 
 @dataclass(frozen=True)
@@ -97,22 +101,32 @@ class Difference:
 
 
 def differences(frame: pl.DataFrame) -> list[Difference]:
-    """Return how each method and pooling differs from the plain VAE with pooling last, if they share seeds."""
+    """Return how each method and pooling differs from the plain VAE with pooling last, if they share seeds.
+
+    The intervals hold for all rows together (Bonferroni).
+    """
     plain = plainest(frame) or ""
     rows = frame.select("method", "pooling").unique(maintain_order=True).iter_rows()
-    found = [difference(frame, row, (plain, "last")) for row in rows if row != (plain, "last")]
+    others = [row for row in rows if row != (plain, "last")]
+    found = [difference(frame, row, (plain, "last"), len(others)) for row in others]
     return [each for each in found if each is not None]
 
 
 def gains_of_pooling(frame: pl.DataFrame) -> list[Difference]:
-    """Return how each method with a pooled encoder differs from the same method with pooling last."""
-    rows = frame.filter(pl.col("pooling").is_in(POOLED)).select("method", "pooling").unique(maintain_order=True)
-    found = [difference(frame, row, (row[0], "last")) for row in rows.iter_rows()]
+    """Return how each method with a pooled encoder differs from the same method with pooling last.
+
+    The intervals hold for all rows together (Bonferroni).
+    """
+    pooled = frame.filter(pl.col("pooling").is_in(POOLED)).select("method", "pooling").unique(maintain_order=True)
+    rows = [row for row in pooled.iter_rows() if select(frame, row[0], "last").height]
+    found = [difference(frame, row, (row[0], "last"), len(rows)) for row in rows]
     return [each for each in found if each is not None]
 
 
-def difference(frame: pl.DataFrame, row: tuple[str, str], reference: tuple[str, str]) -> Difference | None:
-    """Return how a method and pooling differ from others, or nothing where no seed was run with both."""
+def difference(
+    frame: pl.DataFrame, row: tuple[str, str], reference: tuple[str, str], rows: int = 1
+) -> Difference | None:
+    """Return how a method and pooling differ from others, one of so many rows; None where no seed was run with both."""
     own, other = pair(select(frame, *row), select(frame, *reference))
     if own.height == 0:
         return None
@@ -121,7 +135,7 @@ def difference(frame: pl.DataFrame, row: tuple[str, str], reference: tuple[str, 
     return Difference(
         *row,
         float(by_sequence.mean()),
-        *paired_interval(by_sequence),
+        *paired_interval(by_sequence, 1 - (1 - CONFIDENCE) / rows),
         num_collapsed(own),
         num_collapsed(other),
         own.height,
@@ -208,23 +222,29 @@ def dispersion_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> 
 
 def num_collapsed(frame: pl.DataFrame) -> int:
     """Count the runs whose posterior carries nothing, by the threshold of their study, if it has one."""
-    threshold = pl.when(pl.col("collapse_kl_nats") > 0).then("collapse_kl_nats").otherwise(COLLAPSED_KL_NATS)
-    return frame.filter((pl.col("kl") < threshold) & (pl.col("au") == 0)).height
+    threshold = pl.when(pl.col("collapse_mi_nats") > 0).then("collapse_mi_nats").otherwise(COLLAPSED_MI_NATS)
+    highest = pl.col("mi") + ERRORS * pl.col("mi_se").fill_nan(0.0).fill_null(0.0)
+    return frame.filter(highest < threshold).height
 
 
 def collapse_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Verdict:
-    """Judge: at equal settings the last-state VAE collapses and the pooled one does not."""
-    difference = column(pooled, "kl") - column(plain, "kl")
+    """Judge: at equal settings the last-state VAE collapses and the pooled one does not.
+
+    Where neither collapses, or both do, the claim cannot be tested at these settings.
+    """
+    difference = column(pooled, "mi") - column(plain, "mi")
     low, high = mean_interval(difference)
     seeds, of_plain, of_pooled = plain.height, num_collapsed(plain), num_collapsed(pooled)
-    if seeds <= 2 or of_plain not in (0, seeds) or of_pooled not in (0, seeds):
+    if of_plain == of_pooled and of_plain in (0, seeds):
+        verdict = NOT_TESTABLE
+    elif seeds <= 2 or of_plain not in (0, seeds) or of_pooled not in (0, seeds):
         verdict = "undecided"
     else:
         as_claimed = of_plain == seeds and of_pooled == 0
         verdict = ("supported" if low > 0 else "undecided") if as_claimed else "not supported"
     evidence = (
         f"collapsed seeds: last {of_plain} of {seeds}, {name} {of_pooled} of {seeds};"
-        f" KL of {name} minus last: {difference.mean():z.2f} nats [{low:z.2f}, {high:z.2f}]"
+        f" mutual information of {name} minus last: {difference.mean():z.2f} nats [{low:z.2f}, {high:z.2f}]"
     )
     return Verdict("collapse", name, verdict, evidence, low, high)
 
@@ -235,7 +255,7 @@ def likelihood_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.D
     low, high = paired_interval(gain)
     evidence = f"nll of last minus {name}: {gain.mean():z.2f} nats [{low:z.2f}, {high:z.2f}]"
     verdict = decide(low, high)
-    doubtful = max(float(column(each, "untrusted").max()) for each in (plain, pooled, previous) if each.height)
+    doubtful = max(float(column(each, "untrusted").max()) for each in (plain, pooled) if each.height)
     if np.isnan(doubtful):
         evidence += "; with fewer than 100 samples a sequence nothing is known of its importance weights"
         return Verdict("likelihood", name, "undecided", evidence, low, high)
@@ -244,6 +264,9 @@ def likelihood_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, previous: pl.D
         return Verdict("likelihood", name, "undecided", evidence, low, high)
     if previous.height == 0:
         evidence += "; aggressive training was not run"
+        return Verdict("likelihood", name, "undecided" if verdict == "supported" else verdict, evidence, low, high)
+    if not float(column(previous, "untrusted").max()) <= TRUSTED:
+        evidence += "; the importance weights of aggressive training cannot be trusted, so that it is not compared with"
         return Verdict("likelihood", name, "undecided" if verdict == "supported" else verdict, evidence, low, high)
     other, own = pair(previous, pooled)
     behind = nll_of_sequences(own) - nll_of_sequences(other)

@@ -34,6 +34,7 @@ from study.record.places import FINAL
 from study.record.states import State
 
 COMPARISON = "comparison.json"
+TOGETHER = "intervals of 95 % for all rows together"
 ERRORS = ("nll_se", "nll_bias_bound", "untrusted")
 """How far the likelihood's estimate goes, and the share of sequences whose importance weights cannot be trusted."""
 
@@ -75,7 +76,7 @@ def results(ledger: Ledger) -> pl.DataFrame:
                 "method": trial.params["method"],
                 "pooling": trial.params.get("model.pooling", "-"),
                 "seed": trial.params["seed"],
-                "collapse_kl_nats": ledger.definition.goal.collapse_kl_nats,
+                "collapse_mi_nats": ledger.definition.goal.collapse_mi_nats,
                 **{name: float("nan") if value is None else float(value) for name, value in final.items()},
                 "epochs": len(trial.rows),
                 "seconds": training_seconds(last),
@@ -138,7 +139,12 @@ class Comparison:
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return the table of a comparison, test split, mean ± standard deviation over seeds."""
-    table = Table(title="Test split, mean ± s.d. over seeds", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title="Test split, mean ± s.d. over seeds; intervals of 95 % for all rows together",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     against = {(each.method, each.pooling): show_difference(each) for each in comparison.differences}
     than = f"nll less {comparison.plainest} last's"
     for name in ("method", "pooling", "seeds", *COMPARED, than, "untrusted", "seconds", "decoder tokens"):
@@ -197,7 +203,12 @@ def claims_table(found: list[Verdict]) -> Table:
 
 def gains_table(found: list[Difference]) -> Table:
     """Return what pooling adds to each method, last state against pooled."""
-    table = Table(title="Pooling beside each method", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title="Pooling beside each method; intervals of 95 % for all rows together",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     for name in ("method", "pooling", "nll less the same method's with pooling last", "collapsed: last", "pooled"):
         table.add_column(name, justify="left" if name in ("method", "pooling") else "right", overflow="fold")
     table.add_column("untrusted", justify="right")

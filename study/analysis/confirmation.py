@@ -84,13 +84,15 @@ def confirmation_study(source: Definition, seeds: int, command: str) -> Definiti
     searched = source.space.ranges.get("seed")
     seen = [source.seed] if searched is None else [source.seed, *(int(value) for value in searched.ends())]
     fresh = tuple(range(max(seen) + 1, max(seen) + 1 + seeds))
-    ranges = {name: allowed for name, allowed in source.space.ranges.items() if name != "seed"}
+    ranges = {name: allowed for name, allowed in source.space.searched.items() if name != "seed"}
     return replace(
         source,
         name=f"{source.name}-confirm",
         identifier=uuid.uuid4().hex,
         space=SearchSpace(source.space.fixed, {**ranges, "seed": Range(values=fresh)}, source.space.kept),
         num_trials=0,
+        planned=(),
+        num_tested=0,
         sampler="random",
         scheduler="none",
         final_num_samples=0,
@@ -159,11 +161,14 @@ def conclude(settings: list[Params], seeds: list[int], trials: list[TrialRecord]
     others = {key(standing.params): standing for standings in by_round[:-1] for standing in standings}
     left_out = [standing for name, standing in others.items() if name not in last]
     left_out.sort(key=lambda standing: (-len(standing.seeds), standing.mean_nll))
-    return compare_first_two([*best, *left_out], len(best))
+    earlier = [count for _, count in rounds(len(settings), len(seeds))][:-1]
+    # Where no setting was left out, none was chosen.
+    chosen_by = seeds[: earlier[-1]] if earlier and len(best) < len(settings) else []
+    return compare_first_two([*best, *left_out], len(best), chosen_by)
 
 
-def compare_first_two(standings: list[Standing], finalists_left: int) -> Confirmation:
-    """Return the confirmation with the paired test of the winner against the second of the last round."""
+def compare_first_two(standings: list[Standing], finalists_left: int, chosen_by: list[int]) -> Confirmation:
+    """Return the confirmation with the paired test of the first two of the last round, on seeds not `chosen_by`."""
     first = standings[0]
     if not math.isfinite(first.mean_nll):
         return Confirmation(standings, "No finalist is feasible with every seed: the search's best was luck.")
@@ -172,12 +177,19 @@ def compare_first_two(standings: list[Standing], finalists_left: int) -> Confirm
     second = standings[1]
     if not math.isfinite(second.mean_nll):
         return Confirmation(standings, "The winner alone is feasible with every seed.")
-    differences = np.array(second.nll) - np.array(first.nll)
+    # The seeds that the two were chosen by say nothing new of them.
+    fresh = [place for place, seed in enumerate(first.seeds) if seed not in chosen_by]
+    if len(fresh) < 2:
+        return Confirmation(
+            standings, f"{len(fresh)} fresh seeds are too few to test the first two; give more --seeds."
+        )
+    differences = np.array(second.nll)[fresh] - np.array(first.nll)[fresh]
     low, high = mean_interval(differences)
-    p_value = float(stats.ttest_rel(second.nll, first.nll).pvalue)
+    p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
     told = "The winner is better than" if low > 0 else "The winner cannot be told apart from"
     sentence = (
-        f"{told} the second: {differences.mean():z.2f} nats [{low:z.2f}, {high:z.2f}] over {len(differences)} seeds,"
+        f"{told} the second: {differences.mean():z.2f} nats [{low:z.2f}, {high:z.2f}] over {len(differences)} seeds"
+        " that did not choose them,"
         f" paired t-test p = {p_value:.3f}."
     )
     return Confirmation(standings, sentence, float(differences.mean()), low, high, p_value)

@@ -3,53 +3,38 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
+from model.collapse import LITTLE_MI_NATS
+from study.analysis.answer import answer_of, sentences
 from study.analysis.confirmation import key, without_seed
 from study.analysis.seed_noise import BEYOND_LUCK
-from study.inference.diagnosis import INFORMATIVE_NATS
 from study.record.formats import show_params, show_value
 from study.record.states import State
 from study.record.trials import TrialRecord, best_row, best_trial, has_collapsed, pareto_trials
 from study.search.definition import Definition
 
-CHOICES = ("method", "model.pooling")
-"""Settings that the answer names."""
-
 
 def answer(definition: Definition, trials: list[TrialRecord], noise: str, noise_nats: float = math.nan) -> list[str]:
-    """Return a study's answer in three sentences: the best settings, what using z costs, how sure that is.
+    """Return a study's answer in sentences: pooling, the best settings, what using z costs, how sure that is.
 
     `noise_nats` is the standard deviation of the nll over seeds alone, nan where it was not measured.
     """
     best = best_trial(trials)
     measured = [trial for trial in trials if trial.best]
     collapsed = [trial for trial in measured if has_collapsed(definition, trial)]
-    if best is None:
-        usable = f"On {definition.corpus_name}, none of {counted(len(trials))} has usable settings"
-        if not collapsed:
-            return [f"{usable}: each failed, missed a floor or has not ended an epoch; none collapsed.", noise]
-        return [
-            f"{usable}: each collapsed, failed or missed a floor.",
-            f"{len(collapsed)} collapsed; the section on collapse says what they share, `study diagnose` what to try.",
-            noise,
-        ]
-    row = best.best
-    named = [f"{name.rsplit('.', 1)[-1]} {best.params[name]}" for name in CHOICES if name in best.params]
-    first = (
-        f"On {definition.corpus_name}, of the trials that have not collapsed, trial {best.number}"
-        f" ({', '.join([*named, 'its settings are below'])}) has the best likelihood: validation nll"
-        f" {row['valid/nll']:.2f} nats a sequence, KL {row['valid/kl']:z.2f}, mutual information {row['valid/mi']:z.2f}"
-        f" nats, {row['valid/au']} active units{informative_alternative(best, pareto_trials(trials))}."
-    )
+    told = sentences(definition, answer_of(definition, trials))
+    if best is not None and (other := informative_alternative(best, pareto_trials(trials))):
+        told.append(other)
     if not collapsed:
-        return [first, f"None of {counted(len(trials))} collapsed.", noise]
-    second = f"{len(collapsed)} of {counted(len(trials))} collapsed{over_other_seeds(definition, best, measured)}"
-    return [first, f"{second}{price_of_use(definition, best, collapsed, noise_nats)}.", noise]
+        return [*told, f"None of {counted(len(trials))} collapsed.", noise]
+    second = f"{len(collapsed)} of {counted(len(trials))} collapsed"
+    if best is None:
+        return [*told, f"{second}; the section on collapse says what they share, `study diagnose` what to try.", noise]
+    second += over_other_seeds(definition, best, measured)
+    return [*told, f"{second}{price_of_use(definition, best, collapsed, noise_nats)}.", noise]
 
 
 def counted(number: int) -> str:
@@ -91,7 +76,7 @@ def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[Tria
 
 def informative_peer(trials: list[TrialRecord]) -> str:
     """Return which trial of the same study to do as, where one carries much more; nothing if none does."""
-    usable = [trial for trial in trials if trial.best and trial.best["valid/mi"] >= INFORMATIVE_NATS]
+    usable = [trial for trial in trials if trial.best and trial.best["valid/mi"] >= LITTLE_MI_NATS]
     if not usable:
         return ""
     best = min(usable, key=lambda trial: trial.best["valid/nll"])
@@ -102,32 +87,29 @@ def informative_peer(trials: list[TrialRecord]) -> str:
 
 
 def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:
-    """Return which trial to look at instead where the winner is feasible but its latent variable carries little."""
-    if best.best["valid/mi"] >= INFORMATIVE_NATS:
+    """Return which trial to look at as well where the winner's latent variable carries little, or nothing."""
+    if best.best["valid/mi"] >= LITTLE_MI_NATS:
         return ""
-    others = [trial for trial in front if trial.best["valid/mi"] >= INFORMATIVE_NATS]
+    others = [trial for trial in front if trial.best["valid/mi"] >= LITTLE_MI_NATS and trial.number != best.number]
     if not others:
-        return (
-            f"; its latent variable carries little, and no trial carries {INFORMATIVE_NATS:g} nat at a competitive nll"
-        )
+        return f"No trial carries {LITTLE_MI_NATS:g} nats at a competitive nll."
     other = min(others, key=lambda trial: trial.best["valid/nll"])
     return (
-        f"; its latent variable carries little, and of those that carry at least {INFORMATIVE_NATS:g} nat the best is"
-        f" trial {other.number} (nll {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:z.2f})"
+        f"Of those that carry at least {LITTLE_MI_NATS:g} nats the best is trial {other.number} (nll"
+        f" {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:z.2f})."
     )
 
 
 def collapse_pattern(definition: Definition, trials: list[TrialRecord]) -> pl.DataFrame:
-    """Return what collapsed trials share: for each searched setting its values there and elsewhere, and a p-value.
+    """Return what collapsed trials share: for each searched setting its values there and elsewhere.
 
-    Numbers are compared by Mann and Whitney's test, names by a permutation test of the table of counts. Empty if
-    no trial, or every trial, has collapsed. The p-values are for one setting each, not corrected.
+    Empty if no trial, or every trial, has collapsed. A sampler chose the trials: nothing here is a test.
     """
     usable = [
         trial for trial in trials if trial.best and trial.state in (State.COMPLETE, State.PRUNED, State.COLLAPSED)
     ]
     rows: list[dict[str, object]] = []
-    for name, allowed in definition.space.ranges.items():
+    for name, allowed in definition.space.searched.items():
         known = [trial for trial in usable if name in trial.params]
         collapsed = [trial.params[name] for trial in known if has_collapsed(definition, trial)]
         others = [trial.params[name] for trial in known if not has_collapsed(definition, trial)]
@@ -135,13 +117,13 @@ def collapse_pattern(definition: Definition, trials: list[TrialRecord]) -> pl.Da
             continue
         if allowed.values is None or all(isinstance(value, int | float) for value in allowed.values):
             numbers = [[float(value) for value in group] for group in (collapsed, others)]
-            shown, p_value = [show_numbers(group) for group in numbers], compare_numbers(*numbers)
+            shown = [show_numbers(group) for group in numbers]
         else:
             names = [[str(value) for value in group] for group in (collapsed, others)]
-            shown, p_value = [show_counts(group) for group in names], compare_names(*names)
-        rows.append({"setting": name, "collapsed": shown[0], "others": shown[1], "p": p_value})
-    schema = {"setting": pl.String, "collapsed": pl.String, "others": pl.String, "p": pl.Float64}
-    return pl.DataFrame(rows, schema=schema).sort("p")
+            shown = [show_counts(group) for group in names]
+        rows.append({"setting": name, "collapsed": shown[0], "others": shown[1]})
+    schema = {"setting": pl.String, "collapsed": pl.String, "others": pl.String}
+    return pl.DataFrame(rows, schema=schema)
 
 
 def show_numbers(values: list[float]) -> str:
@@ -153,21 +135,6 @@ def show_counts(values: list[str]) -> str:
     """Return how often each value occurs, the most frequent first."""
     counts = {value: values.count(value) for value in dict.fromkeys(values)}
     return ", ".join(f"{value} {count}" for value, count in sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def compare_numbers(one: list[float], other: list[float]) -> float:
-    """Return the p-value that two groups of numbers are drawn alike."""
-    return float(stats.mannwhitneyu(one, other).pvalue)
-
-
-def compare_names(one: list[str], other: list[str]) -> float:
-    """Return the p-value that two groups of names are drawn alike."""
-    values = list(dict.fromkeys([*one, *other]))
-    table = np.array([[group.count(value) for value in values] for group in (one, other)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        method = stats.PermutationMethod(n_resamples=999, rng=np.random.default_rng(0))
-        return float(stats.chi2_contingency(table, correction=False, method=method).pvalue)
 
 
 def costs(definition: Definition, trials: list[TrialRecord], price_per_gpu_hour: float | None) -> list[tuple[str, str]]:

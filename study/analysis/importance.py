@@ -36,7 +36,7 @@ def importances(definition: Definition, trials: list[TrialRecord]) -> pl.DataFra
     ]
     names = [
         name
-        for name in definition.space.ranges
+        for name in definition.space.searched
         if name != "seed"
         and all(name in trial.params for trial in usable)
         and len({trial.params[name] for trial in usable}) > 1
@@ -52,7 +52,7 @@ def importances(definition: Definition, trials: list[TrialRecord]) -> pl.DataFra
                 "high": pl.Float64,
             }
         )
-    distributions = {name: as_distribution(definition.space.ranges[name]) for name in names}
+    distributions = {name: as_distribution(definition.space.searched[name]) for name in names}
     for metric, sign in TARGETS.items():
         found = evaluate(usable, definition.grace_epochs, names, distributions, metric, sign)
         draw = np.random.default_rng(0)

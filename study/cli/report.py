@@ -19,6 +19,7 @@ def report_study(
     ledger: Ledger,
     *,
     as_json: bool,
+    as_answer: bool,
     html: Path | None,
     markdown: Path | None,
     figure: Path | None,
@@ -31,6 +32,10 @@ def report_study(
     if as_json:
         for each in trials:
             click.echo(json.dumps(without_nan(json_line(each))))
+    if as_answer:
+        from study.analysis.answer import answer_of
+
+        click.echo(json.dumps(without_nan(answer_of(ledger.definition, trials).as_json()), indent=1))
     if html or markdown:
         from study.reporting.document import write_html, write_markdown
 
@@ -44,7 +49,7 @@ def report_study(
 
         save(Study(ledger.folder.name, ledger.folder.parent).figure(which or "trade-off", trial), figure)
         click.echo(f"wrote {figure}", err=True)
-    if not (as_json or html or markdown or figure):
+    if not (as_json or as_answer or html or markdown or figure):
         make_console().print(study_report(ledger.definition, trials, known_noise(ledger, trials)[1]))
 
 

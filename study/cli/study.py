@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from study.cli.completion import complete_preset, complete_study
-from study.cli.types import Number, Whole
+from study.cli.types import Names, Number, Whole
 
 if TYPE_CHECKING:
     from study.search.definition import Definition
@@ -47,7 +47,7 @@ storage_option = click.option(
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Hold a setting fixed (repeatable).")
 @click.option("--search", "also", multiple=True, metavar="NAME", help="Search an optional setting too (repeatable).")
 @click.option("--name", help="Name of the study; made from preset or corpus if not given.")
-@click.option("--trials", type=Whole(), help="How many settings to try in all.")
+@click.option("--trials", type=Whole(), help="How many settings the search tries; the pooling test's runs come on top.")
 @click.option("--concurrent", type=Whole(), help="Trials at once; as many as CPUs or GPUs allow if not given.")
 @click.option("--cpus-per-trial", type=float, help="CPUs of each trial, may be a fraction.")
 @click.option(
@@ -62,6 +62,10 @@ storage_option = click.option(
     "--floor", "floors", multiple=True, metavar="METRIC=VALUE", help="Least au, mi or kl of a winner (repeatable)."
 )
 @click.option("--scheduler", help="asha, median or none: what ends bad trials early.")
+@click.option("--stages", type=Names(), help="The pooling test, the search, or both.  [default: pooling,search]")
+@click.option("--poolings", type=Names(), help="Poolings of the test beside last.  [default: mean,max]")
+@click.option("--seeds", type=Whole(max=1000), help="Seeds of the pooling test.  [default: 2]")
+@click.option("--test-weights", type=Names(), help="KL weights of the pooling test.  [default: 0.15,0.3,0.6]")
 @click.option("--time-budget", type=float, metavar="MINUTES", help="End in order after so long; --resume goes on.")
 @click.option("--max-gpu-hours", type=float, help="End in order once the study has used so many; --resume goes on.")
 @click.option("--seed", type=int, help="Seed of the search and of every trial.  [default: 0]")
@@ -118,7 +122,7 @@ def show_plan(definition: Definition) -> None:
     console.print(space_table(definition))
     console.print("\nFixed", style="italic")
     fixed = definition.space.fixed.model_dump(exclude_none=True)
-    for name in definition.space.ranges:
+    for name in definition.space.searched:
         table, _, leaf = name.rpartition(".")
         (fixed[table] if table else fixed).pop(leaf, None)
     console.print(tomli_w.dumps(fixed), markup=False)
@@ -157,7 +161,10 @@ def status_command(name: str | None, storage: Path) -> int:
             damaged = True
             click.echo(f"{each}: {one_line(str(error))}", err=True)
             continue
-        states = ", ".join(f"{count} {state}" for state, count in counts(trials).items()) or "no trial yet"
+        states = (
+            ", ".join(f"{count} {state}" for state, count in counts(ledger.definition, trials).items())
+            or "no trial yet"
+        )
         running = "running" if ledger.is_locked() else "not running"
         view = LiveView(ledger.definition)
         view.load(trials)
@@ -174,6 +181,9 @@ def status_command(name: str | None, storage: Path) -> int:
 @click.command("report")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_study)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a trial and line.")
+@click.option(
+    "--answer", "as_answer", is_flag=True, help="The answer as one JSON object: pooling, best settings, language model."
+)
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write all of it as one HTML file, with figures."
 )

@@ -35,6 +35,19 @@ class Number(click.FloatRange):
         return found
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names with commas between."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the names, each once."""
+        found = tuple(dict.fromkeys(each.strip() for each in str(value).split(",")))
+        if not all(found):
+            self.fail(f"{value!r}: expected names with commas between", param, ctx)
+        return found
+
+
 class NewFolder(click.Path):
     """A folder to be made, by a name that no library takes for a pattern or an address."""
 

@@ -40,10 +40,16 @@ class RunRequest(BaseModel):
     address: str | None = None
     tracking_uri: str | None = None
     optuna_url: str | None = None
+    stages: tuple[str, ...] | None = None
+    poolings: tuple[str, ...] | None = None
+    seeds: int | None = None
+    """Of the pooling test."""
+    test_weights: tuple[float, ...] | None = None
     dry_run: bool = False
     resume: str | None = None
 
     @property
     def given(self) -> set[str]:
         """The names of the options that were given."""
-        return {name for name in type(self).model_fields if getattr(self, name) not in (None, (), False)}
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name for name, value in values.items() if not (value is None or value is False or value == ())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,6 +12,7 @@ from data.errors import CorpusError
 from data.files import first_problem
 from study.errors import StudyError, did_you_mean
 
+Stage = Literal["pooling", "search"]
 CORPORA = Path("corpora")
 LARGEST = 10**9
 """Of a count: beyond it, it is a slip."""
@@ -23,7 +25,7 @@ class RunOptions(BaseModel):
 
     corpus: str = "chitchat"
     vocabulary_size: int | None = Field(default=None, ge=1, description="of a named corpus that is prepared")
-    trials: int = Field(default=24, ge=1)
+    trials: int = Field(default=24, ge=1, description="of the search; the pooling test's come on top")
     concurrent: int | None = Field(default=None, ge=1)
     cpus_per_trial: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     gpus_per_trial: float | None = Field(
@@ -35,6 +37,14 @@ class RunOptions(BaseModel):
     scheduler: str = "asha"
     grace_epochs: int | None = Field(default=None, ge=1)
     max_retries: int = Field(default=2, ge=0)
+    stages: tuple[Stage, ...] = Field(
+        default=("pooling", "search"), min_length=1, description="the pooling test, the search, or both"
+    )
+    poolings: tuple[str, ...] | None = Field(default=None, description="of the pooling test; last, mean, max if unset")
+    seeds: int = Field(default=2, ge=1, le=1000, description="of the pooling test")
+    test_weights: tuple[float, ...] | None = Field(
+        default=None, min_length=1, description="KL weights of the pooling test; 0.15, 0.3 and 0.6 if unset"
+    )
 
     @classmethod
     def resolve(cls, *tables: Mapping[str, object]) -> RunOptions:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.files import DamagedFileError, first_problem, read_bytes
-from model.collapse import COLLAPSED_KL_NATS
+from model.collapse import COLLAPSED_MI_NATS
 from model.config import MAX_DECODER_TOKENS, NetworkSettings, ObjectiveSettings
 from study.config.methods import METHODS, method_settings
 from study.errors import StudyError, did_you_mean, nearest
@@ -80,8 +80,23 @@ class EvaluationSettings(BaseModel):
         default=MAX_DECODER_TOKENS, ge=1, description="decoded at once, which bounds memory"
     )
     criterion: Literal["nll", "elbo"] = "nll"
-    collapse_kl_nats: float = Field(default=COLLAPSED_KL_NATS, ge=0)
-    collapse_epochs: int = Field(default=2, ge=1)
+    collapse_mi_nats: float = Field(
+        default=COLLAPSED_MI_NATS,
+        ge=0,
+        description="collapsed below this MI, beyond its error; 0: never",
+    )
+    collapse_epochs: int = Field(
+        default=3, ge=1, description="epochs at the final KL weight, collapsed in a row, that end a trial"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_names(cls, given: object) -> object:
+        # Of studies of 0.1, whose threshold was one of KL.
+        if isinstance(given, dict) and "collapse_kl_nats" in given:
+            given = dict(given)
+            given["collapse_mi_nats"] = given.pop("collapse_kl_nats")
+        return given
 
 
 class Settings(BaseModel):

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.analysis.answer import answer_of
 from study.config.addresses import shown
+from study.config.stored import write_json
 from study.errors import StudyError, first_line, tells_of_full_disk
 from study.execution.live import LiveView
 from study.execution.local_ray import close_token_file, local_ray, set_environment
@@ -145,6 +147,8 @@ def finalize(
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / "trials.parquet"]
         trials_frame(trials).write_parquet(files[0])
+        files.append(Path(scratch) / "answer.json")
+        write_json(files[-1], answer_of(ledger.definition, trials).as_json())
         # Not where someone waits for the end.
         if with_report and ending.end != StudyEnd.INTERRUPTED:
             files += draw_report(ledger, Path(scratch), on_problem)

@@ -7,6 +7,7 @@ import os
 import random
 import tempfile
 import uuid
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from study.record.journal import storage_hint
 from study.record.ledger import Ledger
 from study.record.provenance import here
 from study.record.states import State, StudyEnd
-from study.search.definition import Definition
+from study.search.definition import NEVER, Definition
 from study.search.objective import Goal
+from study.search.pooling_test import test_points, why_not, with_test
 from study.search.space import SCHEDULER_NAMES, SearchSpace, build_space
 from study.training.gpus import Sharing, check_share, choose_share, needed_bytes, num_cpus, shown_gpus, slots
 
@@ -50,19 +52,16 @@ def new_study(request: RunRequest, command: str, over: Table | None = None) -> D
     run_tables = [layer.pop("study", {}) for layer in layers]
     # What a preset takes of a GPU is for a cluster, whose GPUs are not known yet; here they are looked at.
     preset_share = run_tables[0].pop("gpus_per_trial", 0.0) if request.preset is not None else 0.0
-    by_hand = nest(dict(parse_assignment(text) for text in request.assignments))
-    if request.seed is not None:
-        by_hand["seed"] = request.seed
-    # A preset is where one starts from; a file or an option is what one wants.
-    own = [{name: table for name, table in layer.items() if name != "search"} for layer in layers]
-    wanted = merge([*(own[1:] if request.preset is not None else own), by_hand])
-    space = build_space([*layers, by_hand, over or {}], request.also, frozenset(wanted))
-    names = ("corpus", "trials", "concurrent", "cpus_per_trial", "gpus_per_trial", "sampler", "objective", "scheduler")
-    options = RunOptions.resolve(
-        *run_tables, {name: getattr(request, name) for name in names} | {"floors": request.floors or None}
-    )
+    space = asked_space(request, layers, over)
+    asked = {name: getattr(request, name) for name in request.given & RunOptions.model_fields.keys()}
+    options = RunOptions.resolve(*run_tables, asked)
     check_choices(options)
-    goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_kl_nats)
+    tested = pooling_test(options, space, asked, over)
+    num_searched = num_trials(options, space) if "search" in options.stages else 0
+    grid = grid_points(options.sampler, space, space.fixed.seed, num_searched)
+    if tested:
+        space = with_test(space, tested)
+    goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_mi_nats)
     name = check_study_name(request.name) if request.name is not None else None
     with tempfile.TemporaryDirectory() as scratch:
         # A dry run leaves nothing behind, a corpus that it had to prepare included.
@@ -78,7 +77,7 @@ def new_study(request: RunRequest, command: str, over: Table | None = None) -> D
         corpus_fingerprint=corpus.fingerprint,
         space=space,
         goal=goal,
-        num_trials=num_trials(options, space),
+        num_trials=len(tested) + num_searched,
         sampler=options.sampler,
         scheduler=options.scheduler,
         grace_epochs=options.grace_epochs or space.warm_epoch(),
@@ -91,11 +90,41 @@ def new_study(request: RunRequest, command: str, over: Table | None = None) -> D
         optuna_url=request.optuna_url or "",
         command=command,
         provenance=here(),
-        planned=grid_points(options.sampler, space, space.fixed.seed, num_trials(options, space)),
+        planned=(*tested, *grid),
+        num_tested=len(tested),
     )
     check_sampler(definition)
     check_apart(storage, definition.name, definition.tracking_uri)
     return definition
+
+
+def asked_space(request: RunRequest, layers: list[Table], over: Table | None) -> SearchSpace:
+    """Return the space that a request's preset, file and options leave; raise StudyError."""
+    by_hand = nest(dict(parse_assignment(text) for text in request.assignments))
+    if request.seed is not None:
+        by_hand["seed"] = request.seed
+    # A preset is where one starts from; a file or an option is what one wants.
+    own = [{name: table for name, table in layer.items() if name != "search"} for layer in layers]
+    wanted = merge([*(own[1:] if request.preset is not None else own), by_hand])
+    return build_space([*layers, by_hand, over or {}], request.also, frozenset(wanted))
+
+
+def pooling_test(
+    options: RunOptions, space: SearchSpace, asked: Mapping[str, object], over: Table | None
+) -> list[Params]:
+    """Return the trials of a study's pooling test; none where its space has no room for one and none was asked for.
+
+    Raises StudyError where one was asked for that cannot be had.
+    """
+    if "pooling" not in options.stages or over is not None:
+        return []
+    if reason := why_not(space):
+        if wanted := [name for name in ("stages", "poolings", "seeds", "test_weights") if name in asked]:
+            raise StudyError(f"--{wanted[0].replace('_', '-')}: there can be no pooling test: {reason}")
+        if "search" not in options.stages:
+            raise StudyError(f"there can be no pooling test, and no search was asked for: {reason}")
+        return []
+    return test_points(space, options.poolings, options.test_weights, options.seeds)
 
 
 def check_servers(request: RunRequest) -> str | None:
@@ -117,8 +146,8 @@ def new_comparison(request: RunRequest, points: list[Params], samples: int, comm
     names = ("method", "model.pooling", "seed")
     searched = {name: list(dict.fromkeys(point[name] for point in points if name in point)) or False for name in names}
     # Each trial is trained to its end, collapsed or not.
-    over = {"search": {**searched, "model.latent_size": False}, "evaluation": {"collapse_epochs": 1_000_000}}
-    own = {"sampler": "random", "scheduler": "none", "trials": len(points)}
+    over = {"search": {**searched, "model.latent_size": False}, "evaluation": {"collapse_epochs": NEVER}}
+    own = {"sampler": "random", "scheduler": "none", "trials": len(points), "stages": ("search",)}
     definition = new_study(request.model_copy(update=own), command, over)
     return replace(
         definition,
@@ -252,7 +281,7 @@ def check_sampler(definition: Definition) -> None:
 
 def num_trials(options: RunOptions, space: SearchSpace) -> int:
     """Return how many trials to run: no more than the points of a grid, and one if nothing is searched."""
-    if not space.ranges:
+    if not space.searched:
         return 1
     return min(options.trials, len(space.grid())) if options.sampler == "grid" else options.trials
 

@@ -1,21 +1,21 @@
-"""Ray's schedules, knowing collapse, and what they say of trials that earlier runs of a study have seen."""
+"""Ray's schedules, knowing what may win, and what they say of trials that earlier runs of a study have seen."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from model.collapse import is_collapsed
 from study.epoch import Epoch, Stored
 from study.errors import StudyError
 from study.record.ledger import Ledger
 from study.record.states import State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
+from study.search.objective import Goal
 from study.search.space import SCHEDULER_NAMES
 
 if TYPE_CHECKING:
@@ -33,60 +33,72 @@ class EarlierTrial:
     """What a schedule asks of a trial that is over."""
 
     trial_id: str
-    config: Mapping[str, Mapping[str, Mapping[str, str]]]
+    config: Mapping[str, Any]
+    """Its `trial` number and `settings`, as `Task` has them."""
     status: str = "TERMINATED"
 
 
-def ranked(trial: Trial | EarlierTrial, result: Result, collapse_kl_nats: float) -> Result | None:
-    """Return an epoch as schedules rank it: collapsed trials behind all others; None of a language model.
+def ranked(trial: Trial | EarlierTrial, result: Result, goal: Goal) -> Result | None:
+    """Return an epoch as schedules rank it: what may not win behind all that may; None of a language model.
 
     A collapsed trial is a language model, and often a good one: it would end trials at its rungs that can win, which it
-    cannot itself. A language model that was asked for is a yardstick: it ends none and is not ended.
+    cannot itself; so would one that is under a floor. Among those the one that misses the least comes first. A language
+    model that was asked for is a yardstick: it ends none and is not ended.
     """
     if trial.config["settings"]["model"]["posterior"] == "none":
         return None
-    if METRIC in result and is_collapsed(
-        float(result["valid/kl"] or 0), int(result["valid/au"] or 0), collapse_kl_nats
-    ):
-        return {**result, METRIC: float(result[METRIC] or 0) + BEHIND_NATS}
-    return result
+    if METRIC not in result:
+        return result
+    epoch = Epoch(1, 0, 0.0, {name: float(result[name] or 0) for name in result if name.startswith("valid/")})
+    missed = sum(max(0.0, violation) for violation in goal.constraints(epoch).values())
+    return {**result, METRIC: epoch[METRIC] + BEHIND_NATS * (1 + missed)} if missed else result
 
 
-class CollapseAware:
-    """What makes a schedule of Ray's know collapse."""
+class GoalAware:
+    """What makes a schedule of Ray's know what may win, and which trials it must leave alone."""
 
-    collapse_kl_nats: float
+    definition: Definition
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial | EarlierTrial, result: Result) -> str:
         """Return what to do with a trial after an epoch."""
-        seen = ranked(trial, result, self.collapse_kl_nats)
-        return "CONTINUE" if seen is None else str(super().on_trial_result(tune_controller, trial, seen))  # type: ignore[misc]
+        seen = ranked(trial, result, self.definition.goal)
+        if seen is None:
+            return "CONTINUE"
+        decision = str(super().on_trial_result(tune_controller, trial, seen))  # type: ignore[misc]
+        return "CONTINUE" if self.definition.is_tested(trial.config["trial"]) else decision
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial | EarlierTrial, result: Result) -> None:
         """Take the last epoch of a trial."""
-        seen = ranked(trial, result, self.collapse_kl_nats)
+        seen = ranked(trial, result, self.definition.goal)
         if seen is not None:
             super().on_trial_complete(tune_controller, trial, seen)  # type: ignore[misc]
 
 
-class CollapseAwareASHA(CollapseAware, ASHAScheduler):
-    """ASHA on nll that knows collapse."""
+class GoalAwareASHA(GoalAware, ASHAScheduler):
+    """ASHA on nll that knows what may win."""
 
-    def __init__(self, collapse_kl_nats: float, **options: float) -> None:
+    def __init__(self, definition: Definition, **options: float) -> None:
         super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
-        self.collapse_kl_nats = collapse_kl_nats
+        self.definition = definition
 
 
-class CollapseAwareMedian(CollapseAware, MedianStoppingRule):
-    """The median rule on nll that knows collapse."""
+class GoalAwareMedian(GoalAware, MedianStoppingRule):
+    """The median rule on nll that knows what may win."""
 
-    def __init__(self, collapse_kl_nats: float, **options: float) -> None:
+    def __init__(self, definition: Definition, **options: float) -> None:
         super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
-        self.collapse_kl_nats = collapse_kl_nats
+        self.definition = definition
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial | EarlierTrial, result: Result) -> str:
+        """Return what to do with a trial after an epoch."""
+        if self.definition.is_tested(trial.config["trial"]):
+            self.feed(trial, [Epoch.from_json(result)])
+            return "CONTINUE"
+        return super().on_trial_result(tune_controller, trial, result)
 
     def feed(self, trial: Trial | EarlierTrial, rows: Sequence[Epoch]) -> None:
         """Take epochs that are past: asked itself, it would stop trials of the past and refuse to hear more of them."""
-        seen = [ranked(trial, row.to_json(), self.collapse_kl_nats) for row in rows]
+        seen = [ranked(trial, row.to_json(), self.definition.goal) for row in rows]
         if rows and None not in seen:
             self._results[trial].extend(seen)
 
@@ -106,19 +118,19 @@ def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
 
 def new_scheduler(definition: Definition) -> TrialScheduler:
     """Return the schedule of a definition before its first trial."""
-    epochs, collapse_kl_nats = definition.space.most_epochs(), definition.goal.collapse_kl_nats
+    epochs = definition.space.most_epochs()
     match definition.scheduler:
         case "none":
             return FIFOScheduler()
         case "asha":
-            return CollapseAwareASHA(
-                collapse_kl_nats,
+            return GoalAwareASHA(
+                definition,
                 max_t=epochs + 1,
                 grace_period=min(definition.grace_epochs, epochs),
                 reduction_factor=3,
             )
         case "median":
-            return CollapseAwareMedian(collapse_kl_nats, grace_period=definition.grace_epochs, min_samples_required=3)
+            return GoalAwareMedian(definition, grace_period=definition.grace_epochs, min_samples_required=3)
         case name:
             raise StudyError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULER_NAMES)}")
 
@@ -126,11 +138,14 @@ def new_scheduler(definition: Definition) -> TrialScheduler:
 def earlier(definition: Definition, trial: TrialRecord) -> EarlierTrial:
     """Return a recorded trial as a schedule knows it."""
     try:
-        settings = definition.space.settings(trial.params)
+        settings = definition.settings(trial.number, trial.params)
     except StudyError:
         # A combination that was refused; it has no epochs that anything could be made of.
         settings = definition.space.fixed
-    return EarlierTrial(f"earlier-{trial.number}", {"settings": {"model": {"posterior": settings.model.posterior}}})
+    return EarlierTrial(
+        f"earlier-{trial.number}",
+        {"trial": trial.number, "settings": {"model": {"posterior": settings.model.posterior}}},
+    )
 
 
 def was_stopped(ledger: Ledger, number: int) -> bool:
@@ -180,7 +195,7 @@ def replay(scheduler: TrialScheduler, trial: EarlierTrial, rows: Sequence[Epoch]
 
 def feed(scheduler: TrialScheduler, trial: Trial | EarlierTrial, rows: Sequence[Epoch]) -> None:
     """Show a schedule some epochs that are past, whatever it decides."""
-    if isinstance(scheduler, CollapseAwareMedian):
+    if isinstance(scheduler, GoalAwareMedian):
         scheduler.feed(trial, rows)
         return
     for row in rows:

@@ -13,7 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from study.config.settings import Params
-from study.epoch import Epoch, Stored
+from study.epoch import MEASURED, Epoch, Stored
 from study.errors import StudyError, tells_of_full_disk
 from study.execution import mps
 from study.execution.failures import why_it_failed
@@ -49,7 +49,7 @@ class LedgerSearcher(Searcher):
             number, params = self.ledger.ask()
             self.left -= 1
             try:
-                settings = definition.space.settings(params)
+                settings = definition.settings(number, params)
             except StudyError as error:
                 self.callback.finish(number, params, State.FAILED, str(error))
                 continue
@@ -146,7 +146,10 @@ class LedgerCallback(Callback):
 
     def _own_end(self, rows: Sequence[Epoch]) -> tuple[State, str]:
         settings = self.ledger.definition.space.fixed.evaluation
-        reason = f"KL below {settings.collapse_kl_nats} nats and no active unit for {settings.collapse_epochs} epochs"
+        reason = (
+            f"mutual information below {settings.collapse_mi_nats:g} nats, beyond its error, for"
+            f" {settings.collapse_epochs} epochs at the final KL weight"
+        )
         outcome = State(rows[-1].outcome)
         return outcome, reason if outcome == State.COLLAPSED else ""
 
@@ -219,4 +222,4 @@ class EndOfStudy(Stopper):
 def is_recorded(name: str) -> bool:
     """Say whether a key of a Tune result is one of ours."""
     own = ("epoch", "step", "seconds", "outcome", "phase", "node")
-    return name in own or name.startswith(("train/", "valid/", "system/"))
+    return name in own or name.startswith(("train/", "valid/", "system/", MEASURED))

@@ -20,7 +20,7 @@ from torch import Tensor
 from data.batches import BatchOrder, gather
 from data.corpus import Split
 from model import diagnostics
-from model.collapse import is_collapsed
+from model.collapse import LITTLE_MI_NATS, Use, is_collapsed, use_of
 from model.network import pooling
 from model.network.vae import SequenceVAE
 from model.posterior import Posterior
@@ -28,16 +28,13 @@ from study.config.settings import Settings
 from study.epoch import Epoch
 from study.errors import StudyError, first_line
 from study.inference.advice import advice
-from study.training.evaluation import NOISE_SEED, evaluating, score
+from study.training.evaluation import INFORMATION_DRAWS, NOISE_SEED, evaluating, score
 
 ALIKE = 0.9
 """Features with a mean cosine similarity above this hardly depend on the input."""
 
 USED_NATS = 0.1
 """A decoder uses z if another sequence's z costs it at least this much."""
-
-INFORMATIVE_NATS = 1.0
-"""A latent variable that carries less says little about its input, collapsed or not."""
 
 COMPARED = ("last", "mean", "max")
 
@@ -139,11 +136,13 @@ def posterior_metrics(posterior: Posterior) -> dict[str, Any]:
         )
     variance = posterior.mean.double().var(0)
     generator = torch.Generator().manual_seed(NOISE_SEED)
-    noise = torch.randn(posterior.mean.shape, generator=generator)
+    draws = torch.randn(INFORMATION_DRAWS, *posterior.mean.shape, generator=generator)
+    mi, mi_se = diagnostics.mutual_information_and_error(posterior, draws)
     active = diagnostics.active_dimensions(variance.tolist())
     return {
         "kl": float(by_dimension.sum()),
-        "mi": diagnostics.mutual_information(posterior, noise),
+        "mi": mi,
+        "mi_se": mi_se,
         "au": len(active),
         "active_dimensions": active,
         "kl_by_dimension": by_dimension.tolist(),
@@ -193,14 +192,14 @@ def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]
 
 def is_collapsed_now(metrics: dict[str, Any]) -> bool:
     """Say whether metrics are those of a collapsed posterior."""
-    return is_collapsed(metrics["kl"], int(metrics["au"]))
+    return is_collapsed(metrics["mi"], metrics["mi_se"])
 
 
 def collapsed_since(history: list[Epoch]) -> int | None:
     """Return the first epoch of the collapse that a run ended in, or None if it did not end in one."""
     since = None
     for row in reversed(history):
-        if not is_collapsed(row["valid/kl"], int(row["valid/au"])):
+        if not is_collapsed(float(row["valid/mi"]), float(row.get("valid/mi_se"))):
             break
         since = int(row.number)
     return since
@@ -208,10 +207,9 @@ def collapsed_since(history: list[Epoch]) -> int | None:
 
 def conclude(metrics: dict[str, Any], settings: Settings | None) -> Diagnosis:
     """Return the diagnosis that metrics give; `settings` is the model's, None for a stranger's."""
-    collapsed = is_collapsed_now(metrics)
     size = len(metrics["kl_by_dimension"])
     findings = [
-        f"KL {metrics['kl']:z.2f} nats, MI {metrics['mi']:z.2f} nats,"
+        f"KL {metrics['kl']:z.2f} nats, MI {metrics['mi']:z.2f} ± {metrics['mi_se']:z.2f} nats,"
         f" {metrics['au']} of {size} latent dimensions active"
         + (f" ({', '.join(map(str, metrics['active_dimensions'][:12]))})" if metrics["au"] else "")
         + f"; over {metrics['num_inputs']:,} inputs"
@@ -233,16 +231,15 @@ def conclude(metrics: dict[str, Any], settings: Settings | None) -> Diagnosis:
     if metrics.get("cosine_by_pooling"):
         shown = ", ".join(f"{name} {value:z.2f}" for name, value in metrics["cosine_by_pooling"].items())
         findings.append(f"mean cosine similarity of the same states by pooling: {shown}")
-    if collapsed:
-        verdict = "collapsed: the posterior is the prior for every input"
-    elif metrics["au"] == 0:
-        verdict = "collapsed in effect: the posterior is not the prior, but hardly differs between inputs"
+    use = use_of(metrics["mi"], metrics["mi_se"])
+    if use == Use.COLLAPSED and metrics["kl"] >= LITTLE_MI_NATS:
+        verdict = "collapsed in effect: the posterior is far from the prior, and the same for every input"
+    elif use == Use.COLLAPSED:
+        verdict = "collapsed: the posterior is nearly the prior for every input, and carries nothing"
     elif used < USED_NATS:
         verdict = "nearly collapsed: the posterior moves, but the decoder makes little of it"
-    elif metrics["mi"] < USED_NATS:
-        verdict = "nearly collapsed: the posterior moves so little that it carries next to no information"
-    elif metrics["mi"] < INFORMATIVE_NATS:
-        verdict = f"not collapsed, but z carries little: less than {INFORMATIVE_NATS:g} nat about its input"
+    elif use == Use.LITTLE:
+        verdict = f"not collapsed, but z carries little: less than {LITTLE_MI_NATS:g} nats about its input"
     else:
         return Diagnosis("not collapsed", findings, [], metrics)
     return Diagnosis(verdict, findings, advice(settings, metrics.get("cosine_by_pooling", {})), metrics)

@@ -190,7 +190,8 @@ class Ledger:
         definition, study = self.definition, self._for_writing()
         self._settle_next(study)
         trial = study.ask()
-        values = definition.space.suggest(trial)
+        notes = study._storage.get_trial(trial._trial_id).system_attrs
+        values = definition.space.suggest(trial, planned=notes.get(FIXED, {}))
         self._open[trial.number] = trial
         self._rows[trial.number] = read_journal(self.trial_folder(trial.number))
         for row in self._rows[trial.number]:
@@ -205,7 +206,9 @@ class Ledger:
         waiting = next((trial for trial in known if trial.state == TrialState.WAITING), None)
         number = len(known) if waiting is None else waiting.number
         definition = self.definition
-        study.sampler = make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, number)
+        study.sampler = make_sampler(
+            definition.sampler, definition.space, definition.goal, definition.seed, number, definition.num_tested
+        )
         if waiting is None:
             store(study, draw(study, study.sampler, definition.space, number, {}))
             return

@@ -80,7 +80,7 @@ def draw(
     view = copy.copy(study)
     view._storage = storage  # type: ignore[assignment]
     view.sampler = sampler
-    space.suggest(optuna.Trial(view, NEW))
+    space.suggest(optuna.Trial(view, NEW), planned=fixed)
     if storage.notes:
         trial.system_attrs[OF_STUDY] = storage.notes
     trial.user_attrs[VALUES_DIGEST] = digest_of_values(trial.params)

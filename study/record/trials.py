@@ -11,7 +11,7 @@ import polars as pl
 
 from model.collapse import is_collapsed
 from study.config.settings import Params
-from study.epoch import NO_EPOCH, Epoch
+from study.epoch import BEST_EPOCH, MEASURED, NO_EPOCH, Epoch
 from study.metrics import METRICS, WIDE
 from study.record.states import USABLE, State
 from study.search.definition import Definition
@@ -71,7 +71,19 @@ def make_record(
 
 
 def best_row(rows: Sequence[Epoch], definition: Definition) -> Epoch:
-    """Return the epoch with the best validation by the study's criterion, or `NO_EPOCH`."""
+    """Return the epoch with the best validation by the study's criterion, or `NO_EPOCH`.
+
+    Of a trial that was trained to its end it has the metrics that were measured there, and is known by it.
+    """
+    last = rows[-1].metrics if rows else {}
+    if BEST_EPOCH in last:
+        found = {name: value for name, value in last.items() if name.startswith(MEASURED) and name != BEST_EPOCH}
+        measured = {
+            f"valid/{name.removeprefix(MEASURED)}": value for name, value in found.items() if name != BEST_EPOCH
+        }
+        for row in rows:
+            if row.number == int(last[BEST_EPOCH]):
+                return row.with_metrics({**measured, BEST_EPOCH: last[BEST_EPOCH]})
     criterion = f"valid/{definition.space.fixed.evaluation.criterion}"
     finite = [row for row in rows if math.isfinite(row.get(criterion)) and row.counts]
     return min(finite, key=lambda row: row[criterion], default=NO_EPOCH)
@@ -125,19 +137,40 @@ def epochs_frame(trials: list[TrialRecord]) -> pl.DataFrame:
 
 
 def has_collapsed(definition: Definition, trial: TrialRecord) -> bool:
-    """Say whether a trial was ended as collapsed, or ended collapsed where that ends none; a language model cannot."""
+    """Say whether a trial was ended as collapsed, or its best epoch is; a language model cannot collapse.
+
+    Of a trial that its schedule ended, the last epoch counts: it had no more.
+    """
     if trial.state == State.COLLAPSED:
         return True
-    last = trial.rows[-1] if trial.rows and "valid/kl" in trial.rows[-1].metrics else trial.best
-    if not last or trial.params.get("method", definition.space.fixed.method) == "language-model":
+    judged = trial.rows[-1] if trial.state == State.PRUNED and trial.rows else trial.best
+    if not judged or is_language_model(definition, trial):
         return False
-    return is_collapsed(last["valid/kl"], int(last["valid/au"]), definition.goal.collapse_kl_nats)
+    return is_collapsed(float(judged["valid/mi"]), float(judged.get("valid/mi_se")), definition.goal.collapse_mi_nats)
+
+
+def is_language_model(definition: Definition, trial: TrialRecord) -> bool:
+    """Say whether a trial has no latent variable."""
+    return trial.params.get("method", definition.space.fixed.method) == "language-model"
 
 
 def best_trial(trials: list[TrialRecord]) -> TrialRecord | None:
-    """Return the trial with the lowest validation nll among those that are feasible, if there is one."""
+    """Return the trial with the lowest validation nll among those that are feasible, if there is one.
+
+    One that was ended early never wins over one that was trained to its end.
+    """
     usable = [trial for trial in trials if trial.feasible and trial.state in USABLE]
-    return min(usable, key=lambda trial: trial.best["valid/nll"], default=None)
+    return min(usable, key=lambda trial: (trial.state != State.COMPLETE, trial.best["valid/nll"]), default=None)
+
+
+def nearest_to_feasible(definition: Definition, trials: list[TrialRecord]) -> TrialRecord | None:
+    """Return which trial comes nearest to what is asked of a winner where none reaches it: misses it by the least."""
+
+    def missed(trial: TrialRecord) -> float:
+        return sum(max(0.0, violation) for violation in definition.goal.constraints(trial.best).values())
+
+    usable = [trial for trial in trials if trial.best and trial.state in (*USABLE, State.COLLAPSED)]
+    return min(usable, key=lambda trial: (missed(trial), trial.best["valid/nll"]), default=None)
 
 
 def pareto_trials(trials: list[TrialRecord], over: str = "mi") -> list[TrialRecord]:
@@ -150,18 +183,19 @@ def pareto_trials(trials: list[TrialRecord], over: str = "mi") -> list[TrialReco
     return sorted(front, key=lambda trial: trial.best["valid/nll"])
 
 
-def counts(trials: list[TrialRecord]) -> dict[str, int]:
-    """Count the trials by state."""
+def counts(definition: Definition, trials: list[TrialRecord]) -> dict[str, int]:
+    """Count the trials by state; those that have collapsed as such, whatever ended them."""
     found: dict[str, int] = {}
     for trial in trials:
-        found[trial.state] = found.get(trial.state, 0) + 1
+        state = State.COLLAPSED if has_collapsed(definition, trial) else trial.state
+        found[state] = found.get(state, 0) + 1
     return found
 
 
 def summary_metrics(definition: Definition, trials: list[TrialRecord]) -> dict[str, float]:
     """Return the numbers that stand for a whole study in MLflow."""
     best = best_trial(trials)
-    summary = {f"num/{state}": float(count) for state, count in counts(trials).items()}
+    summary = {f"num/{state}": float(count) for state, count in counts(definition, trials).items()}
     summary["num/trials"] = float(len(trials))
     summary["seconds"] = sum(trial.seconds for trial in trials)
     if best is not None:
@@ -180,7 +214,7 @@ def seeds_frame(trials: list[TrialRecord]) -> pl.DataFrame | None:
         return None
     others = list(dict.fromkeys(name for trial in trials for name in trial.params if name != "seed"))
     return (
-        frame.filter(pl.col("valid/nll").is_not_null())
+        frame.filter(pl.col("valid/nll").is_not_null() & pl.col("seed").is_not_null())
         .group_by(others or [pl.lit("all").alias("settings")])
         .agg(
             pl.len().alias("seeds"),

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from data.files import write_text
 from study.analysis.findings import answer, collapse_pattern, costs, counted
+from study.analysis.pooling_test import verdicts
 from study.analysis.seed_noise import known_noise
 from study.config.stored import without_nan
 from study.errors import StudyError, StudyWarning
@@ -35,6 +36,7 @@ from study.reporting.chart_style import Chart, save
 from study.reporting.figures import FIGURES
 from study.reporting.model_figures import PORTRAITS
 from study.reporting.outputs import check_output, refuse_foreign
+from study.reporting.pooling import TEST_COLUMNS, VERDICT_COLUMNS, test_rows, verdict_cells
 from study.reporting.tables import seed_rows
 from study.search.space import Range
 
@@ -162,21 +164,25 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
     if portrait is not None:
         charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
     noise_nats, noise = known_noise(ledger, trials)
-    ranges = definition.space.ranges
+    ranges = definition.space.searched
     return {
         "definition": definition,
         "answer": answer(definition, trials, noise, noise_nats),
         "how_many": counted(len(trials))
         + ("" if len(trials) >= definition.num_trials else f" of {definition.num_trials} so far"),
         "failures": [(trial.number, trial.reason) for trial in trials if trial.state == State.FAILED],
-        "states": counts(trials),
+        "states": counts(definition, trials),
         "best": best,
         "best_settings": {} if best is None else best.params,
         "pareto": [table_row(trial) for trial in pareto_trials(trials)],
         "metrics": WIDE,
         "terms": [METRICS[name] for name in WIDE],
         "trials": [table_row(trial) for trial in trials],
-        "seeds": seed_rows(trials),
+        "seeds": None if definition.num_tested else seed_rows(trials),
+        "pooling_rows": test_rows(definition, trials),
+        "test_columns": TEST_COLUMNS,
+        "verdict_rows": [verdict_cells(one) for one in verdicts(definition, trials)],
+        "verdict_columns": VERDICT_COLUMNS,
         "pattern": collapse_pattern(definition, trials).to_dicts(),
         "num_collapsed": sum(has_collapsed(definition, trial) for trial in trials),
         "collapsed_otherwise": [

@@ -30,6 +30,7 @@ from study.reporting.chart_style import (
     pooling_scales,
     present,
 )
+from study.reporting.pooling import information_by_weight
 from study.search.definition import Definition
 
 MOST_LINES = 100
@@ -153,7 +154,7 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
         raise StudyError(f"{definition.name} has too few trials to tell which setting matters")
     # Those that only some trials have, or that all have alike.
     left_out = ", ".join(
-        name.rsplit(".", 1)[-1] for name in definition.space.ranges if name not in [*frame["setting"], "seed"]
+        name.rsplit(".", 1)[-1] for name in definition.space.searched if name not in [*frame["setting"], "seed"]
     )
     frame = frame.with_columns(pl.col("setting").str.split(".").list.last())
     base = alt.Chart(frame).encode(y=alt.Y("setting:N", title=None, sort="-x"))
@@ -172,7 +173,7 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
 def scaled(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
     """Return a row for each trial and searched setting: its value, and its `place` in the searched range, 0 to 1."""
     rows: list[dict[str, object]] = []
-    for name, allowed in definition.space.ranges.items():
+    for name, allowed in definition.space.searched.items():
         if name not in frame.columns:
             continue
         for row in frame.filter(pl.col(name).is_not_null()).iter_rows(named=True):
@@ -200,7 +201,7 @@ def parallel_coordinates(definition: Definition, trials: list[TrialRecord]) -> C
     ends = pl.DataFrame(
         [
             {"setting": name.rsplit(".", 1)[-1], "value": show_value(value), "place": allowed.place(value)}
-            for name, allowed in definition.space.ranges.items()
+            for name, allowed in definition.space.searched.items()
             for value in allowed.ends()
         ]
     ).filter(pl.col("setting").is_in(order))
@@ -304,6 +305,7 @@ def studies_trade_off(studies: list[tuple[Definition, list[TrialRecord]]]) -> Ch
 
 
 FIGURES: dict[str, Callable[[Definition, list[TrialRecord]], Chart]] = {
+    "information-by-weight": information_by_weight,
     "trade-off": trade_off,
     "trade-off-rate": lambda definition, trials: trade_off(definition, trials, "kl"),
     "learning-curves": learning_curves,

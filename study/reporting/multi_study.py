@@ -28,7 +28,7 @@ def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[s
         cells = (
             ["-"] * len(SHOWN) if best is None else [METRICS[name].show(best.best[f"valid/{name}"]) for name in SHOWN]
         )
-        states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+        states = ", ".join(f"{count} {state}" for state, count in counts(definition, trials).items())
         noise, settings = seed_noise(trials)
         rows.append(
             [

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from study.analysis.answer import answer_of, sentences
 from study.epoch import Epoch
 from study.metrics import METRICS, SHOWN, WIDE
 from study.record.formats import LINE_BREAK, mean_and_spread, show_params, show_value
@@ -24,6 +24,7 @@ from study.record.trials import (
     trials_frame,
 )
 from study.reporting.outputs import write_output
+from study.reporting.pooling import pooling_tables
 from study.search.definition import Definition
 from study.search.space import CONDITIONS
 
@@ -31,12 +32,12 @@ from study.search.space import CONDITIONS
 def describe_study(definition: Definition, trials: list[TrialRecord], reason: str) -> str:
     """Return a study's story in Markdown, for the parent run's description."""
     best = best_trial(trials)
-    states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+    states = ", ".join(f"{count} {state}" for state, count in counts(definition, trials).items())
     lines = [
         f"**{definition.name}**: {len(trials)} of {definition.num_trials} trials on corpus"
         f" {code(definition.corpus_name)} ({definition.corpus_fingerprint}): {states}.",
         f"Ended early: {reason}." if reason else "",
-        verdict(trials),
+        *sentences(definition, answer_of(definition, trials)),
         f"Reproduce: {code(definition.command)}" if definition.command else "",
         f"Best settings: {show_params(best.params)}" if best is not None and best.params else "",
     ]
@@ -44,13 +45,13 @@ def describe_study(definition: Definition, trials: list[TrialRecord], reason: st
 
 
 def verdict(trials: list[TrialRecord]) -> str:
-    """Return one sentence: the best settings' numbers, or that everything collapsed."""
+    """Return one sentence: the best settings' numbers, or that none may win."""
     best = best_trial(trials)
     if best is None:
-        return "No trial is feasible: every one collapsed, failed, missed a floor or has not ended its first epoch."
-    row = best.best
+        return "No trial may win: each collapsed, failed, is under a floor or has not ended its first epoch."
+    row, early = best.best, "" if best.state == State.COMPLETE else f" ({best.state}, not at its end)"
     return (
-        f"Best: trial {best.number} with nll {row['valid/nll']:.2f} nats, KL {row['valid/kl']:.2f},"
+        f"Best: trial {best.number}{early} with nll {row['valid/nll']:.2f} nats, KL {row['valid/kl']:.2f},"
         f" MI {row['valid/mi']:z.2f} nats, {row['valid/au']} active units."
     )
 
@@ -74,30 +75,6 @@ def trial_table(title: str, trials: list[TrialRecord]) -> Table:
     return table
 
 
-def by_pooling(trials: list[TrialRecord]) -> Table | None:
-    """Return a table of medians by pooling, where pooling was searched."""
-    frame = trials_frame(trials)
-    if "model.pooling" not in frame.columns or "valid/nll" not in frame.columns:
-        return None
-    frame = frame.filter(pl.col("valid/nll").is_not_null())
-    grouped = frame.group_by("model.pooling").agg(
-        pl.len().alias("trials"),
-        (~pl.col("feasible")).sum().alias("collapsed or under a floor"),
-        *[pl.col(f"valid/{name}").median().alias(name) for name in SHOWN],
-    )
-    table = Table(
-        title="Median over trials by pooling, each at its best epoch; those ended early had fewer",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for name in grouped.columns:
-        table.add_column(name.removeprefix("model."), justify="left" if name == "model.pooling" else "right")
-    for row in grouped.sort("nll").iter_rows():
-        table.add_row(*(f"{value:z.2f}" if isinstance(value, float) else str(value) for value in row))
-    return table
-
-
 def seed_rows(trials: list[TrialRecord]) -> tuple[list[str], list[list[str]]] | None:
     """Return the header and the cells of a table over seeds, or None where seeds were not searched."""
     frame = seeds_frame(trials)
@@ -115,9 +92,10 @@ def seed_rows(trials: list[TrialRecord]) -> tuple[list[str], list[list[str]]] | 
     return [*(name.rsplit(".", 1)[-1] for name in others), "seeds", *WIDE], rows
 
 
-def over_seeds(trials: list[TrialRecord]) -> Table | None:
+def over_seeds(definition: Definition, trials: list[TrialRecord]) -> Table | None:
     """Return a table of mean ± standard deviation over seeds of settings equal otherwise, where seeds were searched."""
-    found = seed_rows(trials)
+    # Of a pooling test there are tables of its own.
+    found = None if definition.num_tested else seed_rows(trials)
     if found is None:
         return None
     table = Table(title="Mean ± standard deviation over seeds", title_justify="left", box=None, pad_edge=False)
@@ -130,12 +108,12 @@ def over_seeds(trials: list[TrialRecord]) -> Table | None:
 
 def study_report(definition: Definition, trials: list[TrialRecord], noise: str) -> RenderableType:
     """Return what `study report` prints; `noise` is what is known of differences between seeds."""
-    states = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+    states = ", ".join(f"{count} {state}" for state, count in counts(definition, trials).items())
     parts: list[RenderableType] = [
         Text(
             f"{definition.name}: {len(trials)} of {definition.num_trials} trials on {definition.corpus_name} ({states})"
         ),
-        Text(verdict(trials)),
+        *map(Text, sentences(definition, answer_of(definition, trials))),
         Text(noise),
     ]
     best = best_trial(trials)
@@ -148,7 +126,7 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
         Text(),
         trial_table("Trade-off: no other trial has both a lower NLL and a higher MI", pareto_trials(trials)),
     ]
-    for table in (over_seeds(trials), by_pooling(trials)):
+    for table in (*pooling_tables(definition, trials), over_seeds(definition, trials)):
         if table is not None:
             parts += [Text(), table]
     parts += [Text(), trial_table("All trials", trials)]
@@ -159,7 +137,8 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
     parts.append(
         Text(
             "\nNLL, KL, MI in nats a sequence on the validation split at KL weight 1; AU: active units;"
-            " cosine: features' mean cosine similarity."
+            " cosine: features' mean cosine similarity. An MI of 0 is estimated a little above or below it.\n"
+            "Other terms: docs/glossary.md."
         )
     )
     return Group(*parts)
@@ -177,7 +156,7 @@ def space_table(definition: Definition) -> Table:
     table = Table(title="Searched", title_justify="left", box=None, pad_edge=False)
     for name in ("setting", "values", "only if"):
         table.add_column(name, overflow="fold")
-    for name, allowed in definition.space.ranges.items():
+    for name, allowed in definition.space.searched.items():
         values = (
             ", ".join(map(str, allowed.values))
             if allowed.values is not None

@@ -10,12 +10,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.files import DamagedFileError, first_problem, read_json, sealed
-from study.config.settings import Params
+from study.config.settings import Params, Settings, Value
 from study.config.stored import without_nan, write_json
 from study.errors import StudyError, StudyWarning, first_line
 from study.search.objective import Goal
 from study.search.space import SamplerName, SchedulerName, SearchSpace
 
+NEVER = 1_000_000
+"""Epochs that no training lasts for."""
 SCHEMA_VERSION = 1
 BY_HAND = (
     "name",
@@ -63,6 +65,20 @@ class Definition:
     """The versions of what its results depend on, and the commit, when it was started; empty of older studies."""
     planned: tuple[Params, ...] = ()
     """Searched values that are tried first, in this order, before the sampler proposes any."""
+    num_tested: int = 0
+    """How many of those are the pooling test's (see `study.search.pooling_test`)."""
+
+    def is_tested(self, number: int) -> bool:
+        """Say whether a trial is of the pooling test, which the first ones are."""
+        return number < self.num_tested
+
+    def settings(self, number: int, params: Mapping[str, Value]) -> Settings:
+        """Return the settings of a trial by its number and searched values; raise StudyError if one is wrong.
+
+        A trial of the pooling test is trained to its end, collapsed or not.
+        """
+        found = self.space.settings(params)
+        return found.with_values({"evaluation.collapse_epochs": NEVER}) if self.is_tested(number) else found
 
     def to_json(self) -> dict[str, object]:
         """Return the definition as JSON values."""
@@ -116,6 +132,7 @@ class Stored(BaseModel):
     command: str = ""
     provenance: dict[str, str] = {}
     planned: list[Params] = []
+    num_tested: int = Field(default=0, ge=0)
 
 
 def write_definition(path: Path, definition: Definition) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from model.collapse import COLLAPSED_MI_NATS, LITTLE_MI_NATS, highest_mi
 from study.epoch import Epoch
 from study.errors import StudyError
 from study.metrics import FLOORS
@@ -22,16 +23,16 @@ class Goal:
     """`nll` (lowest among feasible trials) or `pareto` (low nll, high mi), and what makes a trial feasible.
 
     All metrics are those of the validation split at KL weight 1, so that no searched setting moves them.
-    A trial is feasible if it is not collapsed (KL under the threshold and no active unit) and reaches
-    every floor.
+    A trial is feasible if it has not collapsed and reaches every floor; unless another is given, the floor of the
+    mutual information is 0.5 nats, and 0 takes it away.
     """
 
     name: str = "nll"
     floors: tuple[tuple[str, float], ...] = ()
-    collapse_kl_nats: float = 0.1
+    collapse_mi_nats: float = COLLAPSED_MI_NATS
 
     @classmethod
-    def parse(cls, name: str, floors: Sequence[str], collapse_kl_nats: float) -> Goal:
+    def parse(cls, name: str, floors: Sequence[str], collapse_mi_nats: float) -> Goal:
         """Return the goal of an --objective and its --floor METRIC=VALUE; raise StudyError."""
         if name not in ("nll", "pareto"):
             raise StudyError(f"unknown objective {name!r}; expected nll or pareto")
@@ -49,7 +50,9 @@ class Goal:
             if any(name == match[1] for name, _ in parsed):
                 raise StudyError(f"--floor {match[1]} is given twice; give each metric one floor")
             parsed.append((match[1], least))
-        return cls(name, tuple(parsed), collapse_kl_nats)
+        if not any(name == "mi" for name, _ in parsed):
+            parsed.append(("mi", LITTLE_MI_NATS))
+        return cls(name, tuple((name, least) for name, least in parsed if least > 0), collapse_mi_nats)
 
     @property
     def is_pareto(self) -> bool:
@@ -74,8 +77,8 @@ class Goal:
         """Return by how much a trial misses each condition, at most 0 where it holds; nothing without an epoch."""
         if not best:
             return {}
-        shortfall = self.collapse_kl_nats - best["valid/kl"]
-        violations = {"not collapsed": shortfall if best["valid/au"] == 0 else min(shortfall, 0.0)}
+        shortfall = self.collapse_mi_nats - highest_mi(float(best["valid/mi"]), float(best.get("valid/mi_se")))
+        violations = {"not collapsed": shortfall if self.collapse_mi_nats > 0 else 0.0}
         return violations | {f"{name} floor": least - best[f"valid/{name}"] for name, least in self.floors}
 
     def is_feasible(self, best: Epoch) -> bool:
@@ -87,13 +90,15 @@ class Goal:
         return {
             "name": self.name,
             "floors": [list(floor) for floor in self.floors],
-            "collapse_kl_nats": self.collapse_kl_nats,
+            "collapse_mi_nats": self.collapse_mi_nats,
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> Goal:
         """Rebuild a goal that `to_json` stored; raise ValueError if it is none."""
-        return TypeAdapter(cls).validate_python(stored)
+        # Of studies of 0.1, whose threshold was one of KL.
+        named = {"collapse_mi_nats" if name == "collapse_kl_nats" else name: value for name, value in stored.items()}
+        return TypeAdapter(cls).validate_python(named)
 
 
 def pareto_front(points: NDArray[np.float64]) -> NDArray[np.bool_]:

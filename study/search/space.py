@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, cast, get_args
 
 import optuna
@@ -70,6 +70,14 @@ class Range(BaseModel):
         low, high, place = (math.log(it) if self.log else float(it) for it in (self.low, self.high, float(value)))
         return (place - low) / (high - low)
 
+    def holds(self, value: Value) -> bool:
+        """Say whether a value is in the range."""
+        if self.values is not None:
+            return value in self.values
+        if isinstance(value, bool | str) or self.low is None or self.high is None:
+            return False
+        return self.low <= value <= self.high
+
     def grid(self, points: int = 4) -> list[Value]:
         """Return the values of a grid: all of a list, some of an interval, evenly in its own scale."""
         if self.values is not None:
@@ -130,14 +138,24 @@ class StoredSpace(BaseModel):
     fixed: Settings
     ranges: dict[str, Range]
     kept: frozenset[str] = frozenset()
+    only_planned: frozenset[str] = frozenset()
 
 
 class SearchSpace:
     """The settings held fixed, and a range for each that is searched."""
 
-    def __init__(self, fixed: Settings, ranges: dict[str, Range], kept: frozenset[str] = frozenset()) -> None:
-        """Hold `fixed` settings and search `ranges`; those `kept` stay as they are whatever a method would have."""
-        self.fixed, self.kept = fixed, kept
+    def __init__(
+        self,
+        fixed: Settings,
+        ranges: dict[str, Range],
+        kept: frozenset[str] = frozenset(),
+        only_planned: frozenset[str] = frozenset(),
+    ) -> None:
+        """Hold `fixed` settings and search `ranges`; those `kept` stay as they are whatever a method would have.
+
+        The ranges `only_planned` are no part of the search: a trial has a value of them only if it was planned with it.
+        """
+        self.fixed, self.kept, self.only_planned = fixed, kept, only_planned
         # A condition's setting is asked for before those that depend on it.
         self.ranges = dict(sorted(ranges.items(), key=lambda item: (item[0] != "method", item[0] in CONDITIONS)))
         for name, values in self.ranges.items():
@@ -146,7 +164,9 @@ class SearchSpace:
 
     def applies(self, name: str, values: Mapping[str, Value]) -> bool:
         """Say whether a searched setting means anything, given the values chosen so far."""
-        if name in OF_ENCODER and values.get("method", self.fixed.method) == "language-model":
+        if values.get("method", self.fixed.method) == "language-model" and (
+            name in OF_ENCODER or name.startswith("objective.")
+        ):
             return False
         if name not in CONDITIONS:
             return True
@@ -154,21 +174,30 @@ class SearchSpace:
         table, leaf = other.split(".")
         return values.get(other, getattr(getattr(self.fixed, table), leaf)) in meaningful
 
-    def suggest(self, trial: optuna.Trial) -> Params:
-        """Ask an Optuna trial for each searched setting that applies."""
+    def suggest(self, trial: optuna.Trial, planned: Collection[str] = ()) -> Params:
+        """Ask an Optuna trial, which was `planned` with values of these settings, for each one that applies."""
         values: Params = {}
         for name, allowed in self.ranges.items():
+            if name in self.only_planned and name not in planned:
+                continue
             if self.applies(name, values):
                 values[name] = allowed.suggest(trial, name)
         return values
 
     def settings(self, values: Mapping[str, Value]) -> Settings:
         """Return the settings of a trial with these searched values."""
-        return self.fixed.with_values(values, self.kept)
+        # A language model takes nothing over that is about a latent variable.
+        kept = frozenset() if values.get("method") == "language-model" else self.kept
+        return self.fixed.with_values(values, kept)
+
+    @property
+    def searched(self) -> dict[str, Range]:
+        """The ranges that the sampler chooses from."""
+        return {name: allowed for name, allowed in self.ranges.items() if name not in self.only_planned}
 
     def variants(self) -> list[Settings]:
         """Return the settings of each method that is searched, or the fixed ones."""
-        methods = self.ranges["method"].ends() if "method" in self.ranges else ()
+        methods = self.searched["method"].ends() if "method" in self.searched else ()
         return [self.settings({"method": method}) for method in methods] or [self.fixed]
 
     def most_epochs(self) -> int:
@@ -211,7 +240,7 @@ class SearchSpace:
     def grid(self) -> list[Params]:
         """Return every point of the space's grid, without settings that do not apply, each once."""
         points: list[Params] = [{}]
-        for name, allowed in self.ranges.items():
+        for name, allowed in self.searched.items():
             points = [
                 each
                 for point in points
@@ -222,13 +251,14 @@ class SearchSpace:
     def to_json(self) -> dict[str, object]:
         """Return what `from_json` rebuilds the space from."""
         ranges = {name: allowed.model_dump(exclude_defaults=True) for name, allowed in self.ranges.items()}
-        return {"fixed": self.fixed.model_dump(), "ranges": ranges, "kept": sorted(self.kept)}
+        stored: dict[str, object] = {"fixed": self.fixed.model_dump(), "ranges": ranges, "kept": sorted(self.kept)}
+        return stored | ({"only_planned": sorted(self.only_planned)} if self.only_planned else {})
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> SearchSpace:
         """Rebuild a space that `to_json` stored; raise ValueError if it is none."""
         found = StoredSpace.model_validate(stored)
-        return cls(found.fixed, found.ranges, found.kept)
+        return cls(found.fixed, found.ranges, found.kept, found.only_planned)
 
 
 def build_space(layers: list[Table], also: tuple[str, ...] = (), by_hand: frozenset[str] = frozenset()) -> SearchSpace:

@@ -44,7 +44,7 @@ def settings_tag(params: Params) -> str:
 def overview(definition: Definition) -> str | None:
     """Return the value of `TAG` for a study; None if it searches so much that MLflow would not store it."""
     # A line is drawn of trials that have all of them.
-    searched = [name for name in definition.space.ranges if name != "seed" and name not in CONDITIONS]
+    searched = [name for name in definition.space.searched if name != "seed" and name not in CONDITIONS]
     charts = [
         scatter("best/mi", "best/nll"),
         scatter("best/kl", "best/nll"),
@@ -53,14 +53,14 @@ def overview(definition: Definition) -> str | None:
     ]
     columns = ["tags.`state`"]
     columns += [f"metrics.`best/{name}`" for name in SHOWN]
-    columns += [f"params.`{name}`" for name in definition.space.ranges]
+    columns += [f"params.`{name}`" for name in definition.space.searched]
     grouping = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": SETTINGS_TAG}]}
     state = {
         "orderByKey": f"metrics.`{FEASIBLE_NLL}`",
         "orderByAsc": True,
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL" if definition.num_trials <= MOST_DRAWN else "FIRST_20_RUNS",
-        "groupBy": grouping if "seed" in definition.space.ranges else None,
+        "groupBy": grouping if "seed" in definition.space.searched else None,
         "compareRunCharts": charts,
         "compareRunSections": [
             {"uuid": uuid, "name": name, "display": uuid == "study", "isReordered": True, "columns": 2}

@@ -230,7 +230,7 @@ class Tracker:
 
     def _settings(self, trial: TrialRecord) -> dict[str, object]:
         try:
-            return self.definition.space.settings(trial.params).model_dump()
+            return self.definition.settings(trial.number, trial.params).model_dump()
         except StudyError as error:
             return {"refused": str(error), **trial.params}
 

@@ -46,7 +46,10 @@ class Progress:
     plateau_value: float | None = None
     best_value: float | None = None
     best_epoch: int = 0
-    collapsed_epochs: int = 0
+    collapsed_kl: list[float] = field(default_factory=list)
+    """KL in nats of the epochs that carried nothing, in a row up to the last."""
+    width: float = 1.0
+    """Of the proposal that validation draws importance samples from."""
     outcome: str = ""
     aggressive: bool = False
     best_mi: float = 0.0

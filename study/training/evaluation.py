@@ -22,6 +22,10 @@ from model.posterior import Posterior
 NOISE_SEED = 20_191_103
 CPU = torch.device("cpu")
 
+INFORMATION_DRAWS, MANY_SEQUENCES = 4, 5000
+"""Samples a sequence from which the mutual information is estimated, two where there are more sequences than that: it
+takes the square of their number."""
+
 PILOT_SEQUENCES, PILOT_SAMPLES = 64, 32
 """What the width of a proposal is chosen on."""
 
@@ -77,12 +81,14 @@ class Scores:
             return torch.zeros_like(self.log_p)
         return likelihood.standard_error(self.log_weights)
 
-    def metrics(self) -> dict[str, float]:
-        """Return the metrics of the split that `study.metrics` names."""
+    def metrics(self, *, debiased: bool = False) -> dict[str, float]:
+        """Return the metrics of the split that `study.metrics` names; `debiased`, nll without its first-order bias."""
         kl = float(self.posterior.kl().double().sum(1).mean())
         posterior = self.posterior.without_features().map(lambda tensor: tensor.to(self.device))
         noise = self.noise.to(self.device)
-        total_nll = -float(self.log_p.sum())
+        mi, mi_se = self.mutual_information()
+        log_p = likelihood.debiased_log_likelihood(self.log_weights) if debiased and self.has_latent else self.log_p
+        total_nll = -float(log_p.sum())
         return {
             "nll": total_nll / len(self.log_p),
             "nll_se": float(self.standard_error.square().sum().sqrt()) / len(self.log_p),
@@ -90,13 +96,25 @@ class Scores:
             "elbo": float(self.reconstruction.mean()) + kl,
             "reconstruction": float(self.reconstruction.mean()),
             "kl": kl,
-            "mi": diagnostics.mutual_information(posterior, noise),
+            "mi": mi,
+            "mi_se": mi_se,
             "mi_in_batch": diagnostics.mutual_information_in_batch(posterior, noise),
             "au": diagnostics.active_units(self.posterior.mean),
             "ppl": math.exp(min(total_nll / self.num_tokens, 700.0)),
             "bits_per_byte": total_nll / math.log(2) / self.num_bytes,
             "dispersion": diagnostics.dispersion(self.posterior.features),
         }
+
+    def mutual_information(self) -> tuple[float, float]:
+        """Return I(x; z) in nats and its standard error, from several draws of each sequence's z."""
+        if not self.has_latent:
+            return 0.0, 0.0
+        draws = INFORMATION_DRAWS if len(self.noise) <= MANY_SEQUENCES else 2
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        others = torch.randn(draws - 1, *self.noise.shape, generator=generator)
+        posterior = self.posterior.without_features().map(lambda tensor: tensor.to(self.device))
+        noise = torch.cat([self.noise.unsqueeze(0), others]).to(self.device)
+        return diagnostics.mutual_information_and_error(posterior, noise)
 
     def dimensions(self) -> dict[str, list[float]]:
         """Return, for each latent dimension, the variance over rows of its posterior mean, and its mean KL in nats."""
@@ -137,18 +155,19 @@ def score(
     num_samples: int,
     tolerance_nats: float = 0.0,
     widen: bool = False,
+    width: float = 1.0,
     num_sequences: int | None = None,
     batch_size: int = 64,
     max_decoder_tokens: int = MAX_DECODER_TOKENS,
 ) -> Scores:
     """Evaluate each of the first `num_sequences` of a split.
 
-    Each sequence gets `num_samples` importance samples, or fewer once the standard error of its
-    log-likelihood is within the tolerance. They are drawn from the posterior, as the field does it, or
-    from a wider one that a few sequences choose: of any width the estimate tends to the same value. The
-    same noise is used for a sequence whatever the network, so that differences between networks are less
-    noisy than either number. `max_decoder_tokens` are decoded at once, which bounds the memory; neither it nor the
-    batch size changes a result.
+    Each sequence gets `num_samples` importance samples, or fewer once the standard error of its log-likelihood is
+    within the tolerance. They are drawn from the posterior, as the field does it, from one that is `width` times as
+    wide, or, to `widen`, from one that a few sequences choose: of any width the estimate tends to the same value. The
+    same noise is used for a sequence whatever the network, so that differences between networks are less noisy than
+    either number. `max_decoder_tokens` are decoded at once, which bounds the memory; neither it nor the batch size
+    changes a result.
     """
     device = next(network.parameters()).device
     lengths = split.lengths[:num_sequences]
@@ -157,7 +176,6 @@ def score(
     weights, reconstruction, parts, first_noise = [], [], [], []
     batches = BatchOrder(lengths, batch_size).in_order_of_length()
     with evaluating(network):
-        width = 1.0
         if widen and network.settings.has_latent:
             width = choose_width(network, split, len(lengths), batch_size, max_decoder_tokens)
         for indices in batches:
@@ -187,25 +205,31 @@ def score(
 
 
 def choose_width(
-    network: SequenceVAE, split: Split, num_sequences: int, batch_size: int, max_decoder_tokens: int
+    network: SequenceVAE,
+    split: Split,
+    num_sequences: int,
+    batch_size: int,
+    max_decoder_tokens: int,
+    pilot_sequences: int = PILOT_SEQUENCES,
+    widths: tuple[float, ...] = likelihood.WIDTHS,
 ) -> float:
     """Return the width of the proposal that makes the most of its samples, on sequences from all over the split."""
-    chosen = np.unique(np.linspace(0, num_sequences - 1, min(PILOT_SEQUENCES, num_sequences), dtype=np.int64))
+    chosen = np.unique(np.linspace(0, num_sequences - 1, min(pilot_sequences, num_sequences), dtype=np.int64))
     device = next(network.parameters()).device
-    shares = np.zeros(len(likelihood.WIDTHS))
+    shares = np.zeros(len(widths))
     for place in BatchOrder(split.lengths[chosen], batch_size).in_order_of_length():
         batch = gather(split, chosen[place]).to(device)
         posterior = network.encode(batch.tokens, batch.lengths).map(torch.Tensor.float)
         generators = likelihood.sequence_generators(batch.indices, NOISE_SEED)
         noise = likelihood.draw_noise(generators, PILOT_SAMPLES, network.settings.noise_size).to(device)
-        for number, width in enumerate(likelihood.WIDTHS):
+        for number, width in enumerate(widths):
             proposal = posterior.widened(width)
             losses = likelihood.reconstructions(
                 network, batch.tokens, batch.lengths, proposal.sample(noise), max_decoder_tokens
             )
             weights = likelihood.log_weights(losses, proposal, noise)
             shares[number] += likelihood.effective_share(weights) * len(place)
-    return likelihood.WIDTHS[int(shares.argmax())]
+    return widths[int(shares.argmax())]
 
 
 def importance_weights(

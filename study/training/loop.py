@@ -38,6 +38,7 @@ from study.training.ending import outcome
 from study.training.evaluation import score
 from study.training.halving import must_halve
 from study.training.procedures import goes_on, train_encoder
+from study.training.ranking import chosen_width, measure_best
 from study.training.step import Stepper
 
 BATCHES_AHEAD = 2
@@ -202,7 +203,9 @@ class TrainingRun:
         if self.is_pretraining:
             return 0.0
         done = self.progress.epoch - training.pretraining_epochs + self.progress.batch / self.num_batches
-        return self.settings.objective.weight(min(1.0, done / training.epochs))
+        # Of all steps the first is at 0 and the last at 1, so that a weight that moves to the end gets there.
+        steps = training.epochs * self.num_batches
+        return self.settings.objective.weight(min(1.0, done / training.epochs * steps / max(1, steps - 1)))
 
     @property
     def is_pretraining(self) -> bool:
@@ -215,15 +218,19 @@ class TrainingRun:
         progress.epoch, progress.batch = progress.epoch + 1, 0
         metrics = self._training_metrics()
         started = time.monotonic()
+        # As the posterior narrows, at epochs 1, 2, 4, 8, ...: it takes as long as some samples of all sequences.
+        if progress.epoch & (progress.epoch - 1) == 0:
+            progress.width = chosen_width(self.network, self.valid_split, evaluation)
         scores = score(
             self.network,
             self.valid_split,
             num_samples=evaluation.num_samples,
+            width=progress.width,
             num_sequences=evaluation.num_sequences,
             batch_size=evaluation.batch_size,
             max_decoder_tokens=evaluation.max_decoder_tokens,
         )
-        valid = scores.metrics()
+        valid = scores.metrics(debiased=True)
         took = time.monotonic() - started
         progress.seconds, progress.validation_seconds = progress.seconds + took, progress.validation_seconds + took
         if not math.isfinite(valid["nll"]):
@@ -239,8 +246,18 @@ class TrainingRun:
         else:
             self._after_validation(valid, scores.dimensions())
             row = replace(row, outcome=progress.outcome)
+            if progress.outcome:
+                row = self._measured(row)
         progress.history.append(row.to_json())
         return row
+
+    def _measured(self, row: Epoch) -> Epoch:
+        """Return the last epoch with what the best one comes to when it is measured again."""
+        progress, started = self.progress, time.monotonic()
+        found = measure_best(self.folder, progress, self.valid_split, self.settings.evaluation, self.device)
+        took = time.monotonic() - started
+        progress.seconds, progress.validation_seconds = progress.seconds + took, progress.validation_seconds + took
+        return replace(row.with_metrics(found), seconds=progress.seconds)
 
     def _after_validation(self, valid: dict[str, float], dimensions: dict[str, list[float]]) -> None:
         progress, value = self.progress, valid[self.settings.evaluation.criterion]

@@ -1,0 +1,127 @@
+"""A study's answer: whether pooling helps here, which settings are best, and what a language model comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from model.collapse import LITTLE_MI_NATS
+from study.analysis.pooling_test import PoolingVerdict, verdicts
+from study.config.settings import Params
+from study.record.states import State
+from study.record.trials import TrialRecord, best_trial, is_language_model, nearest_to_feasible
+from study.search.definition import Definition
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best settings that were found."""
+
+    trial: int
+    settings: Params
+    nll: float
+    nll_se: float
+    at_most: bool
+    """Whether more of its importance weights than may be are beyond trust: its nll is at most this."""
+    kl: float
+    mi: float
+    mi_se: float
+    to_its_end: bool
+    """Whether it was trained to its end."""
+    feasible: bool
+    """Whether it reaches what is asked of a winner; False of the one that comes nearest where none does."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """The yardstick: a decoder without a latent variable, which is what a collapsed VAE is."""
+
+    trial: int
+    nll: float
+    best_less_this: float | None
+    """The best trial's nll less this."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study has to say."""
+
+    pooling: list[PoolingVerdict]
+    best: Best | None
+    language_model: LanguageModel | None
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+TRUSTED = 0.05
+"""Of at most this share of a run's sequences the importance weights may be beyond trust (k-hat)."""
+
+
+def answer_of(definition: Definition, trials: Sequence[TrialRecord]) -> Answer:
+    """Return a study's answer: pooling by its pooling test, the best settings by all its trials."""
+    return Answer(verdicts(definition, trials), best_of(definition, trials), language_model_of(definition, trials))
+
+
+def best_of(definition: Definition, trials: Sequence[TrialRecord]) -> Best | None:
+    """Return the best settings, or those that come nearest to what is asked where none reaches it."""
+    best = best_trial(list(trials))
+    found = best or nearest_to_feasible(definition, list(trials))
+    if found is None:
+        return None
+    row = found.best
+    return Best(
+        trial=found.number,
+        settings=found.params,
+        nll=row["valid/nll"],
+        nll_se=row.get("valid/nll_se"),
+        at_most=row.get("valid/untrusted") > TRUSTED,
+        kl=row["valid/kl"],
+        mi=row["valid/mi"],
+        mi_se=row.get("valid/mi_se"),
+        to_its_end=found.state == State.COMPLETE,
+        feasible=best is not None,
+    )
+
+
+def language_model_of(definition: Definition, trials: Sequence[TrialRecord]) -> LanguageModel | None:
+    """Return the language model that the pooling test trained, beside the best trial."""
+    for trial in trials:
+        if definition.is_tested(trial.number) and is_language_model(definition, trial) and trial.best:
+            best = best_trial(list(trials))
+            less = None if best is None else best.best["valid/nll"] - trial.best["valid/nll"]
+            return LanguageModel(trial.number, trial.best["valid/nll"], less)
+    return None
+
+
+def sentences(definition: Definition, found: Answer) -> list[str]:
+    """Return the answer in words: pooling first, then the best settings, then what a latent variable costs or gains."""
+    told = [f"Pooling: {one.pooling} against {one.against}: {one.verdict}; {one.why}." for one in found.pooling]
+    for one in found.pooling:
+        if one.verdict != "not testable":
+            interval = f"{one.nll.difference:z.2f} [{one.nll.low:z.2f}, {one.nll.high:z.2f}] nats"
+            told.append(
+                f"The nll of {one.pooling} less that of {one.against}: {interval}; so many pairs would show"
+                f" {one.detectable_nll:.2f}."
+            )
+    best = found.best
+    if best is None:
+        return [*told, "Best settings: no trial has ended an epoch."]
+    bound = "at most " if best.at_most else ""
+    numbers = f"nll {bound}{best.nll:.2f} nats (KL {best.kl:.2f}, mutual information {best.mi:z.2f} ± {best.mi_se:.2f})"
+    early = "" if best.to_its_end else ", which was ended early"
+    if best.feasible:
+        told.append(f"Best settings: trial {best.trial}{early}, {numbers}.")
+    else:
+        floors = ", ".join(f"{name} of at least {least:g}" for name, least in definition.goal.floors) or "no collapse"
+        told.append(
+            f"Best settings: none reaches what is asked ({floors}); nearest is trial {best.trial}{early}, {numbers}."
+        )
+    if found.language_model is not None:
+        model, less = found.language_model, found.language_model.best_less_this
+        beside = "" if less is None else f"; the best trial is {abs(less):.2f} nats {'better' if less < 0 else 'worse'}"
+        told.append(f"A language model of the same decoder has an nll of {model.nll:.2f}{beside}.")
+    if best.feasible and best.mi < LITTLE_MI_NATS:
+        told.append(f"The latent variable carries little: {best.mi:.2f} nats.")
+    return told
