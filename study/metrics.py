@@ -83,7 +83,8 @@ METRICS = {
             NATS,
             "higher",
             1,
-            "mutual information I(x; z) under q, over the whole split; at most the log of its number of sequences",
+            "mutual information I(x; z) under q, over the whole split; at most the log of its number of sequences; an"
+            " estimate, so that 0 may read a little below it",
             axis="mutual information of input and latent variable (nats)",
             has_floor=True,
         ),

@@ -20,6 +20,7 @@ from study.analysis.pooling_test import max_difference_p, stratified
 from study.config.settings import validate
 from study.epoch import BEST_EPOCH, MEASURED
 from study.execution.schedules import EarlierTrial, new_scheduler
+from study.inference.advice import advice
 from study.record.ledger import Ledger
 from study.record.states import State
 from study.record.trials import best_row, best_trial, counts, has_collapsed, make_record, nearest_to_feasible
@@ -29,7 +30,7 @@ from study.search.pooling_test import with_test
 from study.search.space import build_space
 from study.training.ending import collapse_ends, collapsed_so_far
 from study.training.evaluation import score
-from study.training.loop import train
+from study.training.loop import TrainingRun, train
 
 
 @pytest.mark.parametrize(
@@ -323,3 +324,35 @@ def test_the_command_prints_the_answer_as_one_object(finished_study, call):
     assert code == 0
     found = json_lines(out.replace("\n", ""))[0]
     assert set(found) == {"pooling", "best", "language_model"}
+
+
+def test_advice_never_contradicts_the_studys_own_test():
+    settings = tiny_settings(model={"pooling": "last"})
+    general = advice(settings, {})
+    assert any(each.startswith("pool the encoder's states (mean)") for each in general)
+    assert not any("chat messages" in each for each in general)
+    assert any("chat messages" in each for each in advice(settings, {}, with_evidence=True))
+    better = advice(settings, {}, {"mean": "undecided", "max": "more"})
+    assert any("(max): it carries more here" in each for each in better)
+    assert not any("pool the encoder" in each for each in advice(settings, {}, {"mean": "less", "max": "undecided"}))
+
+
+def test_the_first_epoch_has_what_the_encoder_was_before_it_learned(corpus, tmp_path):
+    rows = list(train(tiny_settings(), corpus, tmp_path))
+    assert ["valid/initial_dispersion" in each.metrics for each in rows] == [True, False, False]
+    assert -1.0 <= rows[0]["valid/initial_dispersion"] <= 1.0
+    assert rows[0]["valid/initial_dispersion"] != rows[0]["valid/dispersion"]
+
+
+def test_a_weight_that_rises_to_the_end_gets_there(corpus, tmp_path):
+    settings = tiny_settings(objective={"annealing": "linear", "annealing_fraction": 1.0, "kl_weight": 0.7})
+    run = TrainingRun(settings, corpus, tmp_path)
+    weights = []
+    step = run.step
+    run.step = lambda batch: (weights.append(run.kl_weight()), step(batch))
+    for _ in range(settings.training.epochs):
+        run.train_epoch(lambda: False)
+        run.finish_epoch()
+    assert weights[0] == 0.0
+    assert weights[-1] == pytest.approx(0.7)
+    assert weights == sorted(weights)

@@ -132,7 +132,7 @@ def test_every_row_is_held_against_the_plain_vae_sequence_by_sequence(tmp_path):
     other = [{**row, "pooling": "mean", "folder": rows[3]["folder"]} for row in rows if row["method"] == "bn-vae"]
     gained = claims.gains_of_pooling(pl.DataFrame(rows + other))[1]
     assert (gained.method, gained.pooling) == ("bn-vae", "mean")
-    assert gained.high < -0.4
+    assert gained.high < -0.2
 
 
 def test_three_seeds_that_agree_leave_the_error_of_the_sequences():
@@ -159,7 +159,7 @@ def frame(rows):
             "mi": kl,
             "mi_se": 0.01,
             "au": au,
-            "dispersion": cosine,
+            "first_dispersion": cosine,
             "seconds": tokens,
             "decoder_tokens": tokens,
             "untrusted": 0.0,

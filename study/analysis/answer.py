@@ -102,8 +102,8 @@ def sentences(definition: Definition, found: Answer) -> list[str]:
         if one.verdict != "not testable":
             interval = f"{one.nll.difference:z.2f} [{one.nll.low:z.2f}, {one.nll.high:z.2f}] nats"
             told.append(
-                f"The nll of {one.pooling} less that of {one.against}: {interval}; so many pairs would show"
-                f" {one.detectable_nll:.2f}."
+                f"The nll of {one.pooling} less that of {one.against}: {interval}; {one.pairs} pairs like these show"
+                f" differences from {one.detectable_nll:.2f} on."
             )
     best = found.best
     if best is None:

@@ -213,10 +213,15 @@ def verdicts(frame: pl.DataFrame) -> list[Verdict]:
 
 
 def dispersion_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Verdict:
-    """Judge: a last-state encoder's features are more alike than a pooled encoder's."""
-    difference = column(plain, "dispersion") - column(pooled, "dispersion")
+    """Judge: a last-state encoder's features are more alike than a pooled encoder's, after the first epoch.
+
+    Later, the encoder of a collapsed model has had no gradient for epochs, and says nothing of what led there.
+    """
+    difference = column(plain, "first_dispersion") - column(pooled, "first_dispersion")
     low, high = mean_interval(difference)
-    evidence = f"cosine similarity of last minus {name}: {difference.mean():.3f} [{low:.3f}, {high:.3f}]"
+    evidence = (
+        f"cosine similarity of last minus {name} after the first epoch: {difference.mean():.3f} [{low:.3f}, {high:.3f}]"
+    )
     return Verdict("dispersion", name, decide(low, high), evidence, low, high)
 
 

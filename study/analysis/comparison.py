@@ -79,6 +79,7 @@ def results(ledger: Ledger) -> pl.DataFrame:
                 "collapse_mi_nats": ledger.definition.goal.collapse_mi_nats,
                 **{name: float("nan") if value is None else float(value) for name, value in final.items()},
                 "epochs": len(trial.rows),
+                "first_dispersion": trial.rows[0].get("valid/dispersion"),
                 "seconds": training_seconds(last),
                 "decoder_tokens": last["train/decoder_tokens"],
                 "folder": str(folder),

@@ -76,7 +76,9 @@ def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[Tria
 
 def informative_peer(trials: list[TrialRecord]) -> str:
     """Return which trial of the same study to do as, where one carries much more; nothing if none does."""
-    usable = [trial for trial in trials if trial.best and trial.best["valid/mi"] >= LITTLE_MI_NATS]
+    # Of those that were trained as long as any.
+    ended = [trial for trial in trials if trial.best and trial.state == State.COMPLETE]
+    usable = [trial for trial in ended if trial.best["valid/mi"] >= LITTLE_MI_NATS]
     if not usable:
         return ""
     best = min(usable, key=lambda trial: trial.best["valid/nll"])

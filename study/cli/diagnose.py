@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @click.command("diagnose")
 @click.argument("subject", shell_complete=complete_model)
 @click.option("--corpus", help="Prepared folder; the one it was trained on if not given and known.")
+@click.option("--evidence", "with_evidence", is_flag=True, help="Say what each advice did on this project's corpora.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, every number in it.")
 @storage_option
-def diagnose_command(subject: str, corpus: str | None, as_json: bool, storage: Path) -> None:
+def diagnose_command(subject: str, corpus: str | None, with_evidence: bool, as_json: bool, storage: Path) -> None:
     """Say whether SUBJECT has collapsed, since when, in which dimensions, whether its decoder uses z, and what to try.
 
     SUBJECT is a study (its best trial), STUDY:TRIAL, a folder that training wrote, or a .npz or .parquet file with
@@ -35,7 +36,7 @@ def diagnose_command(subject: str, corpus: str | None, as_json: bool, storage: P
     """
     from study.config.stored import without_nan
 
-    found = diagnose(subject, corpus, storage)
+    found = diagnose(subject, corpus, storage, with_evidence=with_evidence)
     if as_json:
         click.echo(json.dumps(without_nan(found.as_json())))
         return
@@ -48,7 +49,7 @@ def diagnose_command(subject: str, corpus: str | None, as_json: bool, storage: P
         click.echo(f"  {number}. {each}")
 
 
-def diagnose(subject: str, corpus: str | None, storage: Path) -> Diagnosis:
+def diagnose(subject: str, corpus: str | None, storage: Path, *, with_evidence: bool = False) -> Diagnosis:
     """Return the diagnosis of what a SUBJECT argument names; raise StudyError, ModelError or CorpusError."""
     from study.errors import StudyError
     from study.inference.diagnosis import diagnose_features, diagnose_model, read_dump
@@ -57,8 +58,9 @@ def diagnose(subject: str, corpus: str | None, storage: Path) -> Diagnosis:
     if path.suffix in (".npz", ".parquet"):
         if not path.is_file():
             raise StudyError(f"no file {subject}")
-        return diagnose_features(**read_dump(path))
+        return diagnose_features(**read_dump(path), with_evidence=with_evidence)
     from study.analysis.findings import informative_peer
+    from study.analysis.pooling_test import verdicts
     from study.inference.lookup import model_corpus, model_folder, settings_of
     from study.inference.trained_model import TrainedModel
     from study.record.ledger import Ledger
@@ -67,9 +69,19 @@ def diagnose(subject: str, corpus: str | None, storage: Path) -> Diagnosis:
     prepared = model_corpus(trained, subject, corpus, storage)
     # Up to the epoch of these weights.
     history = [row for row in run_history(trained.folder) if row.number <= (trained.about.epoch or math.inf)]
-    found = diagnose_model(trained.network, prepared.split("valid"), settings_of(trained), history)
     study = storage / subject.partition(":")[0]
-    if found.advice and (study / DEFINITION).is_file() and (peer := informative_peer(Ledger.open(study).trials())):
+    ledger = Ledger.open(study) if (study / DEFINITION).is_file() else None
+    trials = ledger.trials() if ledger is not None else []
+    tested = {one.pooling: one.verdict for one in verdicts(ledger.definition, trials)} if ledger is not None else None
+    found = diagnose_model(
+        trained.network,
+        prepared.split("valid"),
+        settings_of(trained),
+        history,
+        tested=tested,
+        with_evidence=with_evidence,
+    )
+    if found.advice and (peer := informative_peer(trials)):
         found.advice.insert(0, peer)
     return found
 

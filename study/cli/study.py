@@ -174,7 +174,7 @@ def status_command(name: str | None, storage: Path) -> int:
         )
         console.print(verdict(trials), markup=False)
         if name:
-            console.print(trial_table("", trials))
+            console.print(trial_table(ledger.definition, "", trials))
     return 1 if damaged else 0
 
 

@@ -77,8 +77,17 @@ def takes_few_states(pooling: str) -> bool:
     return pooling in POOLINGS and not POOLINGS[pooling].uses_all_states
 
 
-def advice(settings: Settings | None, cosine_by_pooling: Mapping[str, float]) -> list[str]:
+def advice(
+    settings: Settings | None,
+    cosine_by_pooling: Mapping[str, float],
+    tested: Mapping[str, str] | None = None,
+    *,
+    with_evidence: bool = False,
+) -> list[str]:
     """Return what to try, in order; of a stranger's model, whose `settings` are None, nothing is left out.
+
+    `tested` has the verdicts of the study's own pooling test, which are what counts on its corpus. `with_evidence`,
+    what was measured on this project's corpora is said beside each.
 
     `cosine_by_pooling` is the mean cosine similarity of the features that poolings would make of the same states; empty
     where the states are not known.
@@ -87,8 +96,16 @@ def advice(settings: Settings | None, cosine_by_pooling: Mapping[str, float]) ->
     for measure in MEASURES:
         if settings is not None and not measure.helps(settings):
             continue
+        if measure is POOL and tested:
+            more = [pooling for pooling, verdict in tested.items() if verdict == "more"]
+            if more:
+                found.append(
+                    f"pool the encoder's states ({' or '.join(more)}): it carries more here (the pooling test)"
+                )
+            continue
         if measure is not POOL or not cosine_by_pooling:
-            found.append(f"{measure.do}: {measure.evidence} ({measure.source})" if measure.evidence else measure.do)
+            shown = with_evidence and measure.evidence
+            found.append(f"{measure.do}: {measure.evidence} ({measure.source})" if shown else measure.do)
             continue
         # Where the last states are the least alike, pooling promises nothing.
         best = min(cosine_by_pooling, key=lambda name: cosine_by_pooling[name])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ class Diagnosis:
 
 
 def diagnose_features(
-    features: ArrayLike, mean: ArrayLike, log_variance: ArrayLike, lengths: ArrayLike | None = None
+    features: ArrayLike,
+    mean: ArrayLike,
+    log_variance: ArrayLike,
+    lengths: ArrayLike | None = None,
+    *,
+    with_evidence: bool = False,
 ) -> Diagnosis:
     """Diagnose an encoder by its numbers for N inputs, of any kind and from any model with Gaussian posteriors.
 
@@ -93,7 +99,7 @@ def diagnose_features(
     metrics = posterior_metrics(posterior)
     metrics["cosine_by_pooling"] = cosines
     metrics["num_given"] = given
-    found = conclude(metrics, None)
+    found = conclude(metrics, None, with_evidence=with_evidence)
     if float(tensors["log_variance"].min()) > 0.0:
         found.findings.append(
             "log_variance is nowhere below 0: is it the variance itself? Then take its logarithm first"
@@ -152,9 +158,19 @@ def posterior_metrics(posterior: Posterior) -> dict[str, Any]:
 
 
 def diagnose_model(
-    network: SequenceVAE, split: Split, settings: Settings | None, history: list[Epoch], num: int = 500
+    network: SequenceVAE,
+    split: Split,
+    settings: Settings | None,
+    history: list[Epoch],
+    num: int = 500,
+    *,
+    tested: Mapping[str, str] | None = None,
+    with_evidence: bool = False,
 ) -> Diagnosis:
-    """Diagnose a trained model on a split; `history` is its epochs, oldest first, empty where unknown."""
+    """Diagnose a trained model on a split; `history` is its epochs, oldest first, empty where unknown.
+
+    `tested` has the verdicts of its study's pooling test, and `with_evidence` is said what was measured elsewhere.
+    """
     if not network.settings.has_latent:
         raise StudyError("the model is a language model: it has no latent variable that could collapse")
     found = score(network, split, num_samples=1, num_sequences=num)
@@ -164,7 +180,7 @@ def diagnose_model(
     metrics["num_inputs"] = len(found.reconstruction)
     metrics |= latent_use(network, split, num)
     metrics["collapsed_since"] = collapsed_since(history) if is_collapsed_now(metrics) else None
-    return conclude(metrics, settings)
+    return conclude(metrics, settings, tested, with_evidence=with_evidence)
 
 
 def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]:
@@ -205,7 +221,13 @@ def collapsed_since(history: list[Epoch]) -> int | None:
     return since
 
 
-def conclude(metrics: dict[str, Any], settings: Settings | None) -> Diagnosis:
+def conclude(
+    metrics: dict[str, Any],
+    settings: Settings | None,
+    tested: Mapping[str, str] | None = None,
+    *,
+    with_evidence: bool = False,
+) -> Diagnosis:
     """Return the diagnosis that metrics give; `settings` is the model's, None for a stranger's."""
     size = len(metrics["kl_by_dimension"])
     findings = [
@@ -242,7 +264,8 @@ def conclude(metrics: dict[str, Any], settings: Settings | None) -> Diagnosis:
         verdict = f"not collapsed, but z carries little: less than {LITTLE_MI_NATS:g} nats about its input"
     else:
         return Diagnosis("not collapsed", findings, [], metrics)
-    return Diagnosis(verdict, findings, advice(settings, metrics.get("cosine_by_pooling", {})), metrics)
+    cosines = metrics.get("cosine_by_pooling", {})
+    return Diagnosis(verdict, findings, advice(settings, cosines, tested, with_evidence=with_evidence), metrics)
 
 
 def padded(features: list[Any], arrays: dict[str, Any]) -> dict[str, Any]:

@@ -187,9 +187,14 @@ def counts(definition: Definition, trials: list[TrialRecord]) -> dict[str, int]:
     """Count the trials by state; those that have collapsed as such, whatever ended them."""
     found: dict[str, int] = {}
     for trial in trials:
-        state = State.COLLAPSED if has_collapsed(definition, trial) else trial.state
+        state = shown_state(definition, trial)
         found[state] = found.get(state, 0) + 1
     return found
+
+
+def shown_state(definition: Definition, trial: TrialRecord) -> State:
+    """Return what tables and figures say of a trial: that it has collapsed, whatever ended it, or else its state."""
+    return State.COLLAPSED if has_collapsed(definition, trial) else trial.state
 
 
 def summary_metrics(definition: Definition, trials: list[TrialRecord]) -> dict[str, float]:

@@ -31,13 +31,14 @@ from study.record.markup import code_block, prose
 from study.record.markup import plain as cell
 from study.record.places import SAMPLES
 from study.record.states import State
-from study.record.trials import TrialRecord, best_trial, counts, has_collapsed, pareto_trials
+from study.record.trials import TrialRecord, best_trial, counts, has_collapsed, pareto_trials, shown_state
 from study.reporting.chart_style import Chart, save
 from study.reporting.figures import FIGURES
 from study.reporting.model_figures import PORTRAITS
 from study.reporting.outputs import check_output, refuse_foreign
 from study.reporting.pooling import TEST_COLUMNS, VERDICT_COLUMNS, test_rows, verdict_cells
 from study.reporting.tables import seed_rows
+from study.search.definition import Definition
 from study.search.space import Range
 
 WORDS = ("reconstructions", "interpolation")
@@ -174,10 +175,10 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "states": counts(definition, trials),
         "best": best,
         "best_settings": {} if best is None else best.params,
-        "pareto": [table_row(trial) for trial in pareto_trials(trials)],
+        "pareto": [table_row(definition, trial) for trial in pareto_trials(trials)],
         "metrics": WIDE,
         "terms": [METRICS[name] for name in WIDE],
-        "trials": [table_row(trial) for trial in trials],
+        "trials": [table_row(definition, trial) for trial in trials],
         "seeds": None if definition.num_tested else seed_rows(trials),
         "pooling_rows": test_rows(definition, trials),
         "test_columns": TEST_COLUMNS,
@@ -215,11 +216,11 @@ def samples_of(ledger: Ledger, trial: TrialRecord | None, num: int = 8) -> list[
     return [dict(zip(table, row, strict=True)) for row in list(zip(*table.values(), strict=True))[:num]]
 
 
-def table_row(trial: TrialRecord) -> dict[str, object]:
+def table_row(definition: Definition, trial: TrialRecord) -> dict[str, object]:
     """Return a trial as a report's tables show it."""
     return {
         "trial": trial.number,
-        "state": trial.state,
+        "state": shown_state(definition, trial),
         "epochs": len(trial.rows),
         "seconds": f"{trial.seconds:.0f}",
         "settings": show_params(trial.params),

@@ -14,7 +14,7 @@ from study.errors import StudyError
 from study.metrics import METRICS
 from study.record.formats import show_value
 from study.record.states import State
-from study.record.trials import TrialRecord, best_trial, epochs_frame, has_collapsed, pareto_trials, trials_frame
+from study.record.trials import TrialRecord, best_trial, epochs_frame, pareto_trials, shown_state, trials_frame
 from study.reporting.chart_style import (
     COLOURS,
     FILLS,
@@ -61,7 +61,7 @@ def drawable(definition: Definition, trials: list[TrialRecord]) -> list[TrialRec
     Raises StudyError if there is none.
     """
     usable = [
-        replace(trial, state=State.COLLAPSED) if has_collapsed(definition, trial) else trial
+        replace(trial, state=shown_state(definition, trial))
         for trial in trials
         if trial.best and trial.state in STATE_FILLS
     ]

@@ -7,7 +7,7 @@ import polars as pl
 from rich.table import Table
 
 from model.collapse import COLLAPSED_MI_NATS
-from study.analysis.pooling_test import Interval, PoolingVerdict, tested, verdicts
+from study.analysis.pooling_test import Interval, PoolingVerdict, collapse_weights, tested, verdicts
 from study.errors import StudyError
 from study.metrics import METRICS
 from study.record.formats import mean_and_spread
@@ -63,7 +63,7 @@ def information_by_weight(definition: Definition, trials: list[TrialRecord]) -> 
         tooltip=["trial", "pooling", "weight", "seed", "mi", "mi_se", "kl", "nll", "collapsed"],
     )
     layers: list[alt.Chart] = [lines, points]
-    ends = [(one.pooling, one.collapses_at) for one in verdicts(definition, trials)]
+    ends = collapse_weights(definition, tested(definition, trials)).items()
     marked = pl.DataFrame(
         {"pooling": [name for name, at in ends if at], "weight": [at for _, at in ends if at]},
         schema={"pooling": pl.String, "weight": pl.Float64},

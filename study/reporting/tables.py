@@ -21,6 +21,7 @@ from study.record.trials import (
     epochs_frame,
     pareto_trials,
     seeds_frame,
+    shown_state,
     trials_frame,
 )
 from study.reporting.outputs import write_output
@@ -64,14 +65,16 @@ def metric_cells(best: Epoch) -> list[str]:
 METRIC_COLUMNS = tuple(METRICS[name].heading for name in SHOWN)
 
 
-def trial_table(title: str, trials: list[TrialRecord]) -> Table:
+def trial_table(definition: Definition, title: str, trials: list[TrialRecord]) -> Table:
     """Return a table of trials, a line each."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("trial", "state", *METRIC_COLUMNS):
         table.add_column(name, justify="left" if name == "state" else "right")
     table.add_column("settings", overflow="fold")
     for trial in trials:
-        table.add_row(str(trial.number), trial.state, *metric_cells(trial.best), show_params(trial.params))
+        table.add_row(
+            str(trial.number), shown_state(definition, trial), *metric_cells(trial.best), show_params(trial.params)
+        )
     return table
 
 
@@ -124,12 +127,14 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
         parts += [Text(), settings]
     parts += [
         Text(),
-        trial_table("Trade-off: no other trial has both a lower NLL and a higher MI", pareto_trials(trials)),
+        trial_table(
+            definition, "Trade-off: no other trial has both a lower NLL and a higher MI", pareto_trials(trials)
+        ),
     ]
     for table in (*pooling_tables(definition, trials), over_seeds(definition, trials)):
         if table is not None:
             parts += [Text(), table]
-    parts += [Text(), trial_table("All trials", trials)]
+    parts += [Text(), trial_table(definition, "All trials", trials)]
     failed = [trial for trial in trials if trial.state == State.FAILED]
     if failed:
         parts += [Text(), Text("Failed")]

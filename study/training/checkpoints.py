@@ -48,6 +48,8 @@ class Progress:
     best_epoch: int = 0
     collapsed_kl: list[float] = field(default_factory=list)
     """KL in nats of the epochs that carried nothing, in a row up to the last."""
+    initial_dispersion: float | None = None
+    """Of the features before the first step, on the validation split."""
     width: float = 1.0
     """Of the proposal that validation draws importance samples from."""
     outcome: str = ""

@@ -269,6 +269,19 @@ def importance_weights(
     return weights, *first
 
 
+def feature_dispersion(
+    network: SequenceVAE, split: Split, *, num_sequences: int | None = None, batch_size: int = 64
+) -> float:
+    """Return the mean cosine similarity of the features of the first sequences of a split; nan of a language model."""
+    device = next(network.parameters()).device
+    features = []
+    with evaluating(network):
+        for indices in BatchOrder(split.lengths[:num_sequences], batch_size).in_order_of_length():
+            batch = gather(split, indices).to(device)
+            features.append(network.encode(batch.tokens, batch.lengths).features.float().cpu())
+    return diagnostics.dispersion(torch.cat(features))
+
+
 def positions_of_maxima(
     network: SequenceVAE, split: Split, *, num_sequences: int | None = None, batch_size: int = 64
 ) -> dict[str, float]:

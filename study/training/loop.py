@@ -35,7 +35,7 @@ from study.training.checkpoints import (
 )
 from study.training.devices import choose_device, peak_memory_bytes, reset_peak_memory, wait_for
 from study.training.ending import outcome
-from study.training.evaluation import score
+from study.training.evaluation import feature_dispersion, score
 from study.training.halving import must_halve
 from study.training.procedures import goes_on, train_encoder
 from study.training.ranking import chosen_width, measure_best
@@ -150,6 +150,11 @@ class TrainingRun:
     def train_epoch(self, should_stop: Callable[[], bool]) -> bool:
         """Train to the end of the epoch; return False if told to stop before."""
         progress, training = self.progress, self.settings.training
+        if progress.step == 0 and self.settings.model.has_latent:
+            # What the encoder is before it has learned anything: later it may have had no gradient for epochs.
+            progress.initial_dispersion = feature_dispersion(
+                self.network, self.valid_split, num_sequences=self.settings.evaluation.num_sequences
+            )
         reset_peak_memory(self.device)
         self.network.train()
         started = time.monotonic()
@@ -238,6 +243,8 @@ class TrainingRun:
                 f"the validation nll became {valid['nll']} in epoch {progress.epoch}; lower the learning rate"
             )
         metrics |= {f"valid/{name}": value for name, value in valid.items()}
+        if progress.epoch == 1 and progress.initial_dispersion is not None:
+            metrics["valid/initial_dispersion"] = progress.initial_dispersion
         row = Epoch(progress.epoch, progress.step, progress.seconds, metrics)
         if progress.epoch <= self.settings.training.pretraining_epochs:
             row = replace(row, phase=PRETRAINING)
