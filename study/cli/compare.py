@@ -104,7 +104,7 @@ def compare_command(
 
     if markdown is not None:
         check_output(markdown, (".md",), "--markdown")
-    request = RunRequest.model_validate(given)
+    request = RunRequest.of(given)
     if request.resume is not None:
         refuse_idle_options()
         ledger = resume_study(request)

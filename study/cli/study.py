@@ -88,7 +88,7 @@ def run_command(**given: object) -> int:
     from study.config.request import RunRequest
     from study.execution.plan import create, new_study, resume_study, start
 
-    request = RunRequest.model_validate(given)
+    request = RunRequest.of(given)
     for option, most in (("--time-budget", request.time_budget), ("--max-gpu-hours", request.max_gpu_hours)):
         if most is not None and not 0 < most < math.inf:
             raise click.BadParameter("must be above 0, and finite", param_hint=option)

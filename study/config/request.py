@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data.files import first_problem
+from study.errors import StudyError
 
 
 class RunRequest(BaseModel):
@@ -47,6 +51,15 @@ class RunRequest(BaseModel):
     test_weights: tuple[float, ...] | None = None
     dry_run: bool = False
     resume: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> RunRequest:
+        """Return what was asked by these options; raise StudyError for a value that one cannot take."""
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            name, _, problem = first_problem(error).partition(": ")
+            raise StudyError(f"--{name.partition('.')[0].replace('_', '-')}: {problem}") from None
 
     @property
     def given(self) -> set[str]:
