@@ -25,10 +25,10 @@ RESULTS, QUICK = "docs/results.md", "README.md, the quick study"
 
 MEASURES = (
     Measure(
-        "lower the final KL weight to 0.2 to 0.5 (objective.kl_weight)",
-        "in the quick study every trial that collapsed had one above 0.5",
+        "lower the final KL weight to 0.1 to 0.3 (objective.kl_weight)",
+        "in the quick study every run at 0.6 collapsed, and no pooled one at 0.15 and 0.3",
         QUICK,
-        lambda given: given.objective.kl_weight > 0.5 and given.objective.minimum_rate_nats is None,
+        lambda given: given.objective.kl_weight > 0.3 and given.objective.minimum_rate_nats is None,
     ),
     Measure(
         "start from PyTorch's initialisation (model.init=default)",
