@@ -55,16 +55,24 @@ def test_a_ninth_pooling_is_searched_compared_and_drawn_with_no_other_change(ext
     plan = study(extended, tmp_path, "run", corpus.folder, "--config", tiny_toml, "--dry-run")
     assert "attention, median" in " ".join(plan.split())
     (tmp_path / "two.toml").write_text(
-        tiny_toml.read_text() + '[search]\n"model.pooling" = ["median", "max"]\n"model.latent_size" = false\n'
+        tiny_toml.read_text() + '[search]\n"model.pooling" = ["last", "median"]\n"model.latent_size" = false\n'
         '"objective.kl_weight" = false\n"objective.annealing" = false\n"objective.annealing_fraction" = false\n'
-        '"objective.num_cycles" = false\n[study]\nsampler = "grid"\nscheduler = "none"\n'
+        '"objective.num_cycles" = false\n'
     )
-    study(extended, tmp_path, "run", corpus.folder, "--config", "two.toml", "--name", "ninth")
+    options = ("--stages", "pooling,search", "--seeds", "1", "--sampler", "grid", "--scheduler", "none")
+    study(extended, tmp_path, "run", corpus.folder, "--config", "two.toml", "--name", "ninth", *options)
     trials = [json.loads(line) for line in study(extended, tmp_path, "report", "ninth", "--json").splitlines()]
-    assert {trial["params"]["model.pooling"]: trial["state"] for trial in trials} == {
-        "median": "complete",
-        "max": "complete",
-    }
+    assert [(trial["params"].get("model.pooling"), trial["state"]) for trial in trials] == [
+        ("last", "complete"),
+        ("median", "complete"),
+        (None, "complete"),
+        *sorted(
+            [("last", "complete"), ("median", "complete")],
+            key=lambda each: trials[3]["params"]["model.pooling"] != each[0],
+        ),
+    ]
+    answer = json.loads(study(extended, tmp_path, "report", "ninth", "--answer"))
+    assert [one["pooling"] for one in answer["pooling"]] == ["median"]
     study(extended, tmp_path, "report", "ninth", "--html", "ninth.html")
     page = (tmp_path / "ninth.html").read_text()
     assert "#332288" in page

@@ -114,8 +114,9 @@ def train_together(
                 if any(each.poll() for each in running):
                     raise StudyError("a process ended; see log.txt")
                 time.sleep(0.05)
-            window = 3 * WINDOW_SECONDS if given["quick"] else WINDOW_SECONDS
-            rates = watch(outputs, min(time.monotonic() + window, deadline))
+            # A rehearsal is over once each has ended a few epochs, on a busy machine too.
+            window, enough = (20 * WINDOW_SECONDS, 3) if given["quick"] else (WINDOW_SECONDS, sys.maxsize)
+            rates = watch(outputs, min(time.monotonic() + window, deadline), enough)
             rows = [json.loads(output.read_bytes().splitlines()[0]) for output in outputs if output.stat().st_size]
         finally:
             # Not killed in the middle of a kernel, which would take MPS with it.
@@ -129,14 +130,14 @@ def train_together(
     return rates, rows
 
 
-def watch(outputs: list[Path], until: float) -> list[float]:
+def watch(outputs: list[Path], until: float, enough: int) -> list[float]:
     """Return the tokens a second of each process, by the clock on the wall: all that an epoch takes counts.
 
-    From the first epoch that ends in the window to the last; nan where there are no two.
+    From the first epoch that ends in the window to the last, or to where each has ended `enough`; nan without two.
     """
     seen: list[list[float]] = [[] for _ in outputs]
     counts = [output.read_bytes().count(b"\n") for output in outputs]
-    while (now := time.monotonic()) < until:
+    while (now := time.monotonic()) < until and min(map(len, seen)) < enough:
         for place, output in enumerate(outputs):
             if (count := output.read_bytes().count(b"\n")) > counts[place]:
                 seen[place] += [now] * (count - counts[place])

@@ -40,11 +40,12 @@ def test_points(
 ) -> list[Params]:
     """Return the trials of a space's pooling test, seed by seed, the language model last; raise StudyError.
 
-    All poolings and weights are those of the space. What else is searched is held at its default, or where its range
-    has not that, in the middle of it.
+    Poolings are those asked for, or last, mean and max, or where neither mean nor max is searched all that are. What
+    else is searched is held at its default, or where its range has not that, in the middle of it.
     """
     known = [str(value) for value in space.ranges[POOLING].values or ()]
-    chosen = list(dict.fromkeys([REFERENCE, *(poolings or [name for name in POOLINGS if name in known])]))
+    usual = [name for name in POOLINGS if name in known]
+    chosen = list(dict.fromkeys([REFERENCE, *(poolings or (usual if len(usual) > 1 else known))]))
     for name in chosen:
         if name not in known:
             raise StudyError(f"--poolings: {name} is not searched; {did_you_mean(name, known)}")
