@@ -22,7 +22,8 @@ class Best:
     nll: float
     nll_se: float
     at_most: bool
-    """Whether more of its importance weights than may be are beyond trust: its nll is at most this."""
+    """Whether its nll may be lower than this: more of its importance weights than may be are beyond trust, or its
+    samples are so few that the bias which was taken off was large."""
     kl: float
     mi: float
     mi_se: float
@@ -55,6 +56,8 @@ class Answer:
         return asdict(self)
 
 
+TRUSTED_BIAS = 0.15
+"""Nats of bias, at most, of which the first term alone makes a number that can be trusted."""
 TRUSTED = 0.05
 """Of at most this share of a run's sequences the importance weights may be beyond trust (k-hat)."""
 
@@ -76,7 +79,7 @@ def best_of(definition: Definition, trials: Sequence[TrialRecord]) -> Best | Non
         settings=found.params,
         nll=row["valid/nll"],
         nll_se=row.get("valid/nll_se"),
-        at_most=row.get("valid/untrusted") > TRUSTED,
+        at_most=row.get("valid/untrusted") > TRUSTED or row.get("valid/nll_bias_bound") > TRUSTED_BIAS,
         kl=row["valid/kl"],
         mi=row["valid/mi"],
         mi_se=row.get("valid/mi_se"),

@@ -156,8 +156,13 @@ def conclude(pooling: str, pairs: int, mi: Interval, p_value: float, counts: Seq
         )
     told = f"{pooling} carries {abs(mi.difference):.2f} nats {'more' if mi.difference > 0 else 'less'}"
     if p_value < 1 - CONFIDENCE:
-        return ("more" if mi.difference > 0 else "less"), f"{told} in the mean of {pairs} pairs, p = {p_value:.3f}"
+        return ("more" if mi.difference > 0 else "less"), f"{told} in the mean of {pairs} pairs, {shown_p(p_value)}"
     return "undecided", f"{told} in the mean of {pairs} pairs, as poolings that are all alike may, p = {p_value:.2f}"
+
+
+def shown_p(p_value: float) -> str:
+    """Return a p-value in words: no smaller one than so many permutations can tell."""
+    return f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
 
 
 def stratified(groups: Sequence[Sequence[float]]) -> tuple[Interval, float]:

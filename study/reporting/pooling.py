@@ -7,7 +7,7 @@ import polars as pl
 from rich.table import Table
 
 from model.collapse import COLLAPSED_MI_NATS
-from study.analysis.pooling_test import Interval, PoolingVerdict, collapse_weights, tested, verdicts
+from study.analysis.pooling_test import Interval, PoolingVerdict, collapse_weights, shown_p, tested, verdicts
 from study.errors import StudyError
 from study.metrics import METRICS
 from study.record.formats import mean_and_spread
@@ -111,7 +111,14 @@ def verdict_cells(one: PoolingVerdict) -> list[str]:
         return f"{interval.difference:+z.2f} [{interval.low:z.2f}, {interval.high:z.2f}]"
 
     at = "-" if one.collapses_at is None else f"{one.collapses_at:.2f}"
-    numbers = [show(one.mi), show(one.kl), show(one.nll), f"{one.detectable_nll:.2f}", f"{one.p:.3f}", at]
+    numbers = [
+        show(one.mi),
+        show(one.kl),
+        show(one.nll),
+        f"{one.detectable_nll:.2f}",
+        shown_p(one.p).removeprefix("p ").removeprefix("= "),
+        at,
+    ]
     return [one.pooling, one.against, str(one.pairs), *numbers, one.verdict]
 
 
