@@ -9,8 +9,8 @@ RUN := $(VENV)/bin
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
 
-test: $(VENV)/installed  ## the default tests
-	$(RUN)/python -m pytest -q
+test: $(VENV)/installed  ## the default tests, two at once
+	$(RUN)/python -m pytest -q -n 2
 
 lint: $(VENV)/installed
 	$(RUN)/ruff check .
