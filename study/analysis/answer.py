@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from model.collapse import LITTLE_MI_NATS
+from study.analysis.claims import NOT_TESTABLE, TRUSTED
 from study.analysis.pooling_test import PoolingVerdict, verdicts
 from study.config.settings import Params
 from study.record.states import State
@@ -58,8 +59,6 @@ class Answer:
 
 TRUSTED_BIAS = 0.15
 """Nats of bias, at most, of which the first term alone makes a number that can be trusted."""
-TRUSTED = 0.05
-"""Of at most this share of a run's sequences the importance weights may be beyond trust (k-hat)."""
 
 
 def answer_of(definition: Definition, trials: Sequence[TrialRecord]) -> Answer:
@@ -102,7 +101,7 @@ def sentences(definition: Definition, found: Answer) -> list[str]:
     """Return the answer in words: pooling first, then the best settings, then what a latent variable costs or gains."""
     told = [f"Pooling: {one.pooling} against {one.against}: {one.verdict}; {one.why}." for one in found.pooling]
     for one in found.pooling:
-        if one.verdict != "not testable":
+        if one.verdict != NOT_TESTABLE:
             interval = f"{one.nll.difference:z.2f} [{one.nll.low:z.2f}, {one.nll.high:z.2f}] nats"
             told.append(
                 f"The nll of {one.pooling} less that of {one.against}: {interval}; {one.pairs} pairs like these show"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from scipy import stats
 
-from model.collapse import COLLAPSED_MI_NATS, ERRORS
+from model.collapse import COLLAPSED_MI_NATS, is_collapsed
 from model.registry import POOLINGS
 from study.record.places import FINAL_SCORES
 
@@ -227,9 +227,8 @@ def dispersion_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> 
 
 def num_collapsed(frame: pl.DataFrame) -> int:
     """Count the runs whose posterior carries nothing, by the threshold of their study, if it has one."""
-    threshold = pl.when(pl.col("collapse_mi_nats") > 0).then("collapse_mi_nats").otherwise(COLLAPSED_MI_NATS)
-    highest = pl.col("mi") + ERRORS * pl.col("mi_se").fill_nan(0.0).fill_null(0.0)
-    return frame.filter(highest < threshold).height
+    rows = zip(column(frame, "mi"), column(frame, "mi_se"), column(frame, "collapse_mi_nats"), strict=True)
+    return sum(is_collapsed(float(mi), float(error), float(below or COLLAPSED_MI_NATS)) for mi, error, below in rows)
 
 
 def collapse_verdict(plain: pl.DataFrame, pooled: pl.DataFrame, name: str) -> Verdict:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from model.collapse import COLLAPSED_MI_NATS
+from study.analysis.claims import CONFIDENCE, NOT_TESTABLE
 from study.record.states import State
 from study.record.trials import TrialRecord, has_collapsed, is_language_model
 from study.search.definition import Definition
@@ -25,7 +26,7 @@ from study.search.pooling_test import POOLING, REFERENCE, SEED, WEIGHT
 
 Block = tuple[float, int]
 """KL weight and seed of runs that differ by pooling alone."""
-CONFIDENCE, POWER = 0.95, 0.8
+POWER = 0.8
 PERMUTATIONS = 20_000
 FEWEST_PAIRS = 3
 PRIOR_SCALE = 2.5
@@ -148,10 +149,10 @@ def judge(
 def conclude(pooling: str, pairs: int, mi: Interval, p_value: float, counts: Sequence[Collapsed]) -> tuple[str, str]:
     """Return the verdict on a pooling, and why."""
     if pairs < FEWEST_PAIRS:
-        return "not testable", f"{pairs} pairs of runs are over, and {FEWEST_PAIRS} are the fewest that say anything"
+        return NOT_TESTABLE, f"{pairs} pairs of runs are over, and {FEWEST_PAIRS} are the fewest that say anything"
     if all(count.number == count.runs for count in counts):
         return (
-            "not testable",
+            NOT_TESTABLE,
             f"every run with {pooling} and with {REFERENCE} collapsed; ask at lower KL weights (--test-weights)",
         )
     told = f"{pooling} carries {abs(mi.difference):.2f} nats {'more' if mi.difference > 0 else 'less'}"

@@ -50,7 +50,7 @@ def ranked(trial: Trial | EarlierTrial, result: Result, goal: Goal) -> Result | 
     if METRIC not in result:
         return result
     epoch = Epoch(1, 0, 0.0, {name: float(result[name] or 0) for name in result if name.startswith("valid/")})
-    missed = sum(max(0.0, violation) for violation in goal.constraints(epoch).values())
+    missed = goal.missed_by(epoch)
     return {**result, METRIC: epoch[METRIC] + BEHIND_NATS * (1 + missed)} if missed else result
 
 

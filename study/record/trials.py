@@ -165,12 +165,8 @@ def best_trial(trials: list[TrialRecord]) -> TrialRecord | None:
 
 def nearest_to_feasible(definition: Definition, trials: list[TrialRecord]) -> TrialRecord | None:
     """Return which trial comes nearest to what is asked of a winner where none reaches it: misses it by the least."""
-
-    def missed(trial: TrialRecord) -> float:
-        return sum(max(0.0, violation) for violation in definition.goal.constraints(trial.best).values())
-
     usable = [trial for trial in trials if trial.best and trial.state in (*USABLE, State.COLLAPSED)]
-    return min(usable, key=lambda trial: (missed(trial), trial.best["valid/nll"]), default=None)
+    return min(usable, key=lambda trial: (definition.goal.missed_by(trial.best), trial.best["valid/nll"]), default=None)
 
 
 def pareto_trials(trials: list[TrialRecord], over: str = "mi") -> list[TrialRecord]:

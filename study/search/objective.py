@@ -81,9 +81,13 @@ class Goal:
         violations = {"not collapsed": shortfall if self.collapse_mi_nats > 0 else 0.0}
         return violations | {f"{name} floor": least - best[f"valid/{name}"] for name, least in self.floors}
 
+    def missed_by(self, best: Epoch) -> float:
+        """Return by how much a trial with this best epoch misses the conditions, all together; 0 where it may win."""
+        return sum(max(0.0, violation) for violation in self.constraints(best).values())
+
     def is_feasible(self, best: Epoch) -> bool:
         """Say whether a trial with this best epoch may win; one without any may not."""
-        return bool(best) and all(violation <= 0 for violation in self.constraints(best).values())
+        return bool(best) and self.missed_by(best) == 0
 
     def to_json(self) -> dict[str, object]:
         """Return what `from_json` rebuilds the goal from."""

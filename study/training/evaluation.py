@@ -81,11 +81,15 @@ class Scores:
             return torch.zeros_like(self.log_p)
         return likelihood.standard_error(self.log_weights)
 
+    @cached_property
+    def on_device(self) -> tuple[Posterior, Tensor]:
+        """The posterior without its features, and the noise, where what takes long is worked out."""
+        return self.posterior.without_features().map(lambda tensor: tensor.to(self.device)), self.noise.to(self.device)
+
     def metrics(self, *, debiased: bool = False) -> dict[str, float]:
         """Return the metrics of the split that `study.metrics` names; `debiased`, nll without its first-order bias."""
         kl = float(self.posterior.kl().double().sum(1).mean())
-        posterior = self.posterior.without_features().map(lambda tensor: tensor.to(self.device))
-        noise = self.noise.to(self.device)
+        posterior, noise = self.on_device
         mi, mi_se = self.mutual_information()
         log_p = likelihood.debiased_log_likelihood(self.log_weights) if debiased and self.has_latent else self.log_p
         total_nll = -float(log_p.sum())
@@ -112,9 +116,9 @@ class Scores:
         draws = INFORMATION_DRAWS if len(self.noise) <= MANY_SEQUENCES else 2
         generator = torch.Generator().manual_seed(NOISE_SEED)
         others = torch.randn(draws - 1, *self.noise.shape, generator=generator)
-        posterior = self.posterior.without_features().map(lambda tensor: tensor.to(self.device))
-        noise = torch.cat([self.noise.unsqueeze(0), others]).to(self.device)
-        return diagnostics.mutual_information_and_error(posterior, noise)
+        posterior, noise = self.on_device
+        draws_of_all = torch.cat([noise.unsqueeze(0), others.to(self.device)])
+        return diagnostics.mutual_information_and_error(posterior, draws_of_all)
 
     def dimensions(self) -> dict[str, list[float]]:
         """Return, for each latent dimension, the variance over rows of its posterior mean, and its mean KL in nats."""
