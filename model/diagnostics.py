@@ -20,20 +20,14 @@ Rows = Float[Tensor, "rows latent"]
 Noise = Float[Tensor, "rows noise"]
 
 
-def mutual_information(posterior: Posterior, noise: Noise, elements_at_once: int = 2**23) -> float:
-    """Return I(x; z) under q in nats, q(z) being the mean of q(z|x) over all rows; at most log(rows).
-
-    E[log q(z|x) - log q(z)] with one sample a row (Hoffman and Johnson 2016). The same sample stands in
-    both terms, so that their noise cancels: posteriors that are all alike give exactly 0. Worked out in float64
-    where the posterior is, so many numbers at once.
-    """
-    return float(_mutual_information(posterior.without_features(), noise, elements_at_once))
-
-
 def mutual_information_and_error(
     posterior: Posterior, draws: Float[Tensor, "draws rows noise"], elements_at_once: int = 2**23
 ) -> tuple[float, float]:
-    """Return I(x; z) in nats as the mean over several samples a row, and that mean's standard error from drawing them.
+    """Return I(x; z) under q in nats from some samples a row, and that mean's standard error from drawing them.
+
+    E[log q(z|x) - log q(z)], q(z) being the mean of q(z|x) over all rows, at most log(rows) (Hoffman and Johnson 2016).
+    The same samples stand in both terms, so that their noise cancels: posteriors that are all alike give exactly 0.
+    Worked out in float64 where the posterior is, so many numbers at once.
 
     The error is of the samples, given the rows: the spread over each row's own, pooled. nan of one sample a row.
     """
