@@ -300,3 +300,12 @@ def test_readme_has_the_two_commands_and_names_every_module():
         str(folder.relative_to(ROOT)): {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
         for folder in folders
     }
+
+
+def test_model_and_data_mean_the_same_by_the_special_tokens():
+    """Neither may import the other, so that each names them."""
+    from data import vocabulary
+    from model import config
+
+    for name in ("PAD_ID", "BOS_ID", "EOS_ID", "UNK_ID"):
+        assert getattr(vocabulary, name) == getattr(config, name)
