@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -252,6 +253,48 @@ def test_a_trial_that_is_told_to_end_saves_its_state_within_its_grace(
     assert study.wait(timeout=300) == 0, (tmp_path / "stderr").read_text()
     assert within_epoch >= 2
     check_whole(tmp_path, call, run_undisturbed(*SLOW_EPOCHS, epochs=2))
+
+
+def run_three_trials(folder):
+    """Run trials in one worker, which is killed as it is given the second of them; write how they ended."""
+    from ray import tune
+    from ray.train._internal.session import get_session
+    from ray.tune.search import BasicVariantGenerator
+
+    from study.execution.failures import outliving_killed_trials
+    from study.execution.local_ray import local_ray
+
+    def killed_after(config):
+        tune.report({"epoch": 0})
+        if not config["killed"].exists():
+            config["killed"].touch()
+            # Called when the worker is given another trial.
+            get_session().finish = lambda timeout: os.kill(os.getpid(), signal.SIGKILL)
+
+    with local_ray(1), outliving_killed_trials():
+        trials = tune.run(
+            killed_after,
+            config={"killed": folder / "killed"},
+            storage_path=str(folder),
+            search_alg=BasicVariantGenerator(max_concurrent=2),
+            num_samples=3,
+            reuse_actors=True,
+            max_failures=2,
+            raise_on_failed_trial=False,
+            verbose=0,
+        ).trials
+    (folder / "states").write_text(" ".join(trial.status for trial in trials))
+
+
+@pytest.mark.fault("a worker killed between two trials", 1)
+def test_a_trial_outlives_a_worker_that_was_killed_before_it_got_it(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=run_three_trials, args=(tmp_path,))
+    process.start()
+    process.join(120)
+    if process.is_alive():
+        process.terminate()
+        pytest.fail("the study stands still")
+    assert (tmp_path / "states").read_text().split() == ["TERMINATED"] * 3
 
 
 @pytest.mark.fault("a trial's newest checkpoint damaged while the study is down", 2)

@@ -61,6 +61,18 @@ def test_rays_actor_manager_reports_a_failed_task_where_the_code_listens():
     assert "RayTaskError" in source
 
 
+def test_tune_tells_a_dead_worker_first_and_its_task_after():
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.tune.execution.tune_controller import TuneController
+
+    assert list(inspect.signature(TuneController._trial_task_failure).parameters) == ["self", "trial", "exception"]
+    told = inspect.getsource(RayActorManager._actor_task_failed)
+    assert told.index("tracked_actor._on_error(") < told.index("tracked_actor_task._on_error(")
+    # Of a worker whose trial waits, the first word is enough.
+    assert "self._trial_task_failure(trial" in inspect.getsource(TuneController._actor_failed)
+    assert "_resetting_trials" in inspect.getsource(TuneController._maybe_reuse_cached_actor)
+
+
 def test_tunes_trial_counts_its_failures_where_the_code_gives_them_back():
     from ray.tune.callback import Callback
     from ray.tune.experiment.trial import Trial

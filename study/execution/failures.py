@@ -31,22 +31,34 @@ def why_it_failed(trial: Any) -> str:
 
 @contextmanager
 def outliving_killed_trials() -> Iterator[None]:
-    """Have Tune take a worker that Ray kills for want of memory as one that died, and try the trial again.
+    """Have Tune try a trial again wherever its worker was killed, as it does while the trial trains.
 
-    Ray 2.60 raises OutOfMemoryError for it, which is none of the errors that Tune knows: the whole study would end.
+    For want of memory: Ray 2.60 raises OutOfMemoryError, which is none of the errors that Tune knows, and the whole
+    study would end. Between two trials: Tune is told twice of a worker that died before the next trial was its own, and
+    ends that trial at the second word, retries or not.
     """
     from ray.air.execution._internal.actor_manager import RayActorManager
     from ray.exceptions import RayActorError, RayError, RayTaskError
+    from ray.tune.execution.tune_controller import TuneController
 
-    known = RayActorManager._actor_task_failed
+    known, known_of_trial = RayActorManager._actor_task_failed, TuneController._trial_task_failure
 
     def actor_task_failed(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
             exception = RayActorError(error_msg=str(exception))
         known(manager, tracked_actor_task, exception)
 
+    def trial_task_failure(controller: TuneController, trial: Any, exception: Exception) -> None:
+        # Else the trial is taken for one that is still being given its worker, and never starts.
+        controller._resetting_trials.discard(trial)
+        if trial.status == trial.PENDING and isinstance(exception, RayActorError):
+            return
+        known_of_trial(controller, trial, exception)
+
     RayActorManager._actor_task_failed = actor_task_failed
+    TuneController._trial_task_failure = trial_task_failure
     try:
         yield
     finally:
         RayActorManager._actor_task_failed = known
+        TuneController._trial_task_failure = known_of_trial
