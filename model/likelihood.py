@@ -17,8 +17,8 @@ from model.shapes import Float, Int
 FIRST_ROUND = 32
 """Samples a sequence before its error is first looked at: fewer say little of the weights' tail."""
 
-WIDTHS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
-"""How much wider than the posterior a proposal may be: a posterior that is too narrow makes a bad one."""
+POWERS = (1.0, 0.85, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
+"""Of the posterior in a proposal, `Posterior.tempered`: one of a KL weight below 1 is too narrow for the true one."""
 
 JUDGED_SAMPLES = 100
 """Samples of a sequence from which the tail of its weights is judged."""

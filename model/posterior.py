@@ -51,9 +51,15 @@ class Posterior:
         shape = (len(self.mean), *[1] * (noise.ndim - 2), -1)
         return self.mean.view(shape) + (0.5 * self.log_variance).exp().view(shape) * noise
 
-    def widened(self, width: float) -> "Posterior":
-        """Return the posterior with each standard deviation multiplied: a proposal with heavier tails."""
-        return replace(self, log_variance=self.log_variance + 2.0 * math.log(width))
+    def tempered(self, power: float) -> "Posterior":
+        """Return q(z|x)^power p(z)^(1 - power), normalised: between the prior, at 0, and the posterior, at 1.
+
+        Where the likelihood is Gaussian in z, training with a KL weight of b ends with q ∝ p(z) p(x|z)^(1/b), so that
+        q tempered by b is p(z|x): wider than q and nearer to the prior.
+        """
+        precision = power * (-self.log_variance).exp() + (1.0 - power)
+        mean = self.mean * power * (-self.log_variance).exp() / precision
+        return replace(self, mean=mean, log_variance=-precision.log())
 
     def kl(self) -> Float[Tensor, "batch latent"]:
         """Return KL(q(z|x) || p(z)) in nats by sequence and latent dimension."""
@@ -90,9 +96,9 @@ class SphericalPosterior(Posterior):
 
     concentration: float = 1.0
 
-    def widened(self, width: float) -> "SphericalPosterior":
-        """Return itself: its concentration is what the model says, not what it learnt."""
-        return self
+    def tempered(self, power: float) -> "SphericalPosterior":
+        """Return q(z|x)^power, normalised: the prior is uniform."""
+        return replace(self, concentration=power * self.concentration)
 
     def sample(self, noise: Float[Tensor, "batch *samples noise"]) -> Float[Tensor, "batch *samples latent"]:
         """Return unit vectors: a height along the mean direction, and a uniform direction across it."""

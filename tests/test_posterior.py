@@ -191,3 +191,27 @@ def test_the_kl_of_large_spheres_goes_on_as_it_did():
     kl = [posteriors.spherical_kl(size, 80.0) for size in (128, 256, 512, 1024, 2048)]
     assert kl == sorted(kl, reverse=True)
     assert kl[-1] > 0.0
+
+
+@pytest.mark.parametrize("kl_weight", [0.1, 0.4, 1.0])
+def test_a_posterior_trained_at_a_kl_weight_is_the_true_one_when_tempered_by_it(kl_weight):
+    """Of x ~ N(w z, 1) the best q at weight b is known: precision 1 + w^2 / b, mean w x / b over it."""
+    slope, x = torch.tensor([0.5, 2.0, 4.0]), torch.tensor([[1.0, -2.0, 0.3]])
+    precision = 1.0 + slope.square() / kl_weight
+    learnt = Posterior((slope * x / kl_weight) / precision, -precision.log().expand_as(x), x)
+    proposal = learnt.tempered(kl_weight)
+    noise = torch.randn(1, 50, 3)
+    losses = 0.5 * ((slope * proposal.sample(noise) - x.unsqueeze(1)).square() + math.log(2 * math.pi)).sum(-1)
+    weights = likelihood.log_weights(losses, proposal, noise)
+    evidence = torch.distributions.Normal(0.0, (1.0 + slope.square()).sqrt()).log_prob(x).sum()
+    # Drawn from the true posterior, every weight is p(x).
+    assert weights.flatten().tolist() == pytest.approx([float(evidence)] * 50, abs=1e-4)
+
+
+def test_the_powers_of_a_posterior_lie_between_it_and_the_prior():
+    learnt = Posterior(torch.tensor([[2.0, -1.0]]), torch.tensor([[-3.0, 0.5]]), torch.zeros(1, 2))
+    for power, other in ((1.0, learnt), (0.0, Posterior(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2)))):
+        tempered = learnt.tempered(power)
+        assert torch.allclose(tempered.mean, other.mean)
+        assert torch.allclose(tempered.log_variance, other.log_variance, atol=1e-6)
+    assert spherical(3, 4, 8.0).tempered(0.25).concentration == 2.0

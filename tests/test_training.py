@@ -61,7 +61,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(corpus, tmp_path):
     rows = list(train(settings, corpus, tmp_path))
     best = min(rows, key=lambda row: row["valid/nll"])
     network = load_network(best_folder(tmp_path, best.number))
-    again = score(network, corpus.split("valid"), num_samples=3, num_sequences=24, width=1.0).metrics(debiased=True)
+    again = score(network, corpus.split("valid"), num_samples=3, num_sequences=24, power=1.0).metrics(debiased=True)
     assert again["kl"] == best["valid/kl"]
     assert again["nll"] == pytest.approx(best["valid/nll"], abs=0.1)
     assert len(list((tmp_path / "checkpoints").iterdir())) == KEPT

@@ -111,7 +111,9 @@ def untrained(corpus: Path, name: str) -> dict:
 def evaluate(corpus: Path, folder: Path, *, widen: bool) -> dict:
     """Return what `study evaluate` measures on the whole test split."""
     command = [STUDY, "evaluate", str(folder), "--corpus", str(corpus), "--samples", "500", "--json"]
-    output = subprocess.run([*command, *["--widen"] * widen], stdout=subprocess.PIPE, check=True, text=True).stdout
+    output = subprocess.run(
+        [*command, "--widen" if widen else "--no-widen"], stdout=subprocess.PIPE, check=True, text=True
+    ).stdout
     return json.loads(output)
 
 

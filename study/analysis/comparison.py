@@ -184,7 +184,7 @@ def notes(comparison: Comparison) -> list[str]:
         rows = ", ".join(f"{row['method']} {row['pooling']}" for row in doubtful.iter_rows(named=True))
         mend = "give more --samples"
         if not evaluation.final_widen:
-            mend = "--set evaluation.final_widen=true draws from a wider posterior"
+            mend = "--set evaluation.final_widen=true draws from a better proposal"
         found.append(
             f"the nll of {rows} is not to be trusted: Pareto k-hat is too large for more than {TRUSTED:.0%} of the"
             f" sequences; it may be too high; {mend}"

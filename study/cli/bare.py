@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=["train", "valid", "test"], default="test")
     evaluate.add_argument("--samples", type=int)
     evaluate.add_argument("--tolerance", type=float)
-    evaluate.add_argument("--widen", action="store_true")
+    evaluate.add_argument("--widen", action=argparse.BooleanOptionalAction, default=True)
     evaluate.add_argument("--sequences", type=int)
     return parser
 

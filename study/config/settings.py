@@ -70,7 +70,7 @@ class EvaluationSettings(BaseModel):
         default=0.0, ge=0, description="stop sampling a sequence at this standard error; 0: never before the last"
     )
     final_widen: bool = Field(
-        default=False, description="draw from a wider posterior where that makes more of the samples"
+        default=True, description="draw from a posterior drawn towards the prior where that makes more of the samples"
     )
     final_num_sequences: int | None = Field(
         default=None, ge=2, description="of a comparison's test split, all if unset"

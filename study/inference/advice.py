@@ -52,8 +52,7 @@ MEASURES = (
         lambda given: given.model.posterior != "batch-norm",
     ),
     Measure(
-        "pretrain as an autoencoder, reset the decoder, train with per-dimension free bits (method=autoencoder);"
-        " compare its likelihood by `study evaluate --widen`",
+        "pretrain as an autoencoder, reset the decoder, train with per-dimension free bits (method=autoencoder)",
         "7 nats of KL on four corpora, a third more training",
         RESULTS,
         lambda given: given.objective.free_bits == "none" or not given.training.pretraining_epochs,

@@ -50,7 +50,7 @@ class Progress:
     """KL in nats of the epochs that carried nothing, in a row up to the last."""
     initial_dispersion: float | None = None
     """Of the features before the first step, on the validation split."""
-    width: float = 1.0
+    power: float = 1.0
     """Of the proposal that validation draws importance samples from."""
     outcome: str = ""
     aggressive: bool = False

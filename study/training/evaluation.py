@@ -27,7 +27,7 @@ INFORMATION_DRAWS, MANY_SEQUENCES = 4, 5000
 takes the square of their number."""
 
 PILOT_SEQUENCES, PILOT_SAMPLES = 64, 32
-"""What the width of a proposal is chosen on."""
+"""What the power of a proposal is chosen on."""
 
 
 @contextmanager
@@ -61,8 +61,8 @@ class Scores:
     """Whether a sequence got no more samples once its error was small enough."""
     device: torch.device = CPU
     """Where the network is, and what takes long is worked out; the tensors are on the CPU."""
-    width: float = 1.0
-    """Standard deviations of what the importance samples were drawn from, as multiples of the posterior's."""
+    power: float = 1.0
+    """Of the posterior in what the importance samples were drawn from, see `Posterior.tempered`."""
 
     @property
     def num_tokens(self) -> int:
@@ -145,7 +145,7 @@ class Scores:
         debiased = -float(likelihood.debiased_log_likelihood(self.log_weights).mean())
         return {
             "nll_debiased": math.nan if self.stopped_early else debiased,
-            "proposal_width": self.width,
+            "proposal_power": self.power,
             "samples": float(drawn.mean()),
             "decoder_tokens": float((drawn * self.num_targets).sum()),
             "untrusted": sum(shape > limit for shape, limit in shapes) / len(drawn) if can_be_judged else math.nan,
@@ -159,7 +159,7 @@ def score(
     num_samples: int,
     tolerance_nats: float = 0.0,
     widen: bool = False,
-    width: float = 1.0,
+    power: float = 1.0,
     num_sequences: int | None = None,
     batch_size: int = 64,
     max_decoder_tokens: int = MAX_DECODER_TOKENS,
@@ -167,9 +167,9 @@ def score(
     """Evaluate each of the first `num_sequences` of a split.
 
     Each sequence gets `num_samples` importance samples, or fewer once the standard error of its log-likelihood is
-    within the tolerance. They are drawn from the posterior, as the field does it, from one that is `width` times as
-    wide, or, to `widen`, from one that a few sequences choose: of any width the estimate tends to the same value. The
-    same noise is used for a sequence whatever the network, so that differences between networks are less noisy than
+    within the tolerance. They are drawn from the posterior, as the field does it, from that tempered by `power`, or, to
+    `widen`, by the power that a few sequences choose: of any proposal the estimate tends to the same value. The same
+    noise is used for a sequence whatever the network, so that differences between networks are less noisy than
     either number. `max_decoder_tokens` are decoded at once, which bounds the memory; neither it nor the batch size
     changes a result.
     """
@@ -181,12 +181,12 @@ def score(
     batches = BatchOrder(lengths, batch_size).in_order_of_length()
     with evaluating(network):
         if widen and network.settings.has_latent:
-            width = choose_width(network, split, len(lengths), batch_size, max_decoder_tokens)
+            power = choose_power(network, split, len(lengths), batch_size, max_decoder_tokens)
         for indices in batches:
             batch = gather(split, indices).to(device)
             posterior = network.encode(batch.tokens, batch.lengths).map(torch.Tensor.float)
             drawn, loss, noise = importance_weights(
-                network, batch, posterior, num_samples, tolerance_nats, width, max_decoder_tokens
+                network, batch, posterior, num_samples, tolerance_nats, power, max_decoder_tokens
             )
             weights.append(drawn.cpu())
             reconstruction.append(loss.double().cpu())
@@ -204,36 +204,36 @@ def score(
         has_latent=network.settings.has_latent,
         stopped_early=tolerance_nats > 0.0 and network.settings.has_latent,
         device=device,
-        width=width,
+        power=power,
     )
 
 
-def choose_width(
+def choose_power(
     network: SequenceVAE,
     split: Split,
     num_sequences: int,
     batch_size: int,
     max_decoder_tokens: int,
     pilot_sequences: int = PILOT_SEQUENCES,
-    widths: tuple[float, ...] = likelihood.WIDTHS,
+    powers: tuple[float, ...] = likelihood.POWERS,
 ) -> float:
-    """Return the width of the proposal that makes the most of its samples, on sequences from all over the split."""
+    """Return the power of the proposal that makes the most of its samples, on sequences from all over the split."""
     chosen = np.unique(np.linspace(0, num_sequences - 1, min(pilot_sequences, num_sequences), dtype=np.int64))
     device = next(network.parameters()).device
-    shares = np.zeros(len(widths))
+    shares = np.zeros(len(powers))
     for place in BatchOrder(split.lengths[chosen], batch_size).in_order_of_length():
         batch = gather(split, chosen[place]).to(device)
         posterior = network.encode(batch.tokens, batch.lengths).map(torch.Tensor.float)
         generators = likelihood.sequence_generators(batch.indices, NOISE_SEED)
         noise = likelihood.draw_noise(generators, PILOT_SAMPLES, network.settings.noise_size).to(device)
-        for number, width in enumerate(widths):
-            proposal = posterior.widened(width)
+        for number, power in enumerate(powers):
+            proposal = posterior.tempered(power)
             losses = likelihood.reconstructions(
                 network, batch.tokens, batch.lengths, proposal.sample(noise), max_decoder_tokens
             )
             weights = likelihood.log_weights(losses, proposal, noise)
             shares[number] += likelihood.effective_share(weights) * len(place)
-    return widths[int(shares.argmax())]
+    return powers[int(shares.argmax())]
 
 
 def importance_weights(
@@ -242,7 +242,7 @@ def importance_weights(
     posterior: Posterior,
     num_samples: int,
     tolerance_nats: float,
-    width: float,
+    power: float,
     max_decoder_tokens: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a batch's log weights (nan where none was needed), and of one z of q(z|x) -log p(x|z) and its noise."""
@@ -250,7 +250,7 @@ def importance_weights(
     generators = likelihood.sequence_generators(batch.indices, NOISE_SEED)
     weights = torch.full((len(batch.indices), num_samples), math.nan, dtype=torch.float64, device=device)
     active = torch.arange(len(batch.indices), device=CPU)
-    proposal = posterior.widened(width)
+    proposal = posterior.tempered(power) if power != 1.0 else posterior
     first: tuple[Tensor, Tensor] | None = None
     for start, end in likelihood.rounds(num_samples, tolerance_nats):
         noise = likelihood.draw_noise([generators[row] for row in active], end - start, noise_size).to(device)
@@ -259,7 +259,7 @@ def importance_weights(
         weights[active.to(device), start:end] = likelihood.log_weights(losses, rows, noise).double()
         if first is None:
             own = losses
-            if width != 1.0:
+            if power != 1.0:
                 own = likelihood.reconstructions(
                     network, tokens, lengths, posterior.sample(noise[:, :1]), max_decoder_tokens
                 )

@@ -38,7 +38,7 @@ from study.training.ending import outcome
 from study.training.evaluation import feature_dispersion, score
 from study.training.halving import must_halve
 from study.training.procedures import goes_on, train_encoder
-from study.training.ranking import chosen_width, measure_best
+from study.training.ranking import chosen_power, measure_best
 from study.training.step import Stepper
 
 BATCHES_AHEAD = 2
@@ -223,14 +223,14 @@ class TrainingRun:
         progress.epoch, progress.batch = progress.epoch + 1, 0
         metrics = self._training_metrics()
         started = time.monotonic()
-        # As the posterior narrows, at epochs 1, 2, 4, 8, ...: it takes as long as some samples of all sequences.
+        # As the posterior changes, at epochs 1, 2, 4, 8, ...: it takes as long as some samples of all sequences.
         if progress.epoch & (progress.epoch - 1) == 0:
-            progress.width = chosen_width(self.network, self.valid_split, evaluation)
+            progress.power = chosen_power(self.network, self.valid_split, evaluation)
         scores = score(
             self.network,
             self.valid_split,
             num_samples=evaluation.num_samples,
-            width=progress.width,
+            power=progress.power,
             num_sequences=evaluation.num_sequences,
             batch_size=evaluation.batch_size,
             max_decoder_tokens=evaluation.max_decoder_tokens,

@@ -19,23 +19,23 @@ from study.config.settings import EvaluationSettings
 from study.epoch import BEST_EPOCH, MEASURED
 from study.record.places import best_folder
 from study.training.checkpoints import Progress
-from study.training.evaluation import choose_width, score
+from study.training.evaluation import choose_power, score
 
 COST = 0.2
 """Decoder tokens that measuring may take, as a share of those that training took: a step of training costs about twice
 as much a token as one evaluation, so that this is a tenth of the time."""
 FEWEST_SAMPLES, MOST_SAMPLES = 16, 128
 PILOT_SEQUENCES = 16
-PILOT_WIDTHS = (1.0, 1.3, 1.6, 2.0)
+PILOT_POWERS = (1.0, 0.6, 0.35, 0.2, 0.1)
 
 
-def chosen_width(network: SequenceVAE, split: Split, evaluation: EvaluationSettings) -> float:
-    """Return the width of the proposal that a small pilot finds best for a network as it is now."""
+def chosen_power(network: SequenceVAE, split: Split, evaluation: EvaluationSettings) -> float:
+    """Return the power of the proposal that a small pilot finds best for a network as it is now."""
     if not network.settings.has_latent:
         return 1.0
     rows = min(len(split), evaluation.num_sequences or len(split))
     most_tokens = evaluation.max_decoder_tokens
-    return choose_width(network, split, rows, evaluation.batch_size, most_tokens, PILOT_SEQUENCES, PILOT_WIDTHS)
+    return choose_power(network, split, rows, evaluation.batch_size, most_tokens, PILOT_SEQUENCES, PILOT_POWERS)
 
 
 def num_samples(progress: Progress, split: Split, evaluation: EvaluationSettings) -> int:
@@ -57,12 +57,12 @@ def measure_best(
         network,
         split,
         num_samples=num_samples(progress, split, evaluation),
-        width=progress.width,
+        power=progress.power,
         num_sequences=evaluation.num_sequences,
         batch_size=evaluation.batch_size,
         max_decoder_tokens=evaluation.max_decoder_tokens,
     )
     trust = scores.reliability()
-    kept = {name: trust[name] for name in ("samples", "proposal_width", "untrusted") if not math.isnan(trust[name])}
+    kept = {name: trust[name] for name in ("samples", "proposal_power", "untrusted") if not math.isnan(trust[name])}
     found = scores.metrics(debiased=True) | kept
     return {f"{MEASURED}{name}": value for name, value in found.items()} | {BEST_EPOCH: float(progress.best_epoch)}
