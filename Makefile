@@ -81,13 +81,13 @@ gpu-check: $(VENV)/installed  ## everything that a GPU must show, in nine minute
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,cluster,remote]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboard,cluster,remote,molecules]'
 	touch $@
 
 constraints:  ## refresh constraints.txt to the newest versions that pyproject.toml allows
 	rm -rf $(VENV)-constraints
 	$(PYTHON) -m venv $(VENV)-constraints
-	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard,cluster,remote,benchmark]'
+	$(VENV)-constraints/bin/python -m pip install --quiet --editable '.[dev,dashboard,cluster,remote,molecules,benchmark]'
 	$(VENV)-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.txt
 	rm -rf $(VENV)-constraints
 

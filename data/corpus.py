@@ -41,6 +41,7 @@ class Split:
             np.subtract(ends[1:], ends[:-1], out=lengths, casting="same_kind")
             if len(lengths) and (lengths.min() < 0 or ends[0] < 0 or ends[-1] > len(values)):
                 raise CorpusError(f"a shard of {name} is damaged: its offsets do not fit its {len(values)} tokens")
+        self._labels = [as_array(shard.column("label")) for shard in shards if "label" in shard.schema.names]
         self._num_bytes = [as_array(shard.column("num_bytes")) for shard in shards]
 
     def __len__(self) -> int:
@@ -50,6 +51,12 @@ class Split:
     def num_bytes(self) -> NDArray[np.int64]:
         """UTF-8 bytes of each sequence's text."""
         return np.concatenate([_NONE, *self._num_bytes], dtype=np.int64)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of each sequence, by its place in the manifest's list, -1 without one."""
+        found = np.concatenate([_NONE, *self._labels], dtype=np.int64)
+        return found if len(found) == len(self) else np.full(len(self), -1)
 
     @property
     def num_tokens(self) -> int:
@@ -149,7 +156,8 @@ class Corpus:
     @property
     def cleaning(self) -> dict[str, object]:
         """The settings of `CleaningSettings` by which new text is tokenised as this corpus was."""
-        return {name: self.manifest.settings[name] for name in ("tokenizer", "pattern", "lowercase")}
+        names = ("tokenizer", "pattern", "lowercase", "normalization")
+        return {name: self.manifest.settings[name] for name in names if name in self.manifest.settings}
 
     def split(self, name: str) -> Split:
         """Open the split `train`, `valid` or `test`."""
@@ -195,17 +203,25 @@ class Corpus:
 
 
 def shard_schema(batch: pa.RecordBatch) -> pa.Schema:
-    """Return the columns that a shard has: lists of 16- or 32-bit token ids, and the bytes of each sequence's text."""
+    """Return the columns that a shard has: lists of 16- or 32-bit token ids, bytes of each sequence's text, a label."""
     found = batch.schema.field("tokens").type
     ids = found.value_type if isinstance(found, pa.LargeListType) and found.value_type == pa.uint16() else pa.uint32()
-    return pa.schema({"tokens": pa.large_list(ids), "num_bytes": pa.uint32()})
+    label = {"label": pa.int32()} if "label" in batch.schema.names else {}
+    return pa.schema({"tokens": pa.large_list(ids), "num_bytes": pa.uint32(), **label})
 
 
-def write_shard(path: Path, tokens: Ids, lengths: NDArray[np.integer], num_bytes: NDArray[np.integer]) -> None:
+def write_shard(
+    path: Path,
+    tokens: Ids,
+    lengths: NDArray[np.integer],
+    num_bytes: NDArray[np.integer],
+    labels: NDArray[np.int32] | None = None,
+) -> None:
     """Write sequences, given as their concatenated token ids and their lengths, as one Arrow record batch."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(tokens))
-    batch = pa.record_batch({"tokens": column, "num_bytes": pa.array(num_bytes.astype(np.uint32))})
+    columns = {"tokens": column, "num_bytes": pa.array(num_bytes.astype(np.uint32))}
+    batch = pa.record_batch(columns if labels is None else {**columns, "label": pa.array(labels)})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 

@@ -27,7 +27,29 @@ class SplitManifest(BaseModel):
     num_bytes: int = Field(ge=0)
     num_unknown: int = Field(default=0, ge=0)
     """Tokens that are not in the vocabulary."""
+    num_single: int = Field(default=0, ge=0)
+    """Sequences of fewer than two tokens."""
+    longest_bytes: int = Field(default=0, ge=0)
+    """Of the longest sequence."""
     shards: list[str]
+
+
+class TextBytes(BaseModel):
+    """Where the UTF-8 bytes of all text that was read went, a line end counted with each sequence."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = {}
+    """By the reason."""
+
+    def check(self) -> None:
+        """Raise CorpusError if text was lost without a reason."""
+        lost = self.read - self.kept - sum(self.dropped.values())
+        if lost:
+            raise CorpusError(
+                f"{abs(lost):,} bytes of text {'were lost' if lost > 0 else 'came from nowhere'} while preparing, which"
+                " is an error of this program; nothing was written: please report it with the command"
+            )
 
 
 class Manifest(BaseModel):
@@ -47,10 +69,13 @@ class Manifest(BaseModel):
     vocabulary_size: int = Field(ge=1)
     dropped: dict[str, int] = {}
     """Sequences that were left out, by the reason."""
+    text_bytes: TextBytes = TextBytes()
+    labels: list[str] = []
+    """Names of the labels of sequences, if they have any."""
     also_in_train: dict[str, int] = {}
     """Sequences of each other split that occur word for word in the training split."""
     origin: dict[str, object] = {}
-    """What a made corpus was made by."""
+    """What a corpus that is no files of the user's was made by."""
     identity: str = ""
     """A digest of the input and the settings that it was made of."""
     digest: str = ""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from pydantic import Field, ValidationError, model_validator
 
-from data.cleaning import CleaningSettings
 from data.errors import CorpusError
 from data.files import first_problem
-from data.sources import Source
+from data.sources.source import Source
+from data.tokens.cleaning import CleaningSettings
 
 
 class PrepareSettings(CleaningSettings):

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, RootModel
+
 from data.errors import CorpusError
 from data.files import DamagedFileError, read_json
 
@@ -19,11 +21,24 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 
 
+class Merged(BaseModel):
+    """How a vocabulary of byte pairs is stored."""
+
+    tokens: list[str]
+    merges: list[tuple[str, str]]
+
+
+class Stored(RootModel[list[str] | Merged]):
+    """A vocabulary's file: tokens, or byte pairs."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The known tokens, special ones first; a token's id is its place."""
 
     tokens: tuple[str, ...]
+    merges: tuple[tuple[str, str], ...] = ()
+    """Of byte-pair encoding: the pairs of tokens that make another one, in order."""
 
     def __post_init__(self) -> None:
         if self.tokens[:4] != SPECIAL_TOKENS or len(set(self.tokens)) != len(self.tokens):
@@ -59,16 +74,20 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: Path) -> Vocabulary:
-        """Read the JSON list that `write` wrote."""
+        """Read what `write` wrote."""
         try:
-            tokens: list[str] = read_json(path, list[str])
+            found = read_json(path, Stored).root
         except DamagedFileError as error:
             raise CorpusError(f"{error}; expected a vocabulary, a JSON list of tokens") from None
-        return cls(tuple(tokens))
+        if isinstance(found, list):
+            return cls(tuple(found))
+        return cls(tuple(found.tokens), tuple(found.merges))
 
     def write(self, path: Path) -> None:
-        """Write the tokens as a JSON list, one a line."""
-        path.write_text(json.dumps(self.tokens, ensure_ascii=False, indent=0) + "\n", "utf-8")
+        """Write the tokens as a JSON list, one a line; with merges as an object of both."""
+        merges = [list(pair) for pair in self.merges]
+        stored = {"tokens": self.tokens, "merges": merges} if merges else self.tokens
+        path.write_text(json.dumps(stored, ensure_ascii=False, indent=None if merges else 0) + "\n", "utf-8")
 
     @cached_property
     def ids(self) -> dict[str, int]:

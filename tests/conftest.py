@@ -89,8 +89,8 @@ def corpus(tmp_path_factory) -> Corpus:
         return Corpus.open(write_corpus(Sizes(16, 8, 8, 12, 3, 40), tmp_path_factory.mktemp("corpus") / "prepared"))
     from data.prepare import prepare
     from data.settings import PrepareSettings
-    from data.sources import from_files
-    from data.synthetic import Topics
+    from data.sources.named import from_files
+    from data.sources.synthetic import Topics
 
     folder = tmp_path_factory.mktemp("corpus")
     topics = Topics(seed=1, num_sequences=240, num_topics=2, num_words=30, min_length=3, max_length=8)

@@ -9,7 +9,7 @@ import torch
 
 from data.prepare import prepare
 from data.settings import PrepareSettings
-from data.sources import from_files
+from data.sources.named import from_files
 from study.training.devices import use_tf32
 
 NOT_THERE = (

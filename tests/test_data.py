@@ -15,16 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import prepare as pipeline
-from data import sources
+from data import spooling
 from data.batches import BatchOrder, collate, gather, iterate
-from data.cleaning import CleaningSettings, clean, tokenize_texts
 from data.corpus import Corpus, fingerprint, write_shard
 from data.errors import CorpusError
 from data.manifest import write_manifest
 from data.placing import MARK
 from data.prepare import prepare
 from data.settings import PrepareSettings
-from data.sources import NAMED, from_files
+from data.sources import streams
+from data.sources.columns import Columns
+from data.sources.named import NAMED, from_files
+from data.tokens.cleaning import CleaningSettings, Dropped, clean, tokenize_texts
 from data.vocabulary import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID, Vocabulary
 
 WORDS = [f"word{number}" for number in range(40)]
@@ -78,9 +80,21 @@ def test_every_dropped_sequence_is_counted_under_a_reason():
         "a b c d e f g",
     ]
     settings = CleaningSettings(min_tokens=2, max_tokens=6, drop_contacts=True)
-    kept, dropped = clean(pl.DataFrame({"text": rows, "group": None}, schema_overrides={"group": pl.String}), settings)
+    dropped = Dropped()
+    schema = dict.fromkeys(("text", "group", "label"), pl.String)
+    kept, num_read = clean(pl.DataFrame({"text": rows, "group": None, "label": None}, schema=schema), settings, dropped)
     assert kept["tokens"].to_list() == [["fine", "words", "here"]]
-    assert dropped == {"empty": 2, "missing": 1, "url": 1, "email": 1, "phone": 1, "too short": 1, "too long": 1}
+    assert num_read == sum(len(row or "") + 1 for row in rows)
+    assert num_read == kept["num_bytes"].sum() + dropped.num_bytes.total()
+    assert dropped.sequences == {
+        "empty": 2,
+        "missing": 1,
+        "url": 1,
+        "email": 1,
+        "phone": 1,
+        "too short": 1,
+        "too long": 1,
+    }
     assert kept["num_bytes"].to_list() == [len("fine words here") + 1]
 
 
@@ -94,7 +108,7 @@ def test_words_are_what_stands_between_white_space_of_any_kind(text):
 
 
 def test_tokens_keep_their_numbers_from_chunk_to_chunk():
-    numbers = pipeline.TokenNumbers()
+    numbers = spooling.TokenNumbers()
     first = numbers.of(pl.Series([["a", "b"], [], ["a"]])).to_list()
     gc.collect()
     second = numbers.of(pl.Series([["c", "b", "a"]])).to_list()
@@ -122,7 +136,7 @@ def test_a_corpus_is_the_same_whatever_the_order_of_its_input(tmp_path):
 def test_many_buckets_give_the_sequences_of_one(tmp_path, monkeypatch):
     lines = some_lines()
     whole = make(tmp_path, lines, "whole")
-    monkeypatch.setattr(pipeline, "BUCKET_BYTES", 2000)
+    monkeypatch.setattr(spooling, "BUCKET_BYTES", 2000)
     cut = make(tmp_path, lines, "cut")
     assert len(cut.manifest.splits["train"].shards) > 3
     for split in ("train", "valid", "test"):
@@ -134,7 +148,7 @@ def test_groups_stay_in_one_split(tmp_path):
     rows = [{"text": line, "who": f"group{number % 30}"} for number, line in enumerate(some_lines())]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
-    source = from_files({"all": [str(path)]}, "text", "who")
+    source = from_files({"all": [str(path)]}, Columns("text", "who"))
     settings = PrepareSettings.resolve(source, {"split_by_group": True, "valid_fraction": 0.3, "deduplicate": False})
     corpus, _ = prepare(source, settings, tmp_path / "out")
     groups_of = {row["text"]: set() for row in rows}
@@ -205,7 +219,7 @@ def test_another_column_is_another_corpus(tmp_path):
     pl.DataFrame({"one": some_lines(seed=1), "two": some_lines(seed=2)}).write_csv(tmp_path / "rows.csv")
 
     def prepared(column):
-        source = from_files({"all": [str(tmp_path / "rows.csv")]}, column)
+        source = from_files({"all": [str(tmp_path / "rows.csv")]}, Columns(column))
         return prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
 
     assert prepared("one")[1]
@@ -304,7 +318,7 @@ def test_token_ids_beyond_the_vocabulary_and_offsets_beyond_the_tokens_are_refus
 def test_a_byte_order_mark_is_no_part_of_the_text_and_blocks_may_cut_anywhere(tmp_path, monkeypatch):
     lines = some_lines()
     (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 37)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 37)
     source = from_files({"all": [str(tmp_path / "marked.txt")]})
     corpus, _ = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")
     assert corpus.fingerprint == make(tmp_path, lines, "plain").fingerprint
@@ -409,8 +423,8 @@ def test_sequences_are_views_of_the_memory_mapped_shards(corpus):
 
 
 def test_a_line_that_repeats_is_held_once_a_chunk_whatever_the_order(tmp_path, monkeypatch):
-    settled, in_order = [], pipeline.in_order
-    monkeypatch.setattr(pipeline, "in_order", lambda rows, **given: settled.append(rows) or in_order(rows, **given))
+    settled, in_order = [], spooling.in_order
+    monkeypatch.setattr(spooling, "in_order", lambda rows: settled.append(rows) or in_order(rows))
     lines = sorted(set(some_lines())) * 500
     mixed = make(tmp_path, random.Random(0).sample(lines, len(lines)), "mixed")
     assert mixed.manifest.dropped == {"duplicate": len(lines) - len(set(lines))}
@@ -455,7 +469,7 @@ def test_changed_content_is_noticed_by_verify(tmp_path):
 
 
 def prepared(folder, patterns, **given):
-    source = from_files(patterns, given.pop("column", None), given.pop("group_column", None))
+    source = from_files(patterns, Columns(given.pop("column", None), given.pop("group_column", None)))
     return prepare(source, PrepareSettings.resolve(source, given), folder / "prepared")[0]
 
 

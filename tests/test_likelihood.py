@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.batches import gather
-from data.synthetic import Topics, exact_nll
+from data.sources.synthetic import Topics, exact_nll
 from model import likelihood
 from model.config import NetworkSettings
 from model.network.vae import SequenceVAE
@@ -261,7 +261,7 @@ def test_exact_likelihood_of_topics_is_normalised():
 def test_nll_of_a_trained_model_is_not_below_the_exact_one(tmp_path):
     from data.prepare import prepare
     from data.settings import PrepareSettings
-    from data.sources import NAMED
+    from data.sources.named import NAMED
     from study.config.settings import validate
     from study.training.loop import train
 

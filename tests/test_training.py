@@ -12,6 +12,7 @@ from model.errors import ModelError
 from model.weights import load_network
 from study.errors import StudyError
 from study.record.places import best_folder
+from study.training import ranking
 from study.training.checkpoints import KEPT, read_checkpoint
 from study.training.devices import autocast, choose_device
 from study.training.evaluation import score
@@ -65,6 +66,17 @@ def test_the_best_weights_are_those_of_the_best_epoch(corpus, tmp_path):
     assert again["kl"] == best["valid/kl"]
     assert again["nll"] == pytest.approx(best["valid/nll"], abs=0.1)
     assert len(list((tmp_path / "checkpoints").iterdir())) == KEPT
+
+
+def test_training_does_not_move_with_how_it_is_validated(corpus, tmp_path, monkeypatch):
+    def losses(name, **evaluation):
+        settings = tiny_settings(training={"epochs": 3}, evaluation=evaluation)
+        return [row["train/loss"] for row in train(settings, corpus, tmp_path / name)]
+
+    usual = losses("usual")
+    assert losses("more", num_samples=9, num_sequences=None) == usual
+    monkeypatch.setattr(ranking, "PILOT_POWERS", (1.0, 0.5))
+    assert losses("other pilot") == usual
 
 
 def test_validation_does_not_move_with_the_kl_weight_it_trains_with(corpus, tmp_path):

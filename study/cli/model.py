@@ -44,7 +44,9 @@ def decoding_options(command: Command) -> Command:
                 help="Hypotheses kept by beam search.",
             ),
             click.option(
-                "--max-tokens", type=Whole(max=MOST_DRAWN), default=60, show_default=True, help="Longest text."
+                "--max-tokens",
+                type=Whole(max=MOST_DRAWN),
+                help="Longest text.  [default: 60 words, 200 characters or atoms, 100 byte pairs]",
             ),
         ]
     ):
@@ -118,22 +120,50 @@ def train_command(corpus: str, out: Path, preset: str | None, config: Path | Non
 @click.argument("model", shell_complete=complete_model)
 @click.option("--num", type=Whole(max=MOST_DRAWN), default=10, show_default=True, help="How many texts.")
 @click.option("--seed", type=Whole(), default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--metrics", is_flag=True, help="Of SMILES: say which share is valid, unique and novel (RDKit), not the texts."
+)
 @decoding_options
 @storage_option
-def sample_command(model: str, num: int, seed: int, storage: Path, **given: object) -> None:
+def sample_command(model: str, num: int, seed: int, metrics: bool, storage: Path, **given: object) -> None:
     """Print texts decoded from draws of the prior by MODEL.
 
     MODEL is a folder that training wrote, a study (its best trial), or STUDY:TRIAL.
 
     \b
     study sample quick --num 5 --top-p 0.9
+    study sample molecules --num 1000 --metrics
     """
     from study.errors import StudyError
 
     if num < 1:
         raise StudyError(f"--num must be at least 1, got {num}")
-    for text in open_model(model, storage).sample(num, make_decoding(given, "sample"), seed):
+    trained = open_model(model, storage)
+    texts = trained.sample(num, make_decoding(given, "sample"), seed)
+    if metrics:
+        show_molecule_metrics(trained, model, storage, texts)
+        return
+    for text in texts:
         click.echo(text)
+
+
+def show_molecule_metrics(trained: TrainedModel, name: str, storage: Path, texts: list[str]) -> None:
+    """Print what shares of samples are molecules, different ones and new ones."""
+    from data.errors import CorpusError
+    from study.errors import StudyError
+    from study.inference.lookup import model_corpus
+    from study.inference.molecules import molecule_metrics
+
+    if trained.codec.cleaning.tokenizer != "smiles":
+        raise StudyError("--metrics are of molecules: of a model of a corpus prepared by --tokenizer smiles")
+    try:
+        train = model_corpus(trained, name, None, storage).split("train")
+        known = set(trained.texts(train, len(train)))
+    except (StudyError, CorpusError) as error:
+        click.echo(f"novelty is not known: {error}", err=True)
+        known = None
+    for share, value in molecule_metrics(texts, known).items():
+        click.echo(f"{share:8} {value:.4f}")
 
 
 @click.command("reconstruct")

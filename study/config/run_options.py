@@ -75,7 +75,7 @@ def find_corpus(name: str, vocabulary_size: int | None, corpora: Path = CORPORA)
         return path
     from data.prepare import prepare
     from data.settings import PrepareSettings
-    from data.sources import NAMED
+    from data.sources.named import NAMED
 
     if name in NAMED:
         folder = name if vocabulary_size is None else f"{name}-{vocabulary_size}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data.corpus import Corpus, Split
@@ -41,10 +42,15 @@ class Portrait:
     """Of the first texts, decoded greedily from the posterior mean."""
     interpolation: list[str]
     """Between the first two texts."""
+    labels: list[str] = field(default_factory=list)
+    """Of the sequences, in a corpus that has some; "" of one without."""
 
 
-def portray(trained: TrainedModel, split: Split, epoch: int = 0, num: int = 500) -> Portrait:
-    """Look at a latent variable model through the first `num` sequences of a split (corpora are stored shuffled)."""
+def portray(trained: TrainedModel, split: Split, names: Sequence[str] = (), epoch: int = 0, num: int = 500) -> Portrait:
+    """Look at a latent variable model through the first `num` sequences of a split (corpora are stored shuffled).
+
+    `names` are those of the corpus' labels.
+    """
     texts = trained.texts(split, num)
     scores = score(trained.network, split, num_samples=1, num_sequences=num)
     found = scores.dimensions()
@@ -59,6 +65,7 @@ def portray(trained: TrainedModel, split: Split, epoch: int = 0, num: int = 500)
         maxima=positions_of_maxima(trained.network, split, num_sequences=num),
         reconstructions=trained.reconstruct(texts[:NUM_TEXTS]),
         interpolation=trained.interpolate(texts[0], texts[1], NUM_TEXTS - 1) if len(texts) > 1 else [],
+        labels=[names[label] if label >= 0 else "" for label in split.labels[:num]] if names else [],
     )
 
 
@@ -80,7 +87,7 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
         return None
     if not trained.network.settings.has_latent or corpus.fingerprint != ledger.definition.corpus_fingerprint:
         return None
-    return portray(trained, corpus.split("valid"), epoch)
+    return portray(trained, corpus.split("valid"), corpus.manifest.labels, epoch)
 
 
 def store_portrait(ledger: Ledger, trial: TrialRecord) -> None:

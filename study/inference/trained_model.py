@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from data.batches import Batch, BatchOrder, collate
-from data.cleaning import CleaningSettings, tokenize_texts
 from data.corpus import Split
 from data.files import first_problem
+from data.tokens.cleaning import CleaningSettings
+from data.tokens.codec import Codec
 from data.vocabulary import Vocabulary
 from model import generation
 from model.diagnostics import active_dimensions
@@ -36,23 +37,25 @@ class Decoding:
     top_k: int | None = None
     top_p: float = 1.0
     beam_width: int = 5
-    max_tokens: int = 60
+    max_tokens: int | None = None
+    """As many as texts of the model's tokenizer usually have at most, if not given."""
 
-    def __call__(self, network: SequenceVAE, latent: Tensor, seed: int) -> Tensor:
+    def __call__(self, network: SequenceVAE, latent: Tensor, seed: int, most_tokens: int) -> Tensor:
         """Return token ids `[batch, steps]`; raise ModelError if a setting is out of range."""
-        if self.max_tokens < 1:
-            raise ModelError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        max_tokens = most_tokens if self.max_tokens is None else self.max_tokens
+        if max_tokens < 1:
+            raise ModelError(f"max_tokens must be at least 1, got {max_tokens}")
         if seed < 0:
             raise ModelError(f"seed must be at least 0, got {seed}")
         if self.method == "greedy":
-            return generation.greedy(network, latent, self.max_tokens)
+            return generation.greedy(network, latent, max_tokens)
         if self.method == "beam":
-            return generation.beam(network, latent, self.max_tokens, self.beam_width)
+            return generation.beam(network, latent, max_tokens, self.beam_width)
         if self.method == "sample":
             return generation.sample(
                 network,
                 latent,
-                self.max_tokens,
+                max_tokens,
                 temperature=self.temperature,
                 top_k=self.top_k,
                 top_p=self.top_p,
@@ -63,12 +66,11 @@ class Decoding:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its vocabulary, and how its corpus was tokenised."""
+    """A network with its vocabulary, and how its corpus was tokenised: text in, text out."""
 
     folder: Path
     network: SequenceVAE
-    vocabulary: Vocabulary
-    cleaning: CleaningSettings
+    codec: Codec
     about: Description
 
     @classmethod
@@ -87,7 +89,12 @@ class TrainedModel:
             cleaning = CleaningSettings.model_validate(about.cleaning)
         except ValidationError as error:
             raise ModelError(f"{folder / DESCRIPTION} is damaged: {first_problem(error)}; train again") from None
-        return cls(folder, network, vocabulary, cleaning, about)
+        return cls(folder, network, Codec(vocabulary, cleaning), about)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model knows."""
+        return self.codec.vocabulary
 
     @property
     def device(self) -> torch.device:
@@ -96,9 +103,7 @@ class TrainedModel:
 
     def batches(self, texts: list[str]) -> list[Batch]:
         """Tokenise texts as the corpus was, and batch them by length."""
-        sequences = [
-            np.array(self.vocabulary.encode(tokens), np.int64) for tokens in tokenize_texts(texts, self.cleaning)
-        ]
+        sequences = self.codec.encode(texts)
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         return [
             collate([sequences[index] for index in indices], indices).to(self.device)
@@ -119,8 +124,8 @@ class TrainedModel:
         with evaluating(self.network):
             for start in range(0, len(latent), BATCH_SIZE):
                 part = torch.from_numpy(latent[start : start + BATCH_SIZE]).to(self.device)
-                ids = decoding(self.network, part, seed + start)
-                texts += [" ".join(self.vocabulary.decode(row)) for row in ids.tolist()]
+                ids = decoding(self.network, part, seed + start, self.codec.tokenizer.usual_length)
+                texts += [self.codec.decode(row) for row in ids.tolist()]
         return texts
 
     def reconstruct(self, texts: list[str], decoding: Decoding = Decoding()) -> list[str]:
@@ -178,10 +183,14 @@ class TrainedModel:
         """Return the BLEU, 0 to 100, of the reconstructions of texts, by their own tokens."""
         import sacrebleu
 
-        wanted = [" ".join(tokens) for tokens in tokenize_texts(texts, self.cleaning)]
-        found = sacrebleu.corpus_bleu(self.reconstruct(texts, decoding), [wanted], tokenize="none", force=True)
+        wanted = [" ".join(tokens) for tokens in self.codec.tokens(texts)]
+        found_texts = self.reconstruct(texts, decoding)
+        if self.codec.tokenizer.is_exact:
+            # Else they are tokens joined by blanks already.
+            found_texts = [" ".join(tokens) for tokens in self.codec.tokens(found_texts)]
+        found = sacrebleu.corpus_bleu(found_texts, [wanted], tokenize="none", force=True)
         return float(found.score)
 
     def texts(self, split: Split, num: int) -> list[str]:
         """Return the first texts of a split, as the model sees them."""
-        return [" ".join(self.vocabulary.decode(split.sequence(index))) for index in range(min(num, len(split)))]
+        return [self.codec.decode(split.sequence(index)) for index in range(min(num, len(split)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import altair as alt
@@ -15,6 +16,8 @@ from study.reporting.chart_style import WIDTH, Chart, heading
 
 HEIGHT = 320
 LABEL = 60
+MOST_LABELS = 15
+"""That a legend names."""
 
 
 def titled(chart: alt.Chart, title: alt.TitleParams, height: int) -> Chart:
@@ -57,7 +60,7 @@ def rate_by_dimension(portrait: Portrait) -> Chart:
 
 
 def latent_space(portrait: Portrait) -> Chart:
-    """Draw the posterior means along their two main directions, coloured by the sequence's length."""
+    """Draw the posterior means along their two main directions, coloured by label, or by length without labels."""
     means = np.array(portrait.means)
     centred = means - means.mean(0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -73,6 +76,10 @@ def latent_space(portrait: Portrait) -> Chart:
             "text": [text[:120] for text in portrait.texts],
         }
     )
+    by_length = alt.Color("length:Q", title="tokens", scale=alt.Scale(scheme="viridis"))
+    by_label = alt.Color("label:N", title="label", scale=alt.Scale(scheme="tableau20"))
+    if portrait.labels:
+        frame = frame.with_columns(label=pl.Series(shown_labels(portrait.labels)))
     # A unit is as long in either direction.
     half = 1.05 * max(float(np.abs(places[:, 0]).max()), float(np.abs(places[:, 1]).max()) * WIDTH / HEIGHT, 1e-3)
     across, up = alt.Scale(domain=[-half, half]), alt.Scale(domain=[-half * HEIGHT / WIDTH, half * HEIGHT / WIDTH])
@@ -82,15 +89,21 @@ def latent_space(portrait: Portrait) -> Chart:
         .encode(
             x=alt.X("first:Q", title="first principal component of the posterior mean", scale=across),
             y=alt.Y("second:Q", title="second principal component", scale=up),
-            color=alt.Color("length:Q", title="tokens", scale=alt.Scale(scheme="viridis")),
-            tooltip=["text", "length"],
+            color=by_label if portrait.labels else by_length,
+            tooltip=["text", "length", *(["label"] if portrait.labels else [])],
         )
     )
     title = heading(
-        f"Latent space of {frame.height} validation sequences by length in tokens",
+        f"Latent space of {frame.height} validation sequences by {'label' if portrait.labels else 'length in tokens'}",
         f"two directions hold {share:.0%} of the means' variance; the prior has standard deviation 1 in each",
     )
     return titled(points, title, HEIGHT)
+
+
+def shown_labels(labels: list[str]) -> list[str]:
+    """Return labels as a legend has room for them: the most frequent ones by name."""
+    named = [label for label, _ in Counter(labels).most_common(MOST_LABELS)]
+    return [(label or "none") if label in named else "other" for label in labels]
 
 
 def maxima(portrait: Portrait) -> Chart:

@@ -17,7 +17,8 @@ from study.reporting.document import check_target, now, to_html
 from study.reporting.figures import studies_trade_off
 from study.search.definition import Definition
 
-COLUMNS = ("study", "corpus", "trials", *SHOWN, "seed s.d.", "hours", "best settings")
+MEASURED = (*SHOWN, "bits_per_byte")
+COLUMNS = ("study", "corpus", "trials", *MEASURED, "seed s.d.", "hours", "best settings")
 
 
 def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[str]]:
@@ -26,7 +27,9 @@ def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[s
     for definition, trials in studies:
         best = best_trial(trials)
         cells = (
-            ["-"] * len(SHOWN) if best is None else [METRICS[name].show(best.best[f"valid/{name}"]) for name in SHOWN]
+            ["-"] * len(MEASURED)
+            if best is None
+            else [METRICS[name].show(best.best[f"valid/{name}"]) for name in MEASURED]
         )
         states = ", ".join(f"{count} {state}" for state, count in counts(definition, trials).items())
         noise, settings = seed_noise(trials)
@@ -60,7 +63,10 @@ def incomparable(ledgers: list[Ledger]) -> str:
     evaluated = {(each.definition.corpus_fingerprint, each.definition.space.fixed.evaluation) for each in ledgers}
     if len(evaluated) == 1:
         return ""
-    return "These studies differ in corpus or in how validation is measured: their numbers cannot be compared."
+    return (
+        "These studies differ in corpus or in how validation is measured: their numbers cannot be compared. Of the same"
+        " text cut into other tokens bits_per_byte can, while nll and ppl count other things."
+    )
 
 
 def write_studies(ledgers: list[Ledger], path: Path) -> None:

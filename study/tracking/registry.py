@@ -28,11 +28,13 @@ REQUIREMENTS = (
     "scipy",
     "jaxtyping",
     "xxhash",
+    "regex",
+    "tokenizers",
     "mlflow",
 )
 """Packages that a registered model needs to predict, pinned as they are here."""
 
-PARAMETERS = {"mode": "encode", "temperature": 1.0, "seed": 0, "max_tokens": 60}
+PARAMETERS = {"mode": "encode", "temperature": 1.0, "seed": 0, "max_tokens": 0}
 
 
 def log_aggregates(

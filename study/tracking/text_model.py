@@ -39,7 +39,8 @@ class TextModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
         if mode == "encode":
             means = self.model.encode(texts)
             return pd.DataFrame(means, columns=[f"z{number}" for number in range(means.shape[1])])
-        max_tokens = int(given.get("max_tokens", 60))
+        # 0: as long as texts of the model usually are.
+        max_tokens = int(given.get("max_tokens", 0)) or None
         if mode == "reconstruct":
             return pd.DataFrame({"text": self.model.reconstruct(texts, Decoding("greedy", max_tokens=max_tokens))})
         if mode == "sample":

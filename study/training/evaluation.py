@@ -221,18 +221,19 @@ def choose_power(
     chosen = np.unique(np.linspace(0, num_sequences - 1, min(pilot_sequences, num_sequences), dtype=np.int64))
     device = next(network.parameters()).device
     shares = np.zeros(len(powers))
-    for place in BatchOrder(split.lengths[chosen], batch_size).in_order_of_length():
-        batch = gather(split, chosen[place]).to(device)
-        posterior = network.encode(batch.tokens, batch.lengths).map(torch.Tensor.float)
-        generators = likelihood.sequence_generators(batch.indices, NOISE_SEED)
-        noise = likelihood.draw_noise(generators, PILOT_SAMPLES, network.settings.noise_size).to(device)
-        for number, power in enumerate(powers):
-            proposal = posterior.tempered(power)
-            losses = likelihood.reconstructions(
-                network, batch.tokens, batch.lengths, proposal.sample(noise), max_decoder_tokens
-            )
-            weights = likelihood.log_weights(losses, proposal, noise)
-            shares[number] += likelihood.effective_share(weights) * len(place)
+    with evaluating(network):
+        for place in BatchOrder(split.lengths[chosen], batch_size).in_order_of_length():
+            batch = gather(split, chosen[place]).to(device)
+            posterior = network.encode(batch.tokens, batch.lengths).map(torch.Tensor.float)
+            generators = likelihood.sequence_generators(batch.indices, NOISE_SEED)
+            noise = likelihood.draw_noise(generators, PILOT_SAMPLES, network.settings.noise_size).to(device)
+            for number, power in enumerate(powers):
+                proposal = posterior.tempered(power)
+                losses = likelihood.reconstructions(
+                    network, batch.tokens, batch.lengths, proposal.sample(noise), max_decoder_tokens
+                )
+                weights = likelihood.log_weights(losses, proposal, noise)
+                shares[number] += likelihood.effective_share(weights) * len(place)
     return powers[int(shares.argmax())]
 
 

@@ -1,0 +1,1 @@
+"""Where text comes from: files of many formats, and corpora that have a name."""

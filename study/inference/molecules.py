@@ -1,0 +1,44 @@
+"""Which sampled SMILES are molecules: validity, uniqueness and novelty, as the field counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.util import find_spec
+
+from study.errors import StudyError
+
+MEND = "pip install 'pooled-vae-study[molecules]'"
+
+
+def canonical(text: str) -> str | None:
+    """Return RDKit's canonical SMILES of a text, None where it is no molecule."""
+    from rdkit import Chem, rdBase
+
+    # What is wrong with each text is not asked.
+    rdBase.DisableLog("rdApp.*")
+    molecule = Chem.MolFromSmiles(text) if text else None
+    if molecule is None:
+        return None
+    found: str = Chem.MolToSmiles(molecule)
+    return found
+
+
+def molecule_metrics(samples: list[str], known: Collection[str] | None) -> dict[str, float]:
+    """Return shares: `valid` of the samples, `unique` of the valid ones, `novel` of the unique ones.
+
+    As the MOSES benchmark defines them (Polykovskiy et al., arXiv 1811.12823); `known` are the training texts, taken as
+    they are written, and without them nothing is said of novelty. Raises StudyError if RDKit is not installed.
+    """
+    if find_spec("rdkit") is None:
+        raise StudyError(f"which samples are molecules is asked of RDKit, which is not installed: {MEND}")
+    found = [canonical(text) for text in samples]
+    valid = [(text, smiles) for text, smiles in zip(samples, found, strict=True) if smiles is not None]
+    unique = {smiles: text for text, smiles in valid}
+    shares = {
+        "valid": len(valid) / max(1, len(samples)),
+        "unique": len(unique) / max(1, len(valid)),
+    }
+    if known is not None:
+        is_known = [smiles in known or text in known for smiles, text in unique.items()]
+        shares["novel"] = 1.0 - sum(is_known) / max(1, len(unique))
+    return shares
