@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,13 @@ from data.errors import CorpusError
 from data.settings import PrepareSettings
 from data.sources.source import Source
 from data.splitting import check_groups, choose_split
-from data.tokens.cleaning import Dropped, clean
+from data.tokens.cleaning import Dropped, clean, tokenizer_of
 
 NUM_PARTITIONS = 128
 BUCKET_BYTES = 32 * 2**20
 """Text of one bucket, which is held in memory at once, tokens and all."""
+FINE_COST, FINE_ROWS = 6, 5_000
+"""A byte of text as a token of its own takes so much more; and rows of such tokens that are made at once."""
 NUM_EXAMPLES = 200
 MOST_LABELS = 1000
 
@@ -62,11 +64,11 @@ def spool_sequences(
     paths = [spool / f"{number:03d}.arrow" for number in range(NUM_PARTITIONS)]
     sizes: Counter[int] = Counter()
     found = Spooled([], Dropped(), 0, set(), [])
-    num_rows = 0
+    num_rows, cost = 0, FINE_COST if tokenizer_of(settings).is_fine else 1
     with ExitStack() as stack:
         writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
         for split, part in ((split, part) for split, parts in source.splits.items() for part in parts):
-            for chunk in part.chunks():
+            for chunk in slices(part.chunks(), settings):
                 check_given_tokens(chunk, settings)
                 found.examples = found.examples or chunk["text"].drop_nulls().head(NUM_EXAMPLES).to_list()
                 kept, num_read = clean(chunk, settings, found.dropped)
@@ -78,7 +80,7 @@ def spool_sequences(
                     numbers.of(kept["tokens"]), split=pl.lit(split), place=pl.col("key") // (2**64 // NUM_PARTITIONS)
                 )
                 for (place,), rows in kept.partition_by("place", as_dict=True, include_key=False).items():
-                    sizes[place] += int(rows["num_bytes"].sum())
+                    sizes[place] += cost * int(rows["num_bytes"].sum())
                     repeats = settings.deduplicate and rows["key"].n_unique() < rows.height
                     rest = without_repeats(rows, found.dropped) if repeats else rows
                     table = rest.to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -88,6 +90,12 @@ def spool_sequences(
                 progress(f"read {num_rows:,} sequences, dropped {found.dropped.sequences.total():,}")
     found.buckets = gather_buckets(paths, sizes)
     return found
+
+
+def slices(chunks: Iterator[pl.DataFrame], settings: PrepareSettings) -> Iterator[pl.DataFrame]:
+    """Yield chunks in parts whose tokens, where they are many, are not too many at once."""
+    for chunk in chunks:
+        yield from chunk.iter_slices(FINE_ROWS) if tokenizer_of(settings).is_fine else (chunk,)
 
 
 def check_given_tokens(chunk: pl.DataFrame, settings: PrepareSettings) -> None:

@@ -233,3 +233,12 @@ def test_statements_of_the_standard_library_make_a_corpus(tmp_path):
     assert corpus.split("train").num_tokens > 100_000
     assert str(corpus.manifest.origin["python"]).startswith("3.")
     assert corpus.manifest.labels[:2] == ["AnnAssign", "Assert"]
+
+
+def test_molecules_are_counted_as_the_benchmark_counts_them():
+    from study.inference.molecules import molecule_metrics
+
+    # Ethanol twice, written in two ways; benzene, which is known; no molecule.
+    samples = ["CCO", "OCC", "c1ccccc1", "C(", ""]
+    assert molecule_metrics(samples, {"c1ccccc1"}.__contains__) == {"valid": 3 / 5, "unique": 2 / 3, "novel": 1 / 2}
+    assert molecule_metrics(samples, None) == {"valid": 3 / 5, "unique": 2 / 3}

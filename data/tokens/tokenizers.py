@@ -28,6 +28,8 @@ class Tokenizer:
     about: str
     is_exact: bool = True
     """Whether `join` gives every text back to the letter; else white space between tokens is one blank."""
+    is_fine: bool = True
+    """Whether tokens are a few characters, of which a text has many."""
     usual_length: int = 200
     """Tokens that a text has at most, unless it is a long one."""
 
@@ -69,8 +71,12 @@ def pieces(texts: pl.Series, pattern: str) -> pl.Series:
 
 
 TOKENIZERS: dict[str, Tokenizer] = {
-    "whitespace": Tokenizer(words, " ".join, "what stands between white space", is_exact=False, usual_length=60),
-    "regex": Tokenizer(matches, " ".join, "words and marks, or --pattern's matches", is_exact=False, usual_length=60),
+    "whitespace": Tokenizer(
+        words, " ".join, "what stands between white space", is_exact=False, is_fine=False, usual_length=60
+    ),
+    "regex": Tokenizer(
+        matches, " ".join, "words and marks, or --pattern's matches", is_exact=False, is_fine=False, usual_length=60
+    ),
     "char": Tokenizer(graphemes, "".join, "characters as readers see them"),
     "smiles": Tokenizer(atoms, "".join, "atoms, bonds, branches and rings of molecules"),
     "bpe": Tokenizer(pieces, subwords.text_of, "byte pairs merged as often as they occur", usual_length=100),

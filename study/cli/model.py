@@ -158,11 +158,15 @@ def show_molecule_metrics(trained: TrainedModel, name: str, storage: Path, texts
         raise StudyError("--metrics are of molecules: of a model of a corpus prepared by --tokenizer smiles")
     try:
         train = model_corpus(trained, name, None, storage).split("train")
-        known = set(trained.texts(train, len(train)))
+        known = {train.sequence(row).astype("int64").tobytes() for row in range(len(train))}
     except (StudyError, CorpusError) as error:
         click.echo(f"novelty is not known: {error}", err=True)
         known = None
-    for share, value in molecule_metrics(texts, known).items():
+
+    def is_known(text: str) -> bool:
+        return known is not None and trained.codec.encode([text])[0].tobytes() in known
+
+    for share, value in molecule_metrics(texts, None if known is None else is_known).items():
         click.echo(f"{share:8} {value:.4f}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from study.errors import StudyError
@@ -23,11 +23,11 @@ def canonical(text: str) -> str | None:
     return found
 
 
-def molecule_metrics(samples: list[str], known: Collection[str] | None) -> dict[str, float]:
+def molecule_metrics(samples: list[str], is_known: Callable[[str], bool] | None) -> dict[str, float]:
     """Return shares: `valid` of the samples, `unique` of the valid ones, `novel` of the unique ones.
 
-    As the MOSES benchmark defines them (Polykovskiy et al., arXiv 1811.12823); `known` are the training texts, taken as
-    they are written, and without them nothing is said of novelty. Raises StudyError if RDKit is not installed.
+    As the MOSES benchmark defines them (Polykovskiy et al., arXiv 1811.12823); `is_known` says whether a text is a
+    training text, as it is written there; without it nothing is said of novelty. Raises StudyError without RDKit.
     """
     if find_spec("rdkit") is None:
         raise StudyError(f"which samples are molecules is asked of RDKit, which is not installed: {MEND}")
@@ -38,7 +38,7 @@ def molecule_metrics(samples: list[str], known: Collection[str] | None) -> dict[
         "valid": len(valid) / max(1, len(samples)),
         "unique": len(unique) / max(1, len(valid)),
     }
-    if known is not None:
-        is_known = [smiles in known or text in known for smiles, text in unique.items()]
-        shares["novel"] = 1.0 - sum(is_known) / max(1, len(unique))
+    if is_known is not None:
+        found_again = sum(is_known(smiles) or is_known(text) for smiles, text in unique.items())
+        shares["novel"] = 1.0 - found_again / max(1, len(unique))
     return shares
