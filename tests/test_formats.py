@@ -70,6 +70,11 @@ CASES = {
     "a compressed file that was cut": ("a.txt.gz", gzip.compress(bytes(range(32, 127)) * 999)[:-200], "cannot be read", ""),
     "no header": ("a.csv", b"1,one two\n2,three\n", "has the columns 1, one two", "--no-header"),
     "a column that is not there": ("a.jsonl", b'{"body": "x"}\n{"id": 1}\n', "no column 'text'; it has body, id", "--text-column"),
+    "a field twice": ("a.jsonl", b'{"text": "x", "text": "y"}\n', "line 1: an object has a field twice", "keep one"),
+    "half a surrogate pair": ("a.jsonl", b'{"text": "a \\ud83d b"}\n', "line 1 has half of a surrogate pair", "mend"),
+    "JSON without bottom": ("a.json", b"[" * 100_000, "element 1", "nested"),
+    "two columns of a name": ("a.csv", b"text,text\na,b\n", "2 columns 'text'", "number"),
+    "gzip by another name": ("a.txt", gzip.compress(b"x"), "is compressed", ".gz"),
     "a nested column": ("a.jsonl", b'{"text": "x"}\n{"text": {"en": "y"}}\n', "line 2: the column is nested", "list of tokens"),
     "tokens with blanks": ("a.jsonl", b'{"text": ["a", "b c"]}\n', "line 1: a list of tokens holds 'b c'", "words"),
     "broken json": ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2 is no JSON", "an object or a string a line"),
@@ -123,6 +128,31 @@ def test_what_can_be_read_is(tmp_path, name, content, columns, wanted):
     path = tmp_path / name
     path.write_text(content)
     assert read(path, Columns(**columns))["text"].to_list() == wanted
+
+
+@pytest.mark.parametrize(
+    "content", [b'"w1 "b" c",1\n', b'"w1 w2,1\n"w3 w4",1\n'], ids=["quotes within", "a quotation without end"]
+)
+def test_quotes_escaped_by_a_backslash_are_read_as_strictly(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(b"text,id\n" + content)
+    with pytest.raises(CorpusError, match="line 2 cannot be read as csv"):
+        read(tmp_path / "a.csv", Columns(quotes="backslash"))
+
+
+def test_text_and_lists_of_tokens_may_take_turns(tmp_path):
+    rows = [{"text": f"w1 w2 {n % 9}"} if n % 2 else {"text": ["w1", "w2", str(n % 9)]} for n in range(300)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"text": NaN}\n')
+    source = from_files({"all": [str(tmp_path / "a.jsonl")]})
+    corpus = prepare(source, PrepareSettings.resolve(source, {"deduplicate": False}), tmp_path / "out")[0]
+    assert sum(split.num_tokens for split in corpus.manifest.splits.values()) == 900
+    assert corpus.manifest.dropped == {"missing": 1}
+
+
+def test_what_a_format_has_not_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n")
+    for columns, words in ((Columns(has_header=False), "--no-header"), (Columns(quotes="backslash"), "--quotes")):
+        with pytest.raises(CorpusError, match=words):
+            read(tmp_path / "a.txt", columns)
 
 
 def test_a_format_can_be_said_where_the_name_does_not(tmp_path):

@@ -63,6 +63,8 @@ class Columns:
 
 def place_of(where: str, names: Sequence[str], name: str) -> int:
     """Return the place of a column by its name or its number, from 1."""
+    if list(names).count(name) > 1:
+        raise CorpusError(f"{where} has {list(names).count(name)} columns {name!r}; name one by its number")
     if name in names:
         return list(names).index(name)
     if name.isdecimal() and 1 <= int(name) <= len(names):

@@ -16,7 +16,10 @@ from data.sources.streams import blocks, check_length, decoded
 
 Reader = Callable[[Path, Columns, int], Iterator[pl.DataFrame]]
 FASTTEXT = "__label__"
-LONE_BACKSLASH = re.compile(r'\\(["\\])?')
+ESCAPED = re.compile(r'\\(["\\])')
+QUOTE = "\0"
+"""Stands for an escaped quotation mark while rows are cut; no text has it."""
+BLANKS = re.compile(r"\s*")
 LOOKED_AT = 10_000
 """Objects of which one must have what is asked for."""
 
@@ -90,52 +93,100 @@ def check_fields(path: Path, asked: list[str], seen: dict[str, None]) -> None:
 def read_json(path: Path, columns: Columns, most_bytes: int) -> Iterator[pl.DataFrame]:
     """Yield the elements of a JSON array, or, where the file is lines of JSON, those."""
     start = next((line for line in decoded(path, most_bytes) if line.strip()), "")
-    if not start.lstrip().startswith("["):
+    # An array is a line of its own where lines are JSON: one whose elements are words.
+    if not start.lstrip().startswith("[") or is_list_of_words(start):
         yield from read_objects(path, columns, most_bytes)
         return
     values = ((f"{path}: element {number}", element) for number, element in enumerate(elements(path, most_bytes), 1))
     yield from frames(rows_of(path, values, columns))
 
 
+def is_list_of_words(line: str) -> bool:
+    """Say whether a line is a whole JSON list of strings."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and " " not in each for each in value)
+
+
 def elements(path: Path, most_bytes: int) -> Iterator[object]:
     """Yield the elements of the JSON array that a file holds, holding one at a time."""
-    decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
-    text, number, expected = "", 0, "["
+    text, place, number, expected = "", 0, 0, "["
+
+    def problem() -> CorpusError:
+        seen = text[place : place + 60]
+        return CorpusError(
+            f"{path}: element {number + 1} of the JSON array cannot be read: {seen!r}; the array is damaged or cut"
+        )
+
     for line in decoded(path, most_bytes):
-        text = (text + line).lstrip()
-        while text:
-            if expected != "element":
-                if text[0] not in expected:
-                    break
+        text, place = text[place:] + line, 0
+        while (place := BLANKS.match(text, place).end()) < len(text):  # type: ignore[union-attr]
+            if expected != "element" or (number == 0 and text[place] == "]"):
+                if expected != "element" and text[place] not in expected:
+                    raise problem()
                 # After the bracket at the end nothing may come.
-                expected = "" if text[0] == "]" else "element"
-                text = text[1:].lstrip()
-                continue
-            if number == 0 and text[0] == "]":
-                expected, text = "", text[1:].lstrip()
+                expected = "" if text[place] == "]" else "element"
+                place += 1
+                if not expected and text[place:].strip():
+                    raise problem()
                 continue
             try:
-                element, end = decoder.raw_decode(text)
+                element, place = DECODER.raw_decode(text, place)
             except json.JSONDecodeError:
-                check_length(path, len(text), most_bytes, number)
+                check_length(path, len(text) - place, most_bytes, number)
                 break
-            number, expected, text = number + 1, ",]", text[end:].lstrip()
+            except (RepeatedNameError, RecursionError) as error:
+                raise CorpusError(f"{path}: element {number + 1} of the JSON array: {told(error)}") from None
+            number, expected = number + 1, ",]"
             yield element
-    if expected or text:
-        raise CorpusError(
-            f"{path}: element {number + 1} of the JSON array cannot be read: {text[:60]!r}; the array is damaged or cut"
-        )
+    if expected or text[place:].strip():
+        raise problem()
+
+
+class RepeatedNameError(ValueError):
+    """An object has two values of one name, of which JSON's readers keep the last."""
+
+
+def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object's fields; raise RepeatedNameError if one is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RepeatedNameError
+    return found
+
+
+def told(error: Exception) -> str:
+    """Return what is wrong with a JSON value that can be read in part."""
+    if isinstance(error, RepeatedNameError):
+        return "an object has a field twice; keep one of them"
+    return "it is nested too deeply; expected an object or a string"
+
+
+DECODER = json.JSONDecoder(
+    # Numbers as they are written; NaN, which pandas writes for nothing, as nothing.
+    parse_int=str,
+    parse_float=str,
+    parse_constant=lambda name: None,
+    object_pairs_hook=without_repeats,
+)
 
 
 def parsed(where: str, line: str) -> object:
     """Return the value of a line of JSON, numbers as they are written; raise CorpusError, saying where."""
     try:
-        return json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+        if "\\ud" in line or "\\uD" in line:
+            # Half of a character that two escapes make.
+            json.dumps(json.loads(line), ensure_ascii=False).encode()
+        return DECODER.decode(line)
+    except UnicodeEncodeError:
+        raise CorpusError(f"{where} has half of a surrogate pair (\\ud...), which is no character; mend it") from None
     except json.JSONDecodeError as error:
         what = f"{error.msg} at character {error.pos + 1}"
         raise CorpusError(f"{where} is no JSON: {what}; expected an object or a string a line") from None
-    except RecursionError:
-        raise CorpusError(f"{where} is nested too deeply; expected an object or a string a line") from None
+    except (RepeatedNameError, RecursionError) as error:
+        raise CorpusError(f"{where}: {told(error)}") from None
 
 
 def row_of(where: str, value: object, columns: Columns) -> Row:
@@ -181,14 +232,11 @@ def table_rows(path: Path, columns: Columns, most_bytes: int, separator: str) ->
     backslash = columns.quotes == "backslash"
     lines = decoded(path, most_bytes)
     if backslash:
-        # Before anything but a quotation mark or another one, a backslash is one.
-        lines = (LONE_BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", line) for line in lines)
+        lines = (ESCAPED.sub(lambda found: QUOTE if found[1] == '"' else "\\", line) for line in lines)
     reader = csv.reader(
         lines,
         delimiter=separator,
         quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
-        doublequote=not backslash,
-        escapechar="\\" if backslash else None,
         strict=True,
     )
     start = 1
@@ -212,6 +260,8 @@ def table_rows(path: Path, columns: Columns, most_bytes: int, separator: str) ->
                     f"{' quote a value that holds a comma, or' if separator == ',' else ''} if each line is one"
                     " sequence, say --format txt"
                 )
+            if backslash:
+                fields = [value.replace(QUOTE, '"') for value in fields]  # noqa: PLW2901 - the same fields
             yield Row(
                 fields[places.text],
                 group=None if places.group is None else fields[places.group],

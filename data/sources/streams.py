@@ -62,6 +62,8 @@ def check_beginning(path: Path, head: bytes) -> None:
     """Raise CorpusError if a file's first bytes are those of another encoding, of an archive, or have old line ends."""
     if head.startswith(UTF16):
         raise CorpusError(f"{path}: line 1 is not UTF-8 but UTF-16; convert the file: iconv -f utf-16 -t utf-8")
+    if head.startswith(b"\x1f\x8b") or head.startswith(b"\x28\xb5\x2f\xfd"):
+        raise CorpusError(f"{path} is compressed, which its name does not say; rename it to end in .gz or .zst")
     if head[257:262] == b"ustar":
         raise CorpusError(f"{path} is a tar archive; unpack it, and name the files in it")
     start = head[:65536]

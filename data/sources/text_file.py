@@ -34,16 +34,28 @@ class TextFile:
         """
         check_file(self.path)
         name = self.format or ending(self.path)
+        self._check_options(name)
         try:
             yield from readers.FORMATS[name](self.path, self.columns, self.max_sequence_bytes)
         except (pl.exceptions.PolarsError, pa.ArrowException, OSError, EOFError) as error:
             message = (str(error).splitlines() or [type(error).__name__])[0]
             raise CorpusError(f"{self.path} cannot be read as {name}: {message}") from None
 
+    def _check_options(self, name: str) -> None:
+        """Raise CorpusError for what is said of a file that its format has not."""
+        columns = self.columns
+        for option, is_given, formats in (
+            ("--labels-in-text", columns.labels_in_text != "none", ("txt",)),
+            ("--no-header", not columns.has_header, ("csv", "tsv")),
+            ("--quotes", columns.quotes != "doubled", ("csv",)),
+        ):
+            if is_given and name not in formats:
+                raise CorpusError(f"{option} is of {' and '.join(formats)}, and {self.path} is {name}; leave it out")
+
 
 def ending(path: Path) -> str:
     """Return a name's ending without dot and compression, such as `jsonl`."""
-    return (Path(path.stem) if path.suffix in COMPRESSIONS else path).suffix[1:]
+    return (Path(path.stem) if path.suffix in COMPRESSIONS else path).suffix[1:].lower()
 
 
 def check_file(path: Path) -> None:

@@ -41,6 +41,8 @@ class CleaningSettings(BaseModel):
             pl.Series(["a"]).str.extract_all(pattern)
         except pl.exceptions.ComputeError as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        if pl.Series([""]).str.contains(f"^(?:{pattern})$")[0]:
+            raise ValueError(f"{pattern!r} matches nothing as well, which is no token")
         return pattern
 
     @model_validator(mode="after")
@@ -118,14 +120,15 @@ def clean(frame: pl.DataFrame, settings: CleaningSettings, dropped: Dropped) -> 
     `</s>` stands for), `key` (a hash of the tokens), `group_key` (a hash of the group) and `label`.
     """
     if "tokens" in frame.columns:
-        # Given as tokens: the text is what they are joined to.
-        frame = frame.with_columns(text=pl.col("tokens").list.join(" "))
+        # Where it is given as tokens the text is what they are joined to.
+        frame = frame.with_columns(text=pl.coalesce(pl.col("tokens").list.join(" "), pl.col("text")))
     raw = frame["text"].cast(pl.String)
     frame = frame.with_columns(stripped(raw).alias("text"))
     bytes_of_text = pl.col("text").str.len_bytes().fill_null(0).cast(pl.Int64)
     frame = frame.with_columns(num_bytes=bytes_of_text + 1)
-    if "tokens" not in frame.columns:
-        frame = frame.with_columns(tokenize(frame["text"], settings).alias("tokens"))
+    cut = tokenize(frame["text"], settings)
+    given = pl.col("tokens") if "tokens" in frame.columns else pl.lit(None, pl.List(pl.String))
+    frame = frame.with_columns(cut.alias("cut")).with_columns(tokens=pl.coalesce(given, "cut")).drop("cut")
     num_read = int(raw.str.len_bytes().fill_null(0).sum()) + frame.height
     if around := num_read - int(frame["num_bytes"].sum()):
         dropped.num_bytes[AROUND] += around
