@@ -15,18 +15,18 @@ from data.manifest import SplitManifest
 from data.settings import PrepareSettings
 from data.sources.source import SPLITS
 from data.spooling import flat, settled
-from data.tokens.cleaning import TOO_LONG, TOO_SHORT, Dropped
+from data.tokens.cleaning import TOO_LONG, TOO_SHORT, Dropped, tokenizer_of
 from data.vocabulary import UNK_ID, Vocabulary
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """The ids that each number of a token, or of a piece of byte pairs, stands for."""
+    """The ids that each number of a token, or of a piece of text, stands for."""
 
     ids: Ids
-    """One after another."""
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    """One for each number; or one after another, where numbers have several."""
+    lengths: NDArray[np.int64] | None = None
+    """How many ids each number has, if not one."""
 
     @classmethod
     def of_single(
@@ -35,7 +35,7 @@ class Encoding:
         """Return the encoding of numbers that are an id each."""
         places = np.zeros(num_numbers, id_type(vocabulary))
         places[met] = ids
-        return cls(places, np.arange(num_numbers), np.ones(num_numbers, np.int64))
+        return cls(places)
 
     @classmethod
     def of_lists(
@@ -46,15 +46,18 @@ class Encoding:
         lengths = np.zeros(num_numbers, np.int64)
         lengths[met] = [len(ids) for ids in found]
         flat_ids = np.array([each for ids in found for each in ids], id_type(vocabulary))
-        return cls(flat_ids, np.cumsum(lengths) - lengths, lengths)
+        return cls(flat_ids, lengths)
 
     def of(self, numbers: pl.Series) -> tuple[Ids, NDArray[np.int64]]:
         """Return the ids of lists of numbers, one after another, and how many each list has."""
         all_numbers, counts = flat(numbers), numbers.list.len().to_numpy()
+        if self.lengths is None:
+            return self.ids[all_numbers], counts
         lengths = self.lengths[all_numbers]
+        starts = np.cumsum(self.lengths) - self.lengths
         ends = np.concatenate([[0], np.cumsum(lengths)])
         stops = np.cumsum(counts, dtype=np.int64)
-        ids: Ids = self.ids[runs(self.starts[all_numbers], lengths)]
+        ids: Ids = self.ids[runs(starts[all_numbers], lengths)]
         return ids, ends[stops] - ends[stops - counts]
 
 
@@ -85,7 +88,7 @@ def encode_buckets(
         for name, split in splits.items():
             part = rows.filter(pl.col("split") == name)
             ids, lengths = encoding.of(part["tokens"])
-            if settings.tokenizer == "bpe":
+            if tokenizer_of(settings).is_trained:
                 part, ids, lengths = of_length(part, ids, lengths, settings, dropped)
             if part.height == 0:
                 continue

@@ -9,6 +9,7 @@ import regex
 from data.errors import CorpusError
 from data.manifest import Manifest
 from data.tokens.subwords import NUM_BYTES
+from data.tokens.tokenizers import TOKENIZERS
 
 MOST_UNKNOWN = 0.5
 """Of the validation tokens."""
@@ -24,8 +25,9 @@ SMILES_LIKE = re.compile(r"(?:\[[^\]]+\]|Br|Cl|[BCNOPSFIbcnops]|[()=#$:.~/\\@+\-
 def check_learnable(manifest: Manifest, examples: list[str]) -> None:
     """Raise CorpusError, saying what was seen and which tokenizer to try, if nothing can be learnt from a corpus."""
     train, valid = manifest.splits["train"], manifest.splits["valid"]
+    tokenizer = str(manifest.settings["tokenizer"])
     # All bytes are known to byte pairs, met or not.
-    known = manifest.vocabulary_size - 4 - NUM_BYTES * (manifest.settings["tokenizer"] == "bpe")
+    known = manifest.vocabulary_size - 4 - NUM_BYTES * TOKENIZERS[tokenizer].is_trained
     unknown = valid.num_unknown / max(1, valid.num_tokens)
     if unknown > MOST_UNKNOWN:
         seen = f"{unknown:.0%} of the validation tokens are unknown, since they are not in the training text"
@@ -37,14 +39,13 @@ def check_learnable(manifest: Manifest, examples: list[str]) -> None:
         seen = f"one sequence makes up {train.longest_bytes / train.num_bytes:.0%} of the training text"
     else:
         return
-    raise CorpusError(f"nothing can be learnt from this: {seen}. {advice(manifest, examples)}; --force goes on")
+    raise CorpusError(f"nothing can be learnt from this: {seen}. {advice(tokenizer, examples)}; --force goes on")
 
 
-def advice(manifest: Manifest, examples: list[str]) -> str:
+def advice(tokenizer: str, examples: list[str]) -> str:
     """Return what to try, from what the text looks like."""
     texts = [text.strip() for text in examples if text.strip()]
     letters = "".join(texts)
-    tokenizer = str(manifest.settings["tokenizer"])
     if tokenizer in ("whitespace", "regex"):
         if len(WITHOUT_BLANKS.findall(letters)) > 0.2 * len(letters):
             return "It is written without blanks between words: try --tokenizer char, or bpe"

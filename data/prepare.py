@@ -30,10 +30,8 @@ from data.sources.source import Source
 from data.splitting import check_splits
 from data.spooling import TokenNumbers, settle_buckets, spool_sequences
 from data.tokens import subwords
+from data.tokens.cleaning import tokenizer_of
 from data.vocabulary import SPECIAL_TOKENS, Vocabulary
-
-MADE = ("synthetic-topics", "python-code", "moses")
-"""Corpora whose manifest says what they were made by."""
 
 
 def prepare(
@@ -122,7 +120,7 @@ def write_corpus(
     met = np.flatnonzero(counts.sum(axis=0))
     tokens = numbers.tokens(met)
     in_training = pl.DataFrame({"token": tokens, "count": counts[0, met]}).filter(pl.col("count") > 0)
-    if settings.tokenizer == "bpe":
+    if tokenizer_of(settings).is_trained:
         progress(f"merging byte pairs of {len(in_training):,} pieces")
         trained = subwords.train(in_training, settings.vocabulary_size)
         vocabulary = Vocabulary((*SPECIAL_TOKENS, *trained.tokens), trained.merges)
@@ -143,7 +141,7 @@ def write_corpus(
         source=source.name,
         fingerprint=fingerprint(folder, files),
         settings=settings.model_dump(),
-        origin=dict(source.identity) if source.name in MADE else {},
+        origin=dict(source.origin),
         vocabulary_size=len(vocabulary),
         splits=splits,
         dropped=dict(dropped.sequences.most_common()),

@@ -70,7 +70,7 @@ CASES = {
     "a compressed file that was cut": ("a.txt.gz", gzip.compress(bytes(range(32, 127)) * 999)[:-200], "cannot be read", ""),
     "no header": ("a.csv", b"1,one two\n2,three\n", "has the columns 1, one two", "--no-header"),
     "a column that is not there": ("a.jsonl", b'{"body": "x"}\n{"id": 1}\n', "no column 'text'; it has body, id", "--text-column"),
-    "a field twice": ("a.jsonl", b'{"text": "x", "text": "y"}\n', "line 1: an object has a field twice", "keep one"),
+    "a field twice": ("a.jsonl", b'{"text": "x", "text": "y"}\n', "line 1 has the field 'text' twice", "keep one"),
     "half a surrogate pair": ("a.jsonl", b'{"text": "a \\ud83d b"}\n', "line 1 has half of a surrogate pair", "mend"),
     "JSON without bottom": ("a.json", b"[" * 100_000, "element 1", "nested"),
     "two columns of a name": ("a.csv", b"text,text\na,b\n", "2 columns 'text'", "number"),

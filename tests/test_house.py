@@ -302,6 +302,16 @@ def test_readme_has_the_two_commands_and_names_every_module():
     }
 
 
+def test_the_command_line_offers_every_tokenizer_and_format():
+    """Help does not load what reads text, and says its names itself."""
+    from data.sources.readers import FORMATS
+    from data.tokens.tokenizers import TOKENIZERS
+    from study.cli import corpus
+
+    assert list(TOKENIZERS) == list(corpus.TOKENIZERS)
+    assert list(FORMATS) == list(corpus.FORMATS)
+
+
 def test_model_and_data_mean_the_same_by_the_special_tokens():
     """Neither may import the other, so that each names them."""
     from data import vocabulary

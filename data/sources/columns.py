@@ -99,6 +99,13 @@ def frame_of(rows: list[Row]) -> pl.DataFrame:
     return frame
 
 
+def whole(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return rows with the columns that all have: `group` and `label` are null where there are none."""
+    return frame.with_columns(
+        pl.lit(None, pl.String).alias(name) for name in ("group", "label") if name not in frame.columns
+    )
+
+
 def checked_tokens(where: str, values: Sequence[object]) -> list[str]:
     """Return a list of tokens as it is; raise CorpusError if one is no word."""
     for value in values:
@@ -106,4 +113,13 @@ def checked_tokens(where: str, values: Sequence[object]) -> list[str]:
             raise CorpusError(
                 f"{where}: a list of tokens holds {str(value)[:40]!r}; expected words without white space in them"
             )
-    return [str(value) for value in values]
+    return [encodable(where, str(value)) for value in values]
+
+
+def encodable(where: str, text: str) -> str:
+    """Return a text as it is; raise CorpusError for half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CorpusError(f"{where} has half of a surrogate pair (\\ud...), which is no character; mend it") from None
+    return text

@@ -20,14 +20,13 @@ MEND = "pip install --no-deps molsets, or name the wheel or the folder of its fi
 
 def moses(place: Path | None, seed: int) -> Source:
     """Return the molecules of the package `molsets`: installed, in its wheel, or in a folder of its files."""
-    splits: dict[str, list[Frames]] = {}
-    for split, name in FILES.items():
-        content = pl.read_csv(read(place, name), columns=["SMILES"], infer_schema=False)
-        nothing = pl.lit(None, pl.String)
-        splits[split] = [Frames(content.select(text="SMILES", group=nothing, label=nothing))]
-    counts = {split: frames[0].frame.height for split, frames in splits.items()}
-    defaults = {"tokenizer": "smiles", "deduplicate": False}
-    return Source("moses", {name: [*frames] for name, frames in splits.items()}, defaults, {"molecules": counts})
+    frames = {
+        split: pl.read_csv(read(place, name), columns=["SMILES"], infer_schema=False).rename({"SMILES": "text"})
+        for split, name in FILES.items()
+    }
+    origin = {"molecules": {split: frame.height for split, frame in frames.items()}}
+    splits = {split: [Frames(frame)] for split, frame in frames.items()}
+    return Source("moses", splits, {"tokenizer": "smiles", "deduplicate": False}, origin, origin)
 
 
 def read(place: Path | None, name: str) -> bytes:

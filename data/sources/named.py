@@ -20,7 +20,6 @@ from data.sources.source import SPLITS, Frames, Source
 from data.sources.synthetic import Topics
 from data.sources.text_file import TextFile, find_files
 
-FRAME = {"text": pl.String, "group": pl.String, "label": pl.String}
 PYTHON_TOKENS = r"""[bfru]*"(?:\\.|[^"\\])*"|[bfru]*'(?:\\.|[^'\\])*'|\w+|[-+*/%@&|^<>=!:]=|->|\*\*|//|<<|>>|[^\w\s]"""
 """Strings whole, names and numbers, operators."""
 
@@ -39,7 +38,7 @@ def from_files(
     # What is as it always was leaves the digest of a corpus as it was.
     newer = {name: value for name, value in asdict(columns).items() if name not in ("text", "group")}
     identity |= {name: value for name, value in newer.items() if value != getattr(Columns(), name)}
-    return Source("files", {name: [*files] for name, files in splits.items()}, defaults, identity)
+    return Source("files", splits, defaults, identity)
 
 
 def chitchat(folder: Path | None, seed: int) -> Source:
@@ -55,7 +54,6 @@ def chitchat(folder: Path | None, seed: int) -> Source:
         for message in turn
     ]
     frame = pl.DataFrame(rows, schema={"text": pl.String, "group": pl.String}, orient="row")
-    frame = frame.with_columns(label=pl.lit(None, pl.String))
     defaults = {
         "tokenizer": "regex",
         "lowercase": True,
@@ -74,7 +72,7 @@ def standard_files(name: str, stems: tuple[str, ...], **defaults: object) -> Cal
     def make(folder: Path | None, seed: int) -> Source:
         if folder is None:
             raise CorpusError(f"{name} is read from its standard files; name their folder by --from FOLDER")
-        splits: dict[str, list[TextFile | Frames]] = {}
+        splits = {}
         for split in SPLITS:
             found = [folder / f"{stem}{split}.txt" for stem in stems if (folder / f"{stem}{split}.txt").is_file()]
             if not found:
@@ -88,7 +86,7 @@ def standard_files(name: str, stems: tuple[str, ...], **defaults: object) -> Cal
         vocabulary = tuple(listed.read_text("utf-8").split()) if listed.is_file() else None
         identity = {"vocabulary": list(vocabulary)} if vocabulary else {}
         usual = {"deduplicate": False, "max_tokens": 1000} | ({} if vocabulary else defaults)
-        return Source(name, splits, usual, identity, vocabulary)
+        return Source(name, splits, usual, identity, vocabulary=vocabulary)
 
     return make
 
@@ -97,11 +95,12 @@ def synthetic_topics(folder: Path | None, seed: int) -> Source:
     """Return sequences drawn from a mixture of unigram topics, whose likelihood is known exactly."""
     topics = Topics(seed=seed)
     texts = [" ".join(words) for words in topics.sample()]
-    frame = pl.DataFrame({"text": texts, "group": None, "label": None}, schema=FRAME)
+    frame = pl.DataFrame({"text": texts})
     return Source(
         "synthetic-topics",
         {"all": [Frames(frame)]},
         {"valid_fraction": 0.125, "test_fraction": 0.125},
+        {"seed": seed},
         {"seed": seed},
         topics.words,
         exact=True,
@@ -111,8 +110,9 @@ def synthetic_topics(folder: Path | None, seed: int) -> Source:
 def python_code(folder: Path | None, seed: int) -> Source:
     """Return the simple statements of the standard library of the Python that runs, grouped by module."""
     root = Path(sysconfig.get_path("stdlib"))
-    frame = pl.DataFrame(list(statements(root)), schema=FRAME, orient="row")
-    version = ".".join(map(str, sys.version_info[:3]))
+    schema = dict.fromkeys(("text", "group", "label"), pl.String)
+    frame = pl.DataFrame(list(statements(root)), schema=schema, orient="row")
+    origin = {"python": ".".join(map(str, sys.version_info[:3]))}
     defaults = {
         "tokenizer": "regex",
         "pattern": PYTHON_TOKENS,
@@ -121,7 +121,7 @@ def python_code(folder: Path | None, seed: int) -> Source:
         "min_count": 3,
         "split_by_group": True,
     }
-    return Source("python-code", {"all": [Frames(frame)]}, defaults, {"python": version})
+    return Source("python-code", {"all": [Frames(frame)]}, defaults, origin, origin)
 
 
 NAMED: dict[str, Callable[[Path | None, int], Source]] = {

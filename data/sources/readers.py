@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
 
 from data.errors import CorpusError
-from data.sources.columns import CHUNK_ROWS, TEXT, Columns, Row, checked_tokens, frames, shortened
+from data.sources.columns import CHUNK_ROWS, TEXT, Columns, Row, checked_tokens, encodable, frames, shortened, whole
 from data.sources.streams import blocks, check_length, decoded
 
 Reader = Callable[[Path, Columns, int], Iterator[pl.DataFrame]]
@@ -37,7 +38,6 @@ def read_lines(path: Path, columns: Columns, most_bytes: int) -> Iterator[pl.Dat
 
 def with_labels(path: Path, frame: pl.DataFrame, columns: Columns, num_lines: int) -> pl.DataFrame:
     """Return lines, which follow so many, with their labels taken out of the text; no column of one has none."""
-    nothing = pl.lit(None, pl.String)
     match columns.labels_in_text:
         case "tab":
             pattern = r"^([^\t]*)\t"
@@ -46,13 +46,13 @@ def with_labels(path: Path, frame: pl.DataFrame, columns: Columns, num_lines: in
             pattern = rf"^((?:{FASTTEXT}\S+\s+)*{FASTTEXT}\S+)\s"
             expected = f"{FASTTEXT}LABEL and the text"
         case _:
-            return frame.with_columns(group=nothing, label=nothing)
+            return whole(frame)
     label = pl.col("text").str.extract(pattern)
-    found = frame.with_columns(label=label.str.replace_all(FASTTEXT, "").str.replace_all(r"\s+", " "), group=nothing)
+    found = frame.with_columns(label=label.str.replace_all(FASTTEXT, "").str.replace_all(r"\s+", " "))
     missing = found.with_row_index().filter(pl.col("label").is_null() & (pl.col("text").str.strip_chars() != ""))
     if missing.height:
         raise CorpusError(f"{path}: line {num_lines + missing['index'][0] + 1} has no label; expected {expected}")
-    return found.with_columns(pl.col("text").str.replace(pattern, ""))
+    return whole(found.with_columns(pl.col("text").str.replace(pattern, "")))
 
 
 def read_objects(path: Path, columns: Columns, most_bytes: int) -> Iterator[pl.DataFrame]:
@@ -137,56 +137,50 @@ def elements(path: Path, most_bytes: int) -> Iterator[object]:
             except json.JSONDecodeError:
                 check_length(path, len(text) - place, most_bytes, number)
                 break
-            except (RepeatedNameError, RecursionError) as error:
-                raise CorpusError(f"{path}: element {number + 1} of the JSON array: {told(error)}") from None
+            except RecursionError:
+                raise CorpusError(f"{path}: element {number + 1} of the JSON array {TOO_DEEP}") from None
             number, expected = number + 1, ",]"
             yield element
     if expected or text[place:].strip():
         raise problem()
 
 
-class RepeatedNameError(ValueError):
-    """An object has two values of one name, of which JSON's readers keep the last."""
+class Repeated(dict[str, object]):
+    """An object that has several values of a name, of which JSON's readers keep the last."""
+
+    names: frozenset[str] = frozenset()
 
 
-def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return an object's fields; raise RepeatedNameError if one is there twice."""
+def fields_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object's fields, and which names are there more than once."""
     found = dict(pairs)
-    if len(found) < len(pairs):
-        raise RepeatedNameError
-    return found
+    if len(found) == len(pairs):
+        return found
+    repeated = Repeated(found)
+    counts = Counter(name for name, _ in pairs)
+    repeated.names = frozenset(name for name, count in counts.items() if count > 1)
+    return repeated
 
 
-def told(error: Exception) -> str:
-    """Return what is wrong with a JSON value that can be read in part."""
-    if isinstance(error, RepeatedNameError):
-        return "an object has a field twice; keep one of them"
-    return "it is nested too deeply; expected an object or a string"
-
-
+TOO_DEEP = "is nested too deeply; expected an object or a string"
 DECODER = json.JSONDecoder(
     # Numbers as they are written; NaN, which pandas writes for nothing, as nothing.
     parse_int=str,
     parse_float=str,
     parse_constant=lambda name: None,
-    object_pairs_hook=without_repeats,
+    object_pairs_hook=fields_of,
 )
 
 
 def parsed(where: str, line: str) -> object:
     """Return the value of a line of JSON, numbers as they are written; raise CorpusError, saying where."""
     try:
-        if "\\ud" in line or "\\uD" in line:
-            # Half of a character that two escapes make.
-            json.dumps(json.loads(line), ensure_ascii=False).encode()
         return DECODER.decode(line)
-    except UnicodeEncodeError:
-        raise CorpusError(f"{where} has half of a surrogate pair (\\ud...), which is no character; mend it") from None
     except json.JSONDecodeError as error:
         what = f"{error.msg} at character {error.pos + 1}"
         raise CorpusError(f"{where} is no JSON: {what}; expected an object or a string a line") from None
-    except (RepeatedNameError, RecursionError) as error:
-        raise CorpusError(f"{where}: {told(error)}") from None
+    except RecursionError:
+        raise CorpusError(f"{where} {TOO_DEEP}") from None
 
 
 def row_of(where: str, value: object, columns: Columns) -> Row:
@@ -194,14 +188,15 @@ def row_of(where: str, value: object, columns: Columns) -> Row:
     if value is None or isinstance(value, str):
         if columns.text is not None:
             raise CorpusError(f"{where} is a string, which has no column {columns.text!r}; leave --text-column out")
-        return Row(value)
+        return Row(plain(where, value))
     if isinstance(value, list):
         return Row(None, checked_tokens(where, value))
     if not isinstance(value, dict):
         raise CorpusError(f"{where} is {str(value)[:40]!r}; expected an object or a string")
-    text, group, label = (
-        None if name is None else value.get(name) for name in (columns.text or TEXT, columns.group, columns.label)
-    )
+    asked = (columns.text or TEXT, columns.group, columns.label)
+    if isinstance(value, Repeated) and (twice := value.names.intersection(filter(None, asked))):
+        raise CorpusError(f"{where} has the field {min(twice)!r} twice; keep one of them")
+    text, group, label = (None if name is None else value.get(name) for name in asked)
     if isinstance(text, list):
         return Row(None, checked_tokens(where, text), plain(where, group), plain(where, label))
     return Row(plain(where, text), None, plain(where, group), plain(where, label))
@@ -209,7 +204,9 @@ def row_of(where: str, value: object, columns: Columns) -> Row:
 
 def plain(where: str, value: object) -> str | None:
     """Return a string, or what a number or truth value is written as; raise CorpusError for what has parts."""
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
+        return encodable(where, value)
+    if value is None:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
+from data.sources.columns import CHUNK_ROWS, whole
 from data.sources.text_file import TextFile
 
 SPLITS = ("train", "valid", "test")
-CHUNK_ROWS = 50_000
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Sequences that a program made, in place of a file."""
+    """Sequences that a program made, in place of a file: `text`, and `group` and `label` where they have any."""
 
     frame: pl.DataFrame
 
     def chunks(self) -> Iterator[pl.DataFrame]:
         """Yield the frame's rows, as `TextFile.chunks` does."""
-        yield from self.frame.iter_slices(CHUNK_ROWS)
+        yield from whole(self.frame).iter_slices(CHUNK_ROWS)
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class Source:
     """
 
     name: str
-    splits: Mapping[str, list[TextFile | Frames]]
+    splits: Mapping[str, Sequence[TextFile | Frames]]
     defaults: Mapping[str, object] = field(default_factory=dict)
     identity: Mapping[str, object] = field(default_factory=dict)
+    origin: Mapping[str, object] = field(default_factory=dict)
+    """What the corpus' manifest says of where it came from."""
     vocabulary: tuple[str, ...] | None = None
     exact: bool = False
     """Whether its likelihood is known, in its own vocabulary."""

@@ -25,7 +25,7 @@ class CleaningSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    tokenizer: Literal["whitespace", "regex", "char", "smiles", "bpe"] = "whitespace"
+    tokenizer: str = "whitespace"
     pattern: str = WORDS_AND_MARKS
     lowercase: bool = False
     normalization: Literal["none", "nfc"] = "none"
@@ -33,6 +33,13 @@ class CleaningSettings(BaseModel):
     max_tokens: int = Field(default=200, ge=1)
     max_word_bytes: int = Field(default=1000, ge=1)
     drop_contacts: bool = False
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _tokenizer_is_known(cls, tokenizer: str) -> str:
+        if tokenizer not in TOKENIZERS:
+            raise ValueError(f"{tokenizer!r} is no tokenizer; expected one of {', '.join(TOKENIZERS)}")
+        return tokenizer
 
     @field_validator("pattern")
     @classmethod
@@ -71,20 +78,24 @@ def stripped(texts: pl.Series) -> pl.Series:
     return texts.str.replace_all(r"[\x1c-\x1f]", " ").str.strip_chars()
 
 
-def drop_reason(settings: CleaningSettings) -> pl.Expr:
-    """Return the expression that names why a row is dropped, null where it is kept."""
+def drop_reason(settings: CleaningSettings, *, with_long_words: bool) -> pl.Expr:
+    """Return the expression that names why a row is dropped, null where it is kept.
+
+    Words are measured where a text is long enough to have too long ones.
+    """
     num_tokens = pl.col("tokens").list.len()
     reason: Any = pl.when(pl.col("text").is_null()).then(pl.lit("missing"))
     reason = reason.when(num_tokens == 0).then(pl.lit("empty"))
     if settings.drop_contacts:
         for name, pattern in CONTACTS.items():
             reason = reason.when(pl.col("text").str.contains(pattern)).then(pl.lit(name))
-    if settings.tokenizer != "bpe":
-        # Of byte pairs only pieces are known yet, which are fewer.
+    if not tokenizer_of(settings).is_trained:
+        # Else only pieces are known yet, which are fewer.
         reason = reason.when(num_tokens < settings.min_tokens).then(pl.lit(TOO_SHORT))
     reason = reason.when(num_tokens > settings.max_tokens).then(pl.lit(TOO_LONG))
-    longest = pl.col("tokens").list.eval(pl.element().str.len_bytes()).list.max()
-    reason = reason.when(longest > settings.max_word_bytes).then(pl.lit("long word"))
+    if with_long_words:
+        longest = pl.col("tokens").list.eval(pl.element().str.len_bytes()).list.max()
+        reason = reason.when(longest > settings.max_word_bytes).then(pl.lit("long word"))
     expression: pl.Expr = reason.otherwise(None)
     return expression
 
@@ -126,13 +137,15 @@ def clean(frame: pl.DataFrame, settings: CleaningSettings, dropped: Dropped) -> 
     frame = frame.with_columns(stripped(raw).alias("text"))
     bytes_of_text = pl.col("text").str.len_bytes().fill_null(0).cast(pl.Int64)
     frame = frame.with_columns(num_bytes=bytes_of_text + 1)
-    cut = tokenize(frame["text"], settings)
-    given = pl.col("tokens") if "tokens" in frame.columns else pl.lit(None, pl.List(pl.String))
-    frame = frame.with_columns(cut.alias("cut")).with_columns(tokens=pl.coalesce(given, "cut")).drop("cut")
+    tokens = tokenize(frame["text"], settings)
+    if "tokens" in frame.columns:
+        tokens = pl.select(pl.coalesce(frame["tokens"], tokens)).to_series()
+    frame = frame.with_columns(tokens.alias("tokens"))
     num_read = int(raw.str.len_bytes().fill_null(0).sum()) + frame.height
     if around := num_read - int(frame["num_bytes"].sum()):
         dropped.num_bytes[AROUND] += around
-    frame = frame.with_columns(reason=drop_reason(settings))
+    with_long_words = bool((frame["num_bytes"] > settings.max_word_bytes).any())
+    frame = frame.with_columns(reason=drop_reason(settings, with_long_words=with_long_words))
     for (reason,), rows in frame.filter(pl.col("reason").is_not_null()).partition_by("reason", as_dict=True).items():
         dropped.add(str(reason), rows)
     kept = frame.filter(pl.col("reason").is_null())

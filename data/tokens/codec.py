@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from data.corpus import Corpus
 from data.errors import CorpusError
 from data.files import first_problem
-from data.tokens.cleaning import CleaningSettings, tokenize_texts
+from data.tokens.cleaning import CleaningSettings, tokenize_texts, tokenizer_of
 from data.tokens.subwords import Subwords
-from data.tokens.tokenizers import TOKENIZERS, Tokenizer
+from data.tokens.tokenizers import Tokenizer
 from data.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 
@@ -43,12 +43,12 @@ class Codec:
     @property
     def tokenizer(self) -> Tokenizer:
         """How text becomes tokens, and tokens text."""
-        return TOKENIZERS[self.cleaning.tokenizer]
+        return tokenizer_of(self.cleaning)
 
     def tokens(self, texts: list[str]) -> list[list[str]]:
         """Return the tokens of each text; a list without any of a text of white space."""
         found = tokenize_texts(texts, self.cleaning)
-        if self.cleaning.tokenizer != "bpe":
+        if not self.tokenizer.is_trained:
             return found
         distinct = list(dict.fromkeys(piece for pieces in found for piece in pieces))
         encoded = dict(zip(distinct, self.subwords.encode(distinct), strict=True))

@@ -25,11 +25,12 @@ class Tokenizer:
     """Of texts without white space around them, and a regular expression, to lists of tokens."""
     join: Callable[[Sequence[str]], str]
     """Of tokens to the text that they came from, as it was cleaned."""
-    about: str
     is_exact: bool = True
     """Whether `join` gives every text back to the letter; else white space between tokens is one blank."""
     is_fine: bool = True
     """Whether tokens are a few characters, of which a text has many."""
+    is_trained: bool = False
+    """Whether `split` gives pieces of text, which tokens are learnt within (`data.tokens.subwords`)."""
     usual_length: int = 200
     """Tokens that a text has at most, unless it is a long one."""
 
@@ -71,13 +72,11 @@ def pieces(texts: pl.Series, pattern: str) -> pl.Series:
 
 
 TOKENIZERS: dict[str, Tokenizer] = {
-    "whitespace": Tokenizer(
-        words, " ".join, "what stands between white space", is_exact=False, is_fine=False, usual_length=60
-    ),
-    "regex": Tokenizer(
-        matches, " ".join, "words and marks, or --pattern's matches", is_exact=False, is_fine=False, usual_length=60
-    ),
-    "char": Tokenizer(graphemes, "".join, "characters as readers see them"),
-    "smiles": Tokenizer(atoms, "".join, "atoms, bonds, branches and rings of molecules"),
-    "bpe": Tokenizer(pieces, subwords.text_of, "byte pairs merged as often as they occur", usual_length=100),
+    "whitespace": Tokenizer(words, " ".join, is_exact=False, is_fine=False, usual_length=60),
+    "regex": Tokenizer(matches, " ".join, is_exact=False, is_fine=False, usual_length=60),
+    "char": Tokenizer(graphemes, "".join),
+    "smiles": Tokenizer(atoms, "".join),
+    "bpe": Tokenizer(pieces, subwords.text_of, is_trained=True, usual_length=100),
 }
+"""What stands between white space; words and marks, or what --pattern matches; characters as readers see them; atoms,
+bonds, branches and rings of molecules; byte pairs merged as often as they occur."""

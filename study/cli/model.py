@@ -152,21 +152,16 @@ def show_molecule_metrics(trained: TrainedModel, name: str, storage: Path, texts
     from data.errors import CorpusError
     from study.errors import StudyError
     from study.inference.lookup import model_corpus
-    from study.inference.molecules import molecule_metrics
+    from study.inference.molecules import KnownTexts, molecule_metrics
 
     if trained.codec.cleaning.tokenizer != "smiles":
         raise StudyError("--metrics are of molecules: of a model of a corpus prepared by --tokenizer smiles")
+    known = None
     try:
-        train = model_corpus(trained, name, None, storage).split("train")
-        known = {train.sequence(row).astype("int64").tobytes() for row in range(len(train))}
+        known = KnownTexts(trained.codec, model_corpus(trained, name, None, storage).split("train"))
     except (StudyError, CorpusError) as error:
         click.echo(f"novelty is not known: {error}", err=True)
-        known = None
-
-    def is_known(text: str) -> bool:
-        return known is not None and trained.codec.encode([text])[0].tobytes() in known
-
-    for share, value in molecule_metrics(texts, None if known is None else is_known).items():
+    for share, value in molecule_metrics(texts, known).items():
         click.echo(f"{share:8} {value:.4f}")
 
 
