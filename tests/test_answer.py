@@ -83,6 +83,15 @@ def test_the_winner_is_by_what_was_measured_at_the_end_not_by_the_estimates_of_t
     assert made.goal.values(best_row(informative, made)) == [60.25]
 
 
+def test_a_trial_of_which_it_is_not_known_whether_it_may_win_does_not():
+    goal = Goal.parse("nll", ["mi=0.5"], 0.1)
+    assert goal.is_feasible(row(1, 60.0, kl=1.0))
+    unknown = row(1, 60.0, kl=math.nan)
+    assert math.isnan(unknown["valid/mi"])
+    assert goal.missed_by(unknown) == math.inf
+    assert not goal.is_feasible(unknown)
+
+
 def test_a_run_measures_its_best_epoch_again_to_its_stated_error(corpus, tmp_path):
     settings = tiny_settings(training={"epochs": 4}, evaluation={"num_samples": 2, "num_sequences": None})
     rows = list(train(settings, corpus, tmp_path))

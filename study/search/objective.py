@@ -82,8 +82,12 @@ class Goal:
         return violations | {f"{name} floor": least - best[f"valid/{name}"] for name, least in self.floors}
 
     def missed_by(self, best: Epoch) -> float:
-        """Return by how much a trial with this best epoch misses the conditions, all together; 0 where it may win."""
-        return sum(max(0.0, violation) for violation in self.constraints(best).values())
+        """Return by how much a trial with this best epoch misses the conditions, all together; 0 where it may win.
+
+        What is not known is missed without bound.
+        """
+        violations = self.constraints(best).values()
+        return sum(math.inf if math.isnan(violation) else max(0.0, violation) for violation in violations)
 
     def is_feasible(self, best: Epoch) -> bool:
         """Say whether a trial with this best epoch may win; one without any may not."""
