@@ -227,6 +227,7 @@ def test_moses_is_read_from_its_wheel_or_its_files(tmp_path):
         moses(tmp_path / "nothing", 0)
 
 
+@pytest.mark.slow
 def test_statements_of_the_standard_library_make_a_corpus(tmp_path):
     source = NAMED["python-code"](None, 0)
     corpus = prepare(source, PrepareSettings.resolve(source, {}), tmp_path / "out")[0]
