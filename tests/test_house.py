@@ -46,6 +46,7 @@ LAYERS = (
     "tracking",
     "analysis",
     "reporting",
+    "planning",
     "execution",
     "cluster",
     "api",
@@ -143,10 +144,14 @@ def test_a_folder_holds_no_more_modules_than_one_can_see():
                 "study.cluster.jobs",
             },
         ),
-        ("mlflow", {f"study.tracking.{name}" for name in ("tracker", "store", "registry", "text_model")}),
+        (
+            "mlflow",
+            {f"study.tracking.{name}" for name in ("experiments", "tracker", "store", "registry", "text_model")},
+        ),
         (
             "optuna",
             {
+                "study.search.learned",
                 "study.search.samplers",
                 "study.search.space",
                 "study.record.database",

@@ -22,8 +22,8 @@ from study.cluster.cleanup import find_garbage, remove
 from study.cluster.repair import repair
 from study.config.addresses import hidden, holds_secret, shown
 from study.errors import StudyError, StudyWarning
+from study.record.formats import code, plain
 from study.record.ledger import Ledger
-from study.record.markup import code, plain
 from study.record.states import State
 from study.tracking.ui import take_port
 from study.training import checkpoints

@@ -278,7 +278,7 @@ def test_no_job_server(call, arguments):
 
 
 def test_the_driver_needs_no_cluster_extra():
-    code = "import sys; sys.modules['aiohttp'] = None; import study.execution.launch, study.execution.nodes, study.execution.plan, study.cluster.doctor"
+    code = "import sys; sys.modules['aiohttp'] = None; import study.execution.launch, study.execution.nodes, study.planning.plan, study.cluster.doctor"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

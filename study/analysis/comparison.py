@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from io import StringIO
 from itertools import accumulate
 from pathlib import Path
 
 import polars as pl
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -24,12 +20,11 @@ from study.analysis.claims import TRUSTED, Difference, Verdict, differences, gai
 from study.config.settings import Params
 from study.config.stored import without_nan, write_sealed
 from study.epoch import Epoch
-from study.errors import StudyError
+from study.errors import StudyError, did_you_mean
 from study.metrics import COMPARED
 from study.record.final_scores import read_final
-from study.record.formats import LINE_BREAK, mean_and_spread
+from study.record.formats import LINE_BREAK, code, mean_and_spread
 from study.record.ledger import Ledger
-from study.record.markup import code
 from study.record.places import FINAL
 from study.record.states import State
 
@@ -138,7 +133,35 @@ class Comparison:
         return verdicts(self.runs)
 
 
-def comparison_table(comparison: Comparison) -> Table:
+DIFFERENCE = "nll_difference"
+OTHER_COLUMNS = ("untrusted", "seconds", "decoder_tokens")
+COLUMNS = (*COMPARED, DIFFERENCE, *OTHER_COLUMNS)
+"""Of the first table, beside method, pooling and seeds."""
+
+
+def check_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns of the first table that were asked for, or all; raise StudyError for one that it has not."""
+    for name in columns:
+        if name not in COLUMNS:
+            raise StudyError(f"--columns: no column {name}; {did_you_mean(name, COLUMNS)} of {', '.join(COLUMNS)}")
+    return columns or COLUMNS
+
+
+def comparison_rows(comparison: Comparison, columns: tuple[str, ...] = COLUMNS) -> tuple[list[str], list[list[str]]]:
+    """Return the heading and the cells of the first table of a comparison."""
+    against = {(each.method, each.pooling): show_difference(each) for each in comparison.differences}
+    headings = {DIFFERENCE: f"nll less {comparison.plainest} last's", "decoder_tokens": "decoder tokens"}
+    rows = []
+    for row in comparison.summary.iter_rows(named=True):
+        cells = {name: mean_and_spread(row[name], row[f"{name}_sd"]) for name in COMPARED}
+        cells |= {DIFFERENCE: against.get((row["method"], row["pooling"]), "-")}
+        cells |= {"untrusted": show_share(row["untrusted"])}
+        cells |= {name: f"{row.get(f'relative_{name}', float('nan')):z.2f}x" for name in ("seconds", "decoder_tokens")}
+        rows.append([row["method"], row["pooling"], str(row["seeds"]), *(cells[name] for name in columns)])
+    return ["method", "pooling", "seeds", *(headings.get(name, name) for name in columns)], rows
+
+
+def comparison_table(comparison: Comparison, columns: tuple[str, ...] = COLUMNS) -> Table:
     """Return the table of a comparison, test split, mean ± standard deviation over seeds."""
     table = Table(
         title="Test split, mean ± s.d. over seeds; intervals of 95 % for all rows together",
@@ -146,15 +169,11 @@ def comparison_table(comparison: Comparison) -> Table:
         box=None,
         pad_edge=False,
     )
-    against = {(each.method, each.pooling): show_difference(each) for each in comparison.differences}
-    than = f"nll less {comparison.plainest} last's"
-    for name in ("method", "pooling", "seeds", *COMPARED, than, "untrusted", "seconds", "decoder tokens"):
+    headings, rows = comparison_rows(comparison, columns)
+    for name in headings:
         table.add_column(name, justify="left" if name in ("method", "pooling") else "right")
-    for row in comparison.summary.iter_rows(named=True):
-        cells = [mean_and_spread(row[name], row[f"{name}_sd"]) for name in COMPARED]
-        cells += [against.get((row["method"], row["pooling"]), "-"), show_share(row["untrusted"])]
-        costs = [f"{row.get(f'relative_{name}', float('nan')):z.2f}x" for name in ("seconds", "decoder_tokens")]
-        table.add_row(row["method"], row["pooling"], str(row["seeds"]), *cells, *costs)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -219,23 +238,10 @@ def gains_table(found: list[Difference]) -> Table:
     return table
 
 
-def tables(comparison: Comparison) -> list[Table]:
+def tables(comparison: Comparison, columns: tuple[str, ...] = COLUMNS) -> list[Table]:
     """Return all tables of a comparison that have rows."""
-    made = (comparison_table(comparison), gains_table(comparison.gains), claims_table(comparison.verdicts))
+    made = (comparison_table(comparison, columns), gains_table(comparison.gains), claims_table(comparison.verdicts))
     return [table for table in made if table.row_count]
-
-
-def markdown(comparison: Comparison) -> str:
-    """Return a comparison's tables, notes and command as Markdown."""
-    parts = []
-    for table in tables(comparison):
-        parts.append(f"**{table.title}**")
-        table.title, table.box, table.pad_edge = None, box.MARKDOWN, True
-        console = Console(file=StringIO(), width=100_000, highlight=False, emoji=False)
-        with console.capture() as captured:
-            console.print(table)
-        parts.append(re.sub("-{4,}", "---", re.sub(" {2,}", " ", captured.get().strip())))
-    return "\n\n".join([*parts, *notes(comparison), code(comparison.ledger.definition.command)]) + "\n"
 
 
 def store(comparison: Comparison, *, is_whole: bool) -> dict[str, object]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 
 import numpy as np
 
 from study.analysis.confirmation import key, without_seed
 from study.config.settings import Value
+from study.errors import StudyError, StudyWarning
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
 from study.record.places import DEFINITION
@@ -46,7 +48,11 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
     noise, settings = seed_noise(trials)
     source = "its own seeds"
     if not settings and (place / DEFINITION).is_file():
-        noise, settings = seed_noise(Ledger.open(place).trials())
+        try:
+            noise, settings = seed_noise(Ledger.open(place).trials())
+        except StudyError as error:
+            # No reason to lose the rest of what is looked at.
+            warnings.warn(StudyWarning(f"the seed noise is not taken from {place.name}: {error}"), stacklevel=2)
         source = place.name
     if not settings:
         hint = storage_hint(ledger.folder.parent)

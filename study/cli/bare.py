@@ -71,7 +71,8 @@ def entry() -> None:
     given = make_parser().parse_args()
     try:
         if given.command == "train":
-            train_model(given.corpus, given.out, given.preset, given.config, given.assignments)
+            for row in train_model(given.corpus, given.out, given.preset, given.config, given.assignments):
+                print(json.dumps(row.to_json()), flush=True)
         else:
             evaluate_model(given)
     except (CorpusError, ModelError, StudyError) as error:

@@ -1,4 +1,4 @@
-"""Commands about a cluster: submit, jobs and stop; spot; doctor and gc."""
+"""Commands about a cluster: submit and jobs; spot; doctor and gc."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from study.cli.completion import complete_study
-from study.cli.study import storage_option
-from study.cli.types import Number, Whole
+from study.cli.types import Number, Whole, complete_study, storage_option
 from study.cluster.preemption import METADATA
 from study.record.places import DEFINITION
 from study.record.states import State
@@ -65,21 +63,6 @@ def jobs_command(name: str | None, address: str) -> int:
     for job in listing(client):
         click.echo(f"{job['job']}  {job['state']:9s}  {job['command']}")
     return 0
-
-
-@click.command("stop")
-@click.argument("name")
-@address_option
-def stop_command(name: str, address: str) -> None:
-    """End job NAME in order: its trials write checkpoints, and `study submit --resume` goes on.
-
-    \b
-    study stop raysubmit_x5Ksz1
-    """
-    from study.cluster.jobs import connect, stop
-
-    stopped = stop(connect(address), name)
-    click.echo(f"{name}: {'ending' if stopped else 'has ended already'}", err=True)
 
 
 @click.command("spot")

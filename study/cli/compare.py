@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from study.cli.completion import complete_preset, complete_study
-from study.cli.study import storage_option
-from study.cli.types import MOST_DRAWN, Number, Whole, was_given
+from study.cli.types import MOST_DRAWN, Names, Number, Whole, complete_preset, complete_study, storage_option, was_given
 
 if TYPE_CHECKING:
     from study.analysis.comparison import Comparison
@@ -73,6 +72,10 @@ if TYPE_CHECKING:
 @click.option(
     "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables as a .md file as well."
 )
+@click.option(
+    "--latex", type=click.Path(path_type=Path, dir_okay=False), help="Write the first table as a .tex file as well."
+)
+@click.option("--columns", type=Names(), help="Of the first table, with commas between, such as nll,kl,mi.")
 @click.option("--address", help="A running Ray cluster, such as auto.")
 @click.option("--tracking-uri", help="MLflow server or database.")
 @storage_option
@@ -84,6 +87,8 @@ def compare_command(
     published: bool,
     as_json: bool,
     markdown: Path | None,
+    latex: Path | None,
+    columns: tuple[str, ...] | None,
     **given: object,
 ) -> int:
     """Train METHODS x POOLINGS x SEEDS on CORPUS and judge the four claims made for pooling.
@@ -94,20 +99,25 @@ def compare_command(
     \b
     study compare chitchat --preset quick --methods vae,aggressive --poolings last,max --seeds 3
     study compare --resume compare-chitchat --markdown table.md
+    study compare --resume compare-chitchat --latex table.tex --columns nll,kl,mi
     """
     from data.files import write_text
-    from study.analysis import comparison
+    from study.analysis import comparison, paper_tables
     from study.analysis.published import published_rows
     from study.config.request import RunRequest
-    from study.execution.plan import create, new_comparison, resume_study, start
+    from study.execution.start import start
+    from study.planning.plan import create, new_comparison
+    from study.planning.resume import resume_study
     from study.reporting.outputs import check_output
 
-    if markdown is not None:
-        check_output(markdown, (".md",), "--markdown")
+    shown = comparison.check_columns(columns or ())
+    for path, ending, option in ((markdown, ".md", "--markdown"), (latex, ".tex", "--latex")):
+        if path is not None:
+            check_output(path, (ending,), option)
     request = RunRequest.of(given)
     if request.resume is not None:
         refuse_idle_options()
-        ledger = resume_study(request)
+        ledger = resume_study(request, partial(click.echo, err=True))
     else:
         planned = comparison.points(methods.split(","), poolings.split(","), seeds)
         definition = new_comparison(request, planned, samples, shlex.join(["study", *sys.argv[1:]]))
@@ -120,13 +130,14 @@ def compare_command(
         click.echo("no trial has been evaluated yet", err=True)
         return code or 1
     stored = comparison.store(found, is_whole=code == 0)
-    if markdown is not None:
-        write_text(markdown, comparison.markdown(found))
+    for path, write in ((markdown, paper_tables.markdown), (latex, paper_tables.latex)):
+        if path is not None:
+            write_text(path, write(found, shown))
     if as_json:
         rows = {"published": published_rows(ledger.definition)} if published else {}
         click.echo(json.dumps(stored | rows, indent=1))
     else:
-        show(found, published=published)
+        show(found, shown, published=published)
     return code
 
 
@@ -140,14 +151,14 @@ def refuse_idle_options() -> None:
         raise StudyError(f"--resume goes on with a comparison as it was defined; leave out --{', --'.join(idle)}")
 
 
-def show(found: Comparison, *, published: bool) -> None:
+def show(found: Comparison, columns: tuple[str, ...], *, published: bool) -> None:
     """Print a comparison's tables and notes."""
     from study.analysis import comparison
     from study.analysis.published import published_table
     from study.console import make_console
 
     console = make_console()
-    first, *others = comparison.tables(found)
+    first, *others = comparison.tables(found, columns)
     console.print(first)
     for note in comparison.notes(found):
         console.print(note, markup=False)

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import click
 
-from study.cli.completion import complete_study
-from study.cli.study import storage_option
-from study.cli.types import MOST_DRAWN, Whole
+from study.cli.types import MOST_DRAWN, Whole, complete_study, storage_option
 
 
 @click.command("confirm")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from study.cli.completion import complete_model
-from study.cli.study import storage_option
+from study.cli.types import complete_model, storage_option
 from study.record.places import CHECKPOINTS, DEFINITION
 
 if TYPE_CHECKING:

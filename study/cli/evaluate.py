@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from study.cli.completion import complete_model
 from study.cli.model import open_model
-from study.cli.study import storage_option
-from study.cli.types import MOST_DRAWN, Number, Whole
+from study.cli.types import MOST_DRAWN, Number, Whole, complete_model, storage_option
 
 
 @click.command("evaluate")

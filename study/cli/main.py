@@ -8,6 +8,7 @@ import sys
 import warnings
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -15,8 +16,13 @@ import click
 from study.config.addresses import hidden
 
 COMMANDS = {
-    "run": "study.cli.study",
+    "run": "study.cli.run",
+    "list": "study.cli.manage",
     "status": "study.cli.study",
+    "stop": "study.cli.manage",
+    "drop": "study.cli.manage",
+    "rename": "study.cli.manage",
+    "delete": "study.cli.manage",
     "report": "study.cli.study",
     "export": "study.cli.study",
     "ui": "study.cli.study",
@@ -24,17 +30,16 @@ COMMANDS = {
     "compare": "study.cli.compare",
     "confirm": "study.cli.confirm",
     "diagnose": "study.cli.diagnose",
-    "train": "study.cli.model",
+    "train": "study.cli.train",
     "evaluate": "study.cli.evaluate",
     "sample": "study.cli.model",
     "reconstruct": "study.cli.model",
     "interpolate": "study.cli.model",
     "traverse": "study.cli.model",
-    "encode": "study.cli.model",
+    "encode": "study.cli.train",
     "corpus": "study.cli.corpus",
     "submit": "study.cli.cluster",
     "jobs": "study.cli.cluster",
-    "stop": "study.cli.cluster",
     "spot": "study.cli.cluster",
     "doctor": "study.cli.cluster",
     "gc": "study.cli.cluster",
@@ -159,6 +164,14 @@ def discard_output(*, only_if_broken: bool = False) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def write_utf8() -> None:
+    """Have text go out as UTF-8 whatever the locale says, and names that are no text as the bytes that they are."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
 def entry() -> None:
     """Run as the script `study`."""
+    write_utf8()
     sys.exit(run())

@@ -1,17 +1,14 @@
-"""Commands about one model: train, sample, reconstruct, interpolate, traverse and encode."""
+"""Commands that have a model make texts: sample, reconstruct, interpolate and traverse."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
-from study.cli.completion import complete_model, complete_preset
-from study.cli.study import storage_option
-from study.cli.types import MOST_DRAWN, Number, Whole, was_given
+from study.cli.types import MOST_DRAWN, Number, Whole, complete_model, storage_option, was_given
 
 if TYPE_CHECKING:
     from study.inference.trained_model import Decoding, TrainedModel
@@ -91,29 +88,6 @@ def read_texts(stream: TextIO) -> list[str]:
     if not texts:
         raise StudyError("the input holds no text; expected one sequence a line")
     return texts
-
-
-@click.command("train")
-@click.argument("corpus", default="chitchat")
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the run; one that exists is gone on with.",
-)
-@click.option("--preset", shell_complete=complete_preset, help="Settings to start from.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting (repeatable).")
-def train_command(corpus: str, out: Path, preset: str | None, config: Path | None, assignments: tuple[str, ...]) -> int:
-    """Train one model on CORPUS without Ray, printing one JSON object an epoch; interrupted, it goes on.
-
-    \b
-    study train chitchat --preset quick --set model.pooling=max --out runs/one
-    """
-    from study.training.single import train_model
-
-    train_model(corpus, out, preset, config, assignments)
-    return 0
 
 
 @click.command("sample")
@@ -239,26 +213,3 @@ def traverse_command(
         raise StudyError("no latent dimension of the model is active: it has collapsed; name some by --dimensions")
     for dimension, value, decoded in trained.traverse(text, chosen, num, reach, make_decoding(given, "greedy")):
         click.echo(f"{dimension}\t{value:+.2f}\t{decoded}")
-
-
-@click.command("encode")
-@click.argument("model", shell_complete=complete_model)
-@click.argument("texts", type=click.File("r", encoding="utf-8"), default="-")
-@click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
-@storage_option
-def encode_command(model: str, texts: TextIO, path: Path, storage: Path) -> None:
-    """Write the posterior mean of each text of TEXTS (a file, or stdin) as parquet: `text`, `mean`.
-
-    \b
-    study encode quick messages.txt --to means.parquet
-    """
-    import polars as pl
-
-    from study.reporting.outputs import check_output, write_output
-
-    check_output(path, (".parquet",), "--to")
-    rows = read_texts(texts)
-    means = open_model(model, storage).encode(rows)
-    frame = pl.DataFrame({"text": rows, "mean": means}, schema_overrides={"mean": pl.Array(pl.Float32, means.shape[1])})
-    write_output(path, frame.write_parquet)
-    print(f"wrote {frame.height} rows of {means.shape[1]} dimensions to {path}", file=sys.stderr)

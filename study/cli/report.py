@@ -70,3 +70,16 @@ def report_studies(ledgers: list[Ledger], html: Path | None, figure: Path | None
         make_console().print(compared_table(ledgers))
     if warning := incomparable(ledgers):
         click.echo(warning, err=True)
+
+
+def report_run(folder: Path, *, as_json: bool) -> None:
+    """Print what a run of its own came to, epoch by epoch; raise StudyError if the folder has none."""
+    from study.reporting.tables import run_report
+    from study.training.run_folder import read_epochs, read_note
+
+    rows = read_epochs(folder)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(without_nan(row.to_json())))
+        return
+    make_console().print(run_report(folder, read_note(folder), rows))

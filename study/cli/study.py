@@ -1,131 +1,13 @@
-"""Commands about studies: run, status, report, export, ui and settings."""
+"""Commands that look at studies: status, report, export, ui and settings."""
 
 from __future__ import annotations
 
-import math
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from study.cli.completion import complete_preset, complete_study
-from study.cli.types import Names, Number, Whole
-
-if TYPE_CHECKING:
-    from study.search.definition import Definition
-
-
-class Folder(click.Path):
-    """A folder; an object store's address, which looks like a relative path, is refused."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path."""
-        if not str(value).strip():
-            self.fail("expected a folder, got an empty name", param, ctx)
-        if "://" in str(value):
-            self.fail(f"{value}: expected a folder, such as an NFS mount; object stores do not do", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-storage_option = click.option(
-    "--storage",
-    default="runs",
-    show_default=True,
-    type=Folder(path_type=Path, file_okay=False),
-    help="Folder of all studies; on a cluster, one that every node shares.",
-)
-
-
-@click.command("run")
-@click.argument("corpus", required=False)
-@click.option(
-    "--preset", shell_complete=complete_preset, help="Settings to start from; `study settings --presets` lists them."
-)
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, over the preset.")
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Hold a setting fixed (repeatable).")
-@click.option("--search", "also", multiple=True, metavar="NAME", help="Search an optional setting too (repeatable).")
-@click.option("--name", help="Name of the study; made from preset or corpus if not given.")
-@click.option("--trials", type=Whole(), help="How many settings the search tries; the pooling test's runs come on top.")
-@click.option("--concurrent", type=Whole(), help="Trials at once; as many as CPUs or GPUs allow if not given.")
-@click.option("--cpus-per-trial", type=float, help="CPUs of each trial, may be a fraction.")
-@click.option(
-    "--gpus-per-trial",
-    type=float,
-    help="Share of a GPU for each trial: 0.25 packs four on one, 0 trains on the CPU; as little as fits if not given.",
-)
-@click.option("--mps", is_flag=True, help="Have trials that share a GPU compute at once, by NVIDIA MPS.")
-@click.option("--sampler", help="tpe, random, grid, qmc, gp, cma-es or nsga2.")
-@click.option("--objective", help="nll: lowest of trials that are not collapsed; pareto: low nll and high mi.")
-@click.option(
-    "--floor", "floors", multiple=True, metavar="METRIC=VALUE", help="Least au, mi or kl of a winner (repeatable)."
-)
-@click.option("--scheduler", help="asha, median or none: what ends bad trials early.")
-@click.option("--stages", type=Names(), help="The pooling test, the search, or both.  [default: pooling,search]")
-@click.option("--poolings", type=Names(), help="Poolings of the test beside last.  [default: mean,max]")
-@click.option("--seeds", type=Whole(max=1000), help="Seeds of the pooling test.  [default: 2]")
-@click.option("--test-weights", type=Names(), help="KL weights of the pooling test.  [default: 0.15,0.3,0.6]")
-@click.option("--time-budget", type=float, metavar="MINUTES", help="End in order after so long; --resume goes on.")
-@click.option("--max-gpu-hours", type=float, help="End in order once the study has used so many; --resume goes on.")
-@click.option("--seed", type=int, help="Seed of the search and of every trial.  [default: 0]")
-@click.option("--address", help="A running Ray cluster, such as auto; this machine alone if not given.")
-@click.option("--tracking-uri", help="MLflow server or database; $MLFLOW_TRACKING_URI, or one beside the studies.")
-@click.option("--optuna-url", help="Optuna's database, such as postgresql://USER@HOST/optuna; a file if not given.")
-@click.option("--dry-run", is_flag=True, help="Show what would be run, and write nothing.")
-@click.option("--resume", shell_complete=complete_study, metavar="NAME", help="Continue a study that was interrupted.")
-@storage_option
-def run_command(**given: object) -> int:
-    """Search the settings of a pooled VAE on CORPUS: a prepared folder, chitchat or synthetic-topics.
-
-    Settings that are given are held fixed, the others are searched.
-
-    \b
-    study run --preset quick
-    study run corpora/ptb --preset ptb --trials 40 --gpus-per-trial 0.5
-    study run corpora/mine --set model.pooling=max --search training.learning_rate
-    """
-    from study.config.request import RunRequest
-    from study.execution.plan import create, new_study, resume_study, start
-
-    request = RunRequest.of(given)
-    for option, most in (("--time-budget", request.time_budget), ("--max-gpu-hours", request.max_gpu_hours)):
-        if most is not None and not 0 < most < math.inf:
-            raise click.BadParameter("must be above 0, and finite", param_hint=option)
-    if request.resume is not None:
-        return start(resume_study(request), request)
-    definition = new_study(request, shlex.join(["study", *sys.argv[1:]]))
-    if request.dry_run:
-        show_plan(definition)
-        return 0
-    return start(create(request.storage, definition), request)
-
-
-def show_plan(definition: Definition) -> None:
-    """Print what a study would do."""
-    import tomli_w
-
-    from study.console import make_console
-    from study.execution.plan import sharing
-    from study.reporting.tables import space_table
-
-    console = make_console()
-    console.print(
-        f"{definition.name}: {definition.num_trials} trials on {definition.corpus_name},"
-        f" {definition.concurrent} at once, sampler {definition.sampler},"
-        f" objective {definition.goal.name}, scheduler {definition.scheduler}"
-        f" with its first rung at epoch {definition.grace_epochs}",
-        markup=False,
-    )
-    if (shared := sharing(definition)) is not None:
-        console.print(f"GPUs: {shared}", markup=False)
-    console.print(space_table(definition))
-    console.print("\nFixed", style="italic")
-    fixed = definition.space.fixed.model_dump(exclude_none=True)
-    for name in definition.space.searched:
-        table, _, leaf = name.rpartition(".")
-        (fixed[table] if table else fixed).pop(leaf, None)
-    console.print(tomli_w.dumps(fixed), markup=False)
+from study.cli.types import Number, complete_model, complete_preset, complete_study, storage_option
 
 
 @click.command("status")
@@ -144,6 +26,7 @@ def status_command(name: str | None, storage: Path) -> int:
     from study.execution.live import LiveView
     from study.record.journal import study_names
     from study.record.ledger import Ledger
+    from study.record.states import ENDS
     from study.record.trials import counts
     from study.reporting.tables import trial_table, verdict
 
@@ -165,11 +48,12 @@ def status_command(name: str | None, storage: Path) -> int:
             ", ".join(f"{count} {state}" for state, count in counts(ledger.definition, trials).items())
             or "no trial yet"
         )
+        over = sum(trial.state in ENDS for trial in trials)
         running = "running" if ledger.is_locked() else "not running"
         view = LiveView(ledger.definition)
         view.load(trials)
         console.print(
-            f"{each}: {running}, {len(trials)} of {ledger.definition.num_trials} trials ({states}); {view.summary()}",
+            f"{each}: {running}, {over} of {ledger.definition.num_trials} trials over ({states}); {view.summary()}",
             markup=False,
         )
         console.print(verdict(trials), markup=False)
@@ -202,7 +86,7 @@ def status_command(name: str | None, storage: Path) -> int:
 def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     """Show what a study found: best settings, the trade-off between likelihood and use of z, every trial.
 
-    Several NAMEs are put beside each other.
+    Several NAMEs are put beside each other. A folder that `study train` made is shown by its epochs.
 
     \b
     study report quick
@@ -211,10 +95,12 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     study report quick --figure curves.png --which learning-curves
     study report quick --figure space.svg --which latent-space --trial 3
     study report quick quick-2 --html both.html
+    study report runs/longer
     """
-    from study.cli.report import report_studies, report_study
+    from study.cli.report import report_run, report_studies, report_study
     from study.errors import StudyError
     from study.record.ledger import Ledger
+    from study.training.run_folder import RUN
 
     if given["which"] is not None and given["figure"] is None:
         raise StudyError("--which says which figure --figure FILE draws; name the file")
@@ -222,6 +108,11 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
         raise StudyError("--trial says whose model --figure FILE draws; name the file")
     if given["price_per_gpu_hour"] is not None and not (given["html"] or given["markdown"]):
         raise StudyError("--price-per-gpu-hour is for the costs in --html or --markdown; name the file")
+    if len(names) == 1 and (Path(names[0]) / RUN).is_file():
+        if any(given[name] not in (None, False) for name in given if name != "as_json"):
+            raise StudyError(f"{names[0]} is a run of its own, of which there are its table and --json")
+        report_run(Path(names[0]), as_json=given["as_json"])
+        return
     ledgers = [Ledger.open(storage / name) for name in names]
     if len(ledgers) > 1:
         if any(given[name] not in (None, False) for name in given if name not in ("html", "figure")):
@@ -233,7 +124,9 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
 
 @click.command("export")
 @click.argument("name", shell_complete=complete_study)
-@click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
+@click.option(
+    "--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet or .csv file."
+)
 @click.option(
     "--rows",
     type=click.Choice(["epochs", "trials"]),
@@ -243,17 +136,17 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
 )
 @storage_option
 def export_command(name: str, path: Path, rows: str, storage: Path) -> None:
-    """Write a study's trials, or every epoch of them, as parquet.
+    """Write a study's trials, or every epoch of them, as parquet or CSV.
 
     \b
     study export quick --to quick.parquet
-    study export quick --to trials.parquet --rows trials
+    study export quick --to trials.csv --rows trials
     """
     from study.record.ledger import Ledger
     from study.reporting.outputs import check_output
     from study.reporting.tables import write_export
 
-    check_output(path, (".parquet",), "--to")
+    check_output(path, (".parquet", ".csv"), "--to")
     num = write_export(Ledger.open(storage / name).trials(), path, rows)
     click.echo(f"wrote {num} {rows} to {path}", err=True)
 
@@ -281,33 +174,64 @@ def ui_command(name: str | None, storage: Path, **given: Any) -> int:
 
 
 @click.command("settings")
+@click.argument("name", required=False, metavar="[NAME[:TRIAL]]", shell_complete=complete_model)
+@click.option("--toml", "as_toml", is_flag=True, help="As a settings file, for --config.")
 @click.option("--presets", is_flag=True, help="List the presets instead.")
 @click.option("--methods", is_flag=True, help="List the methods and what each sets instead.")
 @click.option("--preset", shell_complete=complete_preset, help="Show a preset's file.")
-def settings_command(presets: bool, methods: bool, preset: str | None) -> None:
-    """List every setting with its default and whether `study run` searches it.
+@storage_option
+def settings_command(
+    name: str | None, as_toml: bool, presets: bool, methods: bool, preset: str | None, storage: Path
+) -> None:
+    """List every setting with its default and whether `study run` searches it, or those of a trial of NAME.
+
+    Of a study without a trial named they are the best trial's.
 
     \b
     study settings
     study settings --preset ptb
+    study settings quick:3 --toml > three.toml      # study run --config three.toml; study train --config three.toml
     """
     from study.config.settings import PRESETS, Settings, flatten, preset_names, read_preset
     from study.search.space import OPTIONAL, SEARCHED
 
-    if methods:
+    if name is not None:
+        show_settings_of(name, storage, as_toml=as_toml)
+    elif methods:
         from study.config.methods import METHODS, SOURCES
 
-        for name, bundle in METHODS.items():
-            click.echo(f"{name:16} {SOURCES[name]}")
+        for method, bundle in METHODS.items():
+            click.echo(f"{method:16} {SOURCES[method]}")
             click.echo(f"{'':16} {', '.join(f'{key}={value}' for key, value in bundle.items()) or 'the plain VAE'}")
     elif preset is not None:
         read_preset(preset)
         click.echo((PRESETS / f"{preset}.toml").read_text("utf-8"), nl=False)
     elif presets:
-        for name in preset_names():
-            first = (PRESETS / f"{name}.toml").read_text("utf-8").splitlines()[0]
-            click.echo(f"{name:10} {first.lstrip('# ')}")
+        for each in preset_names():
+            first = (PRESETS / f"{each}.toml").read_text("utf-8").splitlines()[0]
+            click.echo(f"{each:10} {first.lstrip('# ')}")
     else:
-        for name, value in flatten(Settings().model_dump()).items():
-            how = "searched" if name in SEARCHED else "searched with --search" if name in OPTIONAL else ""
-            click.echo(f"{name:36} {'unset' if value is None else value!s:12} {how}".rstrip())
+        for each, value in flatten(Settings().model_dump()).items():
+            how = "searched" if each in SEARCHED else "searched with --search" if each in OPTIONAL else ""
+            click.echo(f"{each:36} {'unset' if value is None else value!s:12} {how}".rstrip())
+
+
+def show_settings_of(name: str, storage: Path, *, as_toml: bool) -> None:
+    """Print every setting of a trial, as a list or as a settings file."""
+    import tomli_w
+
+    from study.config.settings import flatten
+    from study.inference.lookup import trial_named
+
+    ledger, trial = trial_named(name, storage)
+    definition = ledger.definition
+    # Not as a trial of the pooling test, which no collapse ends.
+    settings = definition.space.settings(trial.params)
+    if not as_toml:
+        for each, value in flatten(settings.model_dump()).items():
+            how = "searched" if each in trial.params else ""
+            click.echo(f"{each:36} {'unset' if value is None else value!s:12} {how}".rstrip())
+        return
+    nll = f", nll {trial.best['valid/nll']:.4f} nats" if trial.best else ""
+    click.echo(f"# Trial {trial.number} of {definition.name} on {definition.corpus_name}, {trial.state}{nll}")
+    click.echo(tomli_w.dumps(settings.model_dump(exclude_none=True)), nl=False)

@@ -1,11 +1,15 @@
-"""What options take: numbers that are finite and no larger than anything can be, and names that text can hold."""
+"""What options take: numbers that are finite and within reason, names, folders; and what the shell completes."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from study.record.journal import study_names
 
 LARGEST = 10**9
 """Of any count: beyond it, a number is a slip."""
@@ -63,3 +67,42 @@ def was_given(context: click.Context, name: str) -> bool:
     from click.core import ParameterSource
 
     return context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+
+
+class Folder(click.Path):
+    """A folder; an object store's address, which looks like a relative path, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if not str(value).strip():
+            self.fail("expected a folder, got an empty name", param, ctx)
+        if "://" in str(value):
+            self.fail(f"{value}: expected a folder, such as an NFS mount; object stores do not do", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+storage_option = click.option(
+    "--storage",
+    default="runs",
+    show_default=True,
+    type=Folder(path_type=Path, file_okay=False),
+    help="Folder of all studies; on a cluster, one that every node shares.",
+)
+
+
+def complete_study(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the studies whose names begin so, in the folder that `--storage` names or in `runs`."""
+    storage = Path(context.params.get("storage") or "runs")
+    return [CompletionItem(name) for name in study_names(storage) if name.startswith(incomplete)]
+
+
+def complete_model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the studies whose names begin so, and have the shell offer files too."""
+    return [*complete_study(context, parameter, incomplete), CompletionItem(incomplete, type="file")]
+
+
+def complete_preset(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the presets whose names begin so."""
+    from study.config.settings import preset_names
+
+    return [CompletionItem(name) for name in preset_names() if name.startswith(incomplete)]

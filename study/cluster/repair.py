@@ -19,10 +19,11 @@ from study.config.stored import free_path
 from study.epoch import Epoch
 from study.errors import DamagedRecordError, StudyError
 from study.record import database
+from study.record.holding import exclusive_lock
 from study.record.integrity import disagreement, equal
 from study.record.journal import DamagedJournalError, read_journal, rewrite_journal, storage_hint
-from study.record.ledger import exclusive_lock
 from study.record.places import BEST, CHECKPOINTS, DATABASE, RUN_IDS, TRIALS, trial_folder
+from study.record.proposal import ASKED, FIXED, OUTSIDE
 from study.record.trials import best_row
 from study.search.definition import Definition
 from study.training.checkpoints import PROGRESS, load_checkpoint
@@ -91,8 +92,16 @@ def mended(folder: Path, definition: Definition, number: int, known: FrozenTrial
     if problem:
         rewrite_journal(place, rows)
     params = known.params if known is not None and in_space(known.params, definition) else params_of(place, definition)
-    entry = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": params} if params else {})
+    entry = create_trial(
+        state=TrialState.WAITING, system_attrs={FIXED: params} if params else {}, user_attrs=asked_attributes(known)
+    )
     return entry, f"{problem or 'its entry was lost'}; {len(rows)} epochs of it are whole, the rest is trained again"
+
+
+def asked_attributes(known: FrozenTrial | None) -> dict[str, object]:
+    """Return what a trial's entry says of the values that were asked for, as it is stored."""
+    found = {} if known is None else known.user_attrs
+    return {name: found[name] for name in (ASKED, OUTSIDE) if name in found}
 
 
 def history_of(place: Path) -> list[Epoch]:

@@ -119,3 +119,9 @@ def check_database(url: str | None) -> None:
     except sqlalchemy.exc.SQLAlchemyError as error:
         reason = first_line(error.__cause__ or error)
         raise StudyError(f"the database of --optuna-url cannot be used: {reason}; is its server running?") from None
+
+
+def check_mps(wanted: bool, address: str | None) -> None:
+    """Raise StudyError where MPS is asked for on a cluster, whose nodes start it themselves."""
+    if wanted and address is not None:
+        raise StudyError("--mps starts MPS on this machine; on a cluster its nodes do (cluster.yaml): leave it out")

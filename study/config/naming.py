@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from study.errors import StudyError
@@ -24,11 +25,11 @@ def check_study_name(name: str, option: str = "--name") -> str:
     return name
 
 
-def free_name(storage: Path, stem: str) -> str:
-    """Return a name that no study here has: the stem, or the stem with a number."""
+def free_name(storage: Path, stem: str, taken: Collection[str] = ()) -> str:
+    """Return a name that no study here has and that is not taken elsewhere: the stem, or the stem with a number."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "study"
     number = 1
-    while (storage / (name := stem if number == 1 else f"{stem}-{number}")).exists():
+    while (name := stem if number == 1 else f"{stem}-{number}") in taken or (storage / name).exists():
         number += 1
     return name
 

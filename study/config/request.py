@@ -49,6 +49,14 @@ class RunRequest(BaseModel):
     seeds: int | None = None
     """Of the pooling test."""
     test_weights: tuple[float, ...] | None = None
+    tries: tuple[str, ...] = ()
+    """Each `--try`."""
+    try_outside: bool = False
+    from_study: str | None = None
+    """The study of `--from`."""
+    moved_corpus: Path | None = None
+    """The place of `--corpus`."""
+    stop_when_settled: bool = False
     dry_run: bool = False
     resume: str | None = None
 

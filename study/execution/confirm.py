@@ -24,10 +24,9 @@ from study.config.request import RunRequest
 from study.config.stored import read_sealed, write_sealed
 from study.console import make_console
 from study.errors import StudyError
-from study.execution.plan import start
-from study.record.formats import LINE_BREAK, show_params
+from study.execution.start import start
+from study.record.formats import LINE_BREAK, code, show_params
 from study.record.ledger import Ledger
-from study.record.markup import code
 from study.record.places import DEFINITION, best_folder
 from study.record.trials import TrialRecord
 from study.search.definition import Definition

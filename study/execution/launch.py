@@ -10,12 +10,13 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.analysis.answer import answer_of
+from study.analysis.seed_noise import seed_noise
 from study.config.addresses import shown
 from study.config.stored import write_json
 from study.errors import StudyError, first_line, tells_of_full_disk
@@ -24,10 +25,11 @@ from study.execution.local_ray import close_token_file, local_ray, set_environme
 from study.execution.nodes import check_nodes
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
-from study.record.states import COMPLETE, INTERRUPTED, Ending, State, StudyEnd
+from study.record.states import COMPLETE, COUNTED, INTERRUPTED, SETTLED, Ending, State, StudyEnd
 from study.record.trials import TrialRecord, seeds_frame, summary_metrics, trials_frame
 from study.reporting.tables import describe_study
 from study.search.definition import Definition
+from study.search.settled import has_settled
 from study.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ EXIT_INTERRUPTED = 130
 
 STATE_OF = {
     StudyEnd.COMPLETE: State.COMPLETE,
+    StudyEnd.SETTLED: State.COMPLETE,
     StudyEnd.ALL_FAILED: State.FAILED,
     StudyEnd.BUDGET_SPENT: State.WAITING,
     StudyEnd.INTERRUPTED: State.WAITING,
@@ -62,6 +65,8 @@ class Budget:
 
     seconds: float | None = None
     gpu_hours: float = math.inf
+    until_settled: bool = False
+    """End when nothing more than the luck of a seed is to be gained."""
 
 
 def run_study(
@@ -79,8 +84,9 @@ def run_study(
         tracker.start()
         ending = INTERRUPTED
         try:
-            with ray_cluster(ledger.definition, address):
-                if address is not None:
+            # With nothing left to try, only MLflow may have something to hear.
+            with ray_cluster(ledger.definition, address) if ledger.num_left() else nullcontext():
+                if address is not None and ledger.num_left():
                     check_nodes(ledger.definition, ledger.folder)
                 tracker.wait_until_ready()
                 catch_up(ledger, tracker)
@@ -125,13 +131,23 @@ def catch_up(ledger: Ledger, tracker: Tracker) -> None:
 
 
 def close_records(ledger: Ledger, on_problem: Callable[[str], None]) -> bool:
-    """Tell Optuna and MLflow the truth about a study that was killed and is not gone on with; it must be locked."""
+    """Tell Optuna and MLflow the truth about a locked study that nobody runs; return whether all arrived."""
     tracker = Tracker(ledger, on_problem)
     tracker.start()
     tracker.wait_until_ready()
     ledger.release_interrupted()
     catch_up(ledger, tracker)
-    return finalize(ledger, tracker, INTERRUPTED, on_problem, with_report=False)
+    is_over = ledger.num_left() == 0
+    return finalize(ledger, tracker, COMPLETE if is_over else INTERRUPTED, on_problem, with_report=is_over)
+
+
+def tell_mlflow(ledger: Ledger, on_problem: Callable[[str], None]) -> bool:
+    """Send MLflow what was changed of a study that nobody runs; return whether all arrived. It must be locked."""
+    try:
+        return close_records(ledger, on_problem)
+    except StudyError as error:
+        on_problem(first_line(error))
+        return False
 
 
 def finalize(
@@ -190,7 +206,7 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
         view.update(trial)
 
     callback = LedgerCallback(ledger, on_change)
-    searcher = LedgerSearcher(ledger, callback)
+    searcher = LedgerSearcher(ledger, callback, (lambda: is_settled(ledger)) if budget.until_settled else None)
     if searcher.left == 0:
         return COMPLETE
     callback.scheduler = make_scheduler(definition, ledger)
@@ -223,7 +239,15 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
             verbose=0,
         )
     ending: Ending = stopper.ending
-    return ending
+    return SETTLED if searcher.has_settled and ending == COMPLETE else ending
+
+
+def is_settled(ledger: Ledger) -> bool:
+    """Say whether a study's search can be expected to gain less than its seed noise; never where that is not known."""
+    definition, trials = ledger.definition, ledger.trials()
+    search = [trial for trial in trials if not definition.is_tested(trial.number) and trial.state in COUNTED]
+    values = [float(trial.best["valid/nll"]) if trial.feasible else math.inf for trial in search]
+    return has_settled(values, seed_noise(trials)[0])
 
 
 @contextmanager

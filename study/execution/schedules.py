@@ -111,7 +111,7 @@ def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
     """
     scheduler = new_scheduler(definition)
     for trial in ledger.trials():
-        if trial.state != State.WAITING:
+        if trial.state not in (State.WAITING, State.DROPPED):
             replay(scheduler, earlier(definition, trial), trial.rows)
     return scheduler
 
@@ -157,7 +157,7 @@ def was_stopped(ledger: Ledger, number: int) -> bool:
     if definition.scheduler == "none":
         return False
     schedule, last = new_scheduler(definition), ledger.rows(number)[-1]
-    records = {trial.number: trial for trial in ledger.trials()}
+    records = {trial.number: trial for trial in ledger.trials() if trial.state != State.DROPPED}
     own = earlier(definition, records[number])
     others = {each: earlier(definition, trial) for each, trial in records.items() if each != number}
     for trial in (own, *others.values()):

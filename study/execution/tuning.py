@@ -21,7 +21,7 @@ from study.execution.schedules import METRIC, earlier, ended_by_schedule, feed, 
 from study.execution.task import Task
 from study.execution.trial import FAILURE
 from study.record.ledger import Ledger
-from study.record.states import COMPLETE, ENDS, INTERRUPTED, Ending, State, StudyEnd
+from study.record.states import COMPLETE, COUNTED, INTERRUPTED, Ending, State, StudyEnd
 from study.record.trials import TrialRecord, make_record
 
 MPS_RETRIES = 16
@@ -36,15 +36,19 @@ class LedgerSearcher(Searcher):
     Tune's own snapshot of a searcher is not used: the ledger is on disk already.
     """
 
-    def __init__(self, ledger: Ledger, callback: LedgerCallback) -> None:
+    def __init__(self, ledger: Ledger, callback: LedgerCallback, is_settled: Callable[[], bool] | None = None) -> None:
         super().__init__(metric=METRIC, mode="min")
         self.ledger = ledger
         self.callback = callback
         self.left = ledger.num_left()
+        self.is_settled, self.has_settled = is_settled, False
 
     def suggest(self, trial_id: str) -> dict[str, object] | str:
         """Return the next trial's `Task` as Tune's configuration, or FINISHED."""
         definition = self.ledger.definition
+        if self.left and self.is_settled is not None and self.is_settled():
+            # Those that run go on to their ends.
+            self.has_settled, self.left = True, 0
         while self.left > 0:
             number, params = self.ledger.ask()
             self.left -= 1
@@ -87,7 +91,7 @@ class LedgerCallback(Callback):
     def __init__(self, ledger: Ledger, on_change: Callable[[TrialRecord], None]) -> None:
         self.ledger = ledger
         self.on_change = on_change
-        self.states = {trial.number: trial.state for trial in ledger.trials() if trial.state in ENDS}
+        self.states = {trial.number: trial.state for trial in ledger.trials() if trial.state in COUNTED}
         self.scheduler: TrialScheduler | None = None
         self._failures: dict[int, str] = {}
         self._shared_faults: dict[int, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,11 @@ from model.diagnostics import active_dimensions
 from model.errors import ModelError
 from model.network.vae import SequenceVAE
 from model.weights import DESCRIPTION, Description, describe, load_network
+from study.inference.texts import texts_in
 from study.training.evaluation import evaluating
+
+Texts = Any
+"""Texts as `TrainedModel.encode` takes them."""
 
 BATCH_SIZE = 64
 DECODINGS = ("greedy", "sample", "beam")
@@ -110,8 +115,13 @@ class TrainedModel:
             for indices in BatchOrder(lengths, BATCH_SIZE).in_order_of_length()
         ]
 
-    def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Return the posterior mean of each text, `[texts, latent]`."""
+    def encode(self, texts: Texts) -> NDArray[np.float32]:
+        """Return the posterior mean of each text, `[texts, latent]`.
+
+        `texts` are a list, a series, or a frame (polars or pandas) with a column `text`; raises StudyError for a bare
+        string, which is no list of texts.
+        """
+        texts = texts_in(texts)
         means = np.zeros((len(texts), self.network.settings.latent_size), np.float32)
         with evaluating(self.network):
             for batch in self.batches(texts):
@@ -128,7 +138,7 @@ class TrainedModel:
                 texts += [self.codec.decode(row) for row in ids.tolist()]
         return texts
 
-    def reconstruct(self, texts: list[str], decoding: Decoding = Decoding()) -> list[str]:
+    def reconstruct(self, texts: Texts, decoding: Decoding = Decoding()) -> list[str]:
         """Return each text decoded from its own posterior mean."""
         return self.decode(self.encode(texts), decoding)
 

@@ -54,6 +54,20 @@ def name_in(definition: Definition) -> str:
     return f"{definition.name}-{definition.identifier[:8]}" if definition.optuna_url else definition.name
 
 
+def stored_name(storage: optuna.storages.RDBStorage, definition: Definition) -> str:
+    """Return the name that a storage has of a study, which keeps the one that it was started with when renamed."""
+    names = [study.study_name for study in storage.get_all_studies()]
+    own = [name for name in names if not definition.optuna_url or name.endswith(f"-{definition.identifier[:8]}")]
+    return own[0] if len(own) == 1 else name_in(definition)
+
+
+def forget(folder: Path, definition: Definition) -> None:
+    """Delete a study's entry on a server; what is in its own folder goes with that."""
+    if definition.optuna_url:
+        study = connect(folder, definition, writing=True)
+        optuna.delete_study(study_name=study.study_name, storage=study._storage)
+
+
 def exists(folder: Path, definition: Definition) -> bool:
     """Say whether a study has its database: one that was killed while it was created has none yet."""
     return bool(definition.optuna_url) or (folder / DATABASE).exists()
@@ -73,7 +87,7 @@ def connect(folder: Path, definition: Definition, *, writing: bool) -> optuna.St
                 check_file(path)
             storage = file_storage(path, writing=writing, skip_table_creation=True)
         return optuna.load_study(
-            study_name=name_in(definition),
+            study_name=stored_name(storage, definition),
             storage=storage,
             sampler=make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, 0),
         )

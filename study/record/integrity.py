@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from data.files import sealed
 from study.config.settings import Params
 from study.epoch import Epoch
-from study.record.proposal import VALUES_DIGEST, digest_of_values
+from study.record.proposal import VALUES_DIGEST, digest_of_values, values_of
 from study.record.states import State
 from study.search.definition import Definition
 
@@ -51,7 +51,7 @@ def of_ended(  # noqa: PLR0911 - one a difference
     state = told.get("state", State.FAILED)
     if OPTUNA_STATES.get(state) != trial.state:
         return f"the database says both {str(state)[:40]!r} and {trial.state.name}"
-    if "digest" in told and told["digest"] != seal_of(trial.params, state, told.get("reason", "")):
+    if "digest" in told and told["digest"] != seal_of(values_of(trial), state, told.get("reason", "")):
         return "its values, state or reason in the database are not those that were stored"
     if not goal.is_pareto and len(trial.intermediate_values) != num_told:
         return f"the database knows {len(trial.intermediate_values)} epochs, its journal has {num_told}"

@@ -8,35 +8,36 @@ and reports are made from this record and can be made again.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import StringConstraints
 
-from data.files import HALF_WRITTEN, DamagedFileError, lock, read_json, remove_files
+from data.files import remove_files
 from study.config.settings import Params
 from study.epoch import Epoch
-from study.errors import DamagedRecordError, StudyError, StudyWarning
+from study.errors import DamagedRecordError, StudyError
 from study.record import database
+from study.record.holding import check_new, exclusive_lock, is_held
 from study.record.integrity import disagreement, seal_of
-from study.record.journal import append_journal, mend, read_journal, storage_hint, study_names
-from study.record.places import DATABASE, DEFINITION, JOURNAL, LOCK, RUN_IDS, TRIALS, trial_folder
-from study.record.proposal import FIXED, draw, pass_on_notes, store
-from study.record.states import State
+from study.record.journal import append_journal, mend, read_journal, study_names
+from study.record.moved import found_again
+from study.record.notes import read_dropped, read_run_ids, write_dropped
+from study.record.places import DATABASE, DEFINITION, DROPPED, JOURNAL, LOCK, RUN_IDS, TRIALS, trial_folder
+from study.record.proposal import ASKED, FIXED, OUTSIDE, asked_of, draw, pass_on_notes, store, values_of
+from study.record.states import ENDS, State
 from study.record.trials import TrialRecord, best_row, make_record
 from study.search.definition import Definition, read_definition, write_definition
+from study.search.learned import known_to_sampler
 from study.search.samplers import make_sampler
 
-RunId = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{8,64}$")]
-"""MLflow's name of a run."""
-OWN_FILES = (DEFINITION, *(f"{DATABASE}{end}" for end in ("", "-journal", "-wal", "-shm")), RUN_IDS, LOCK)
+OWN_FILES = (DEFINITION, *(f"{DATABASE}{end}" for end in ("", "-journal", "-wal", "-shm")), RUN_IDS, DROPPED, LOCK)
 """What a study that has tried nothing has written into its folder."""
 
 
@@ -54,6 +55,7 @@ class Ledger:
         self._open: dict[int, optuna.Trial] = {}
         self._rows: dict[int, list[Epoch]] = {}
         self._lock: IO[str] | None = None
+        self.moved: list[str] = []
 
     @classmethod
     def create(cls, folder: Path, definition: Definition) -> Ledger:
@@ -61,22 +63,7 @@ class Ledger:
 
         Raises StudyError, and touches nothing, if the folder has a study or anything else.
         """
-        if (folder / LOCK).is_file() and (folder / DEFINITION).is_file():
-            # Said first of a study that is being run.
-            exclusive_lock(folder, definition.name).close()
-        left = {LOCK, *(path.name for path in folder.glob(f"{HALF_WRITTEN}-{DEFINITION}"))}
-        found = [path.name for path in folder.iterdir() if path.name not in left] if folder.is_dir() else []
-        if DEFINITION in found:
-            raise StudyError(
-                f"a study named {definition.name} exists already; continue it with --resume"
-                f" {definition.name}{storage_hint(folder.parent)},"
-                " or choose another --name"
-            )
-        if found or (folder.exists() and not folder.is_dir()):
-            raise StudyError(
-                f"{folder} is not empty and no study ({', '.join(sorted(found)[:3]) or 'a file'});"
-                " choose another --name"
-            )
+        check_new(folder, definition.name)
         folder.mkdir(parents=True, exist_ok=True)
         ledger = cls(folder, definition)
         ledger._lock = exclusive_lock(folder, definition.name)
@@ -86,14 +73,20 @@ class Ledger:
         return ledger
 
     @classmethod
-    def open(cls, folder: Path) -> Ledger:
-        """Open the record of a study for reading; raise StudyError if there is none or it is damaged."""
+    def open(cls, folder: Path, corpus: Path | None = None) -> Ledger:
+        """Open the record of a study for reading; raise StudyError if there is none or it is damaged.
+
+        What it says of places that are no more is corrected, not on the disk, and told in `moved`; `corpus` is where
+        its corpus is now.
+        """
         path = folder / DEFINITION
         if not path.is_file():
             known = study_names(folder.parent)
             hint = f"known here: {', '.join(known)}" if known else "none has been run there"
             raise StudyError(f"no study named {folder.name} in {folder.parent} ({hint}); see --storage")
-        ledger = cls(folder, read_definition(path))
+        definition, moved = found_again(folder, read_definition(path), corpus)
+        ledger = cls(folder, definition)
+        ledger.moved = moved
         if not database.exists(folder, ledger.definition) and (folder / TRIALS).exists():
             raise StudyError(f"{folder / DATABASE} is missing; the study's record is damaged{mend(folder)}")
         # What is damaged is said at once.
@@ -127,15 +120,11 @@ class Ledger:
 
     def is_locked(self) -> bool:
         """Say whether a process is running the study."""
-        if not (self.folder / LOCK).exists():
-            return False
-        with (self.folder / LOCK).open() as stream:
-            return not lock(stream, wait=False, shared=True)
+        return is_held(self.folder)
 
     def discard(self) -> None:
         """Remove the record of a study that has tried nothing, file by file; whatever else is in its folder stays."""
-        if self.definition.optuna_url:
-            optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)
+        database.forget(self.folder, self.definition)
         self._study = None
         remove_files(self.folder, OWN_FILES)
         self.close()
@@ -155,17 +144,39 @@ class Ledger:
         taken = [trial for trial in self._frozen() if trial.state != TrialState.WAITING]
         return max(0, self.definition.num_trials - len(taken))
 
-    def enqueue(self, points: list[Params]) -> None:
-        """Have these searched values tried, in this order, before the sampler proposes any; once each."""
-        study = self._for_writing()
+    def enqueue(self, points: list[Params]) -> int:
+        """Have these values tried, in this order, before the sampler proposes any, once each; return how many are new.
+
+        Values that the space does not have are tried all the same; no sampler hears of them.
+        """
+        study, added = self._for_writing(), 0
+        known = [values for trial in self._frozen() for values in (asked_of(trial), values_of(trial))]
         for point in points:
-            study.enqueue_trial(point, skip_if_exists=True)
+            if point not in known:
+                known.append(point)
+                inside, outside = self.definition.space.divide(point)
+                study.enqueue_trial(inside, user_attrs={ASKED: point} | ({OUTSIDE: outside} if outside else {}))
+                added += 1
+        return added
 
     def extend(self, points: list[Params]) -> None:
-        """Have these searched values tried as well, each once however often it is asked for."""
+        """Have these values tried as well, each once however often it is asked for."""
         self.enqueue(points)
-        self.definition = replace(self.definition, num_trials=len(self._frozen()))
+        self.change(num_trials=max(self.definition.num_trials, len(self._frozen())))
+
+    def change(self, **values: object) -> None:
+        """Store another value of something that may change while a study goes on, such as its number of trials."""
+        self.definition = replace(self.definition, **values)  # type: ignore[arg-type]
         write_definition(self.folder / DEFINITION, self.definition)
+
+    def drop(self, number: int, why: str) -> None:
+        """Have a trial that is over count no longer, for a reason; with none, have it count again. Must be locked."""
+        trial = next((each for each in self.trials() if each.number == number), None)
+        if trial is None or trial.state not in ENDS:
+            state = "does not exist" if trial is None else f"is {trial.state}"
+            raise StudyError(f"trial {number} of {self.folder.name} {state}; only one that is over can be dropped")
+        dropped = {name: reason for name, reason in read_dropped(self.folder).items() if name != number}
+        write_dropped(self.folder, dropped | ({number: why} if why else {}))
 
     def release_interrupted(self) -> list[int]:
         """Make every trial that Optuna has as RUNNING wait to be handed out again; return their numbers."""
@@ -191,7 +202,7 @@ class Ledger:
         self._settle_next(study)
         trial = study.ask()
         notes = study._storage.get_trial(trial._trial_id).system_attrs
-        values = definition.space.suggest(trial, planned=notes.get(FIXED, {}))
+        values = definition.space.suggest(trial, planned=notes.get(FIXED, {}), outside=trial.user_attrs.get(OUTSIDE))
         self._open[trial.number] = trial
         self._rows[trial.number] = read_journal(self.trial_folder(trial.number))
         for row in self._rows[trial.number]:
@@ -209,11 +220,14 @@ class Ledger:
         study.sampler = make_sampler(
             definition.sampler, definition.space, definition.goal, definition.seed, number, definition.num_tested
         )
+        learned = known_to_sampler(definition.learned, definition.space, len(known) + 1)
+        propose = partial(draw, study, study.sampler, definition.space, number, learned=learned)
+        hidden = read_dropped(self.folder)
         if waiting is None:
-            store(study, draw(study, study.sampler, definition.space, number, {}))
+            store(study, propose({}, hidden=hidden))
             return
         fixed = waiting.system_attrs.get(FIXED, {}) | waiting.params
-        drawn = draw(study, study.sampler, definition.space, number, fixed)
+        drawn = propose(fixed, outside=waiting.user_attrs.get(OUTSIDE), hidden=hidden)
         if drawn.params.keys() - fixed.keys():
             # Of values to be tried, the ones that were left to the sampler.
             study._storage.set_trial_system_attr(waiting._trial_id, FIXED, drawn.params)
@@ -262,7 +276,7 @@ class Ledger:
             warnings.simplefilter("ignore", UserWarning)
             for name, violation in goal.constraints(best).items():
                 trial.set_constraint(name, violation)
-        trial.set_user_attr("digest", seal_of(trial.params, state, reason))
+        trial.set_user_attr("digest", seal_of(values_of(trial), state, reason))
         match state:
             case State.COMPLETE:
                 self._for_writing().tell(trial, goal.values(best))
@@ -288,6 +302,7 @@ class Ledger:
     def survey(self) -> Iterator[tuple[TrialRecord | None, str]]:
         """Yield every trial, and what is wrong with its record; None where there is no telling what it was."""
         run_ids, name, frozen = self.run_ids(), self.folder.name, self._frozen()
+        dropped = read_dropped(self.folder)
         for trial in frozen:
             try:
                 rows = self.rows(trial.number)
@@ -297,7 +312,8 @@ class Ledger:
                 continue
             if problem:
                 problem = f"the record of trial {trial.number} of {name} is damaged: {problem}{mend(self.folder)}"
-            yield self._record(trial, rows, run_ids), problem
+            record = self._record(trial, rows, run_ids)
+            yield record.dropped(dropped[trial.number]) if trial.number in dropped else record, problem
         for folder in sorted((self.folder / TRIALS).glob("*[0-9]")):
             if folder.name.isdecimal() and int(folder.name) >= len(frozen) and (folder / JOURNAL).exists():
                 problem = f"{folder} has epochs of a trial that Optuna's database does not know"
@@ -305,15 +321,7 @@ class Ledger:
 
     def run_ids(self) -> dict[str, str]:
         """Return the MLflow run of the study (`study`) and of each trial, by number; made again if it is damaged."""
-        path = self.folder / RUN_IDS
-        if not os.path.lexists(path):
-            return {}
-        try:
-            found: dict[str, RunId] = read_json(path, dict[str, RunId])
-        except DamagedFileError as error:
-            warnings.warn(StudyWarning(f"{error}; it is made again when the study goes on"), stacklevel=2)
-            return {}
-        return found
+        return read_run_ids(self.folder)
 
     def _frozen(self) -> list[FrozenTrial]:
         return database.trials(self.study, self.folder)
@@ -325,17 +333,8 @@ class Ledger:
             trial.number,
             State(trial.user_attrs.get("state", State.FAILED)) if trial.state.is_finished() else waiting,
             trial.user_attrs.get("reason", ""),
-            dict(trial.params),
+            values_of(trial),
             rows,
             run_id=run_ids.get(str(trial.number)),
             started=trial.datetime_start is not None,
         )
-
-
-def exclusive_lock(folder: Path, name: str) -> IO[str]:
-    """Lock a study's folder for this process; raise StudyError if another one has it."""
-    stream = (folder / LOCK).open("a")
-    if not lock(stream, wait=False):
-        stream.close()
-        raise StudyError(f"the study {name} is being run by another process; wait for it or stop it first") from None
-    return stream

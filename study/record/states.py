@@ -19,11 +19,15 @@ class State(StrEnum):
     """Broken, with a reason."""
     RUNNING = "running"
     """Being trained."""
+    DROPPED = "dropped"
+    """Ended, and then taken out by its user, who says why: it counts nowhere."""
     WAITING = "waiting"
     """Interrupted, to be gone on with by --resume, or never started."""
 
 
-ENDS = (State.COMPLETE, State.PRUNED, State.COLLAPSED, State.FAILED)
+COUNTED = (State.COMPLETE, State.PRUNED, State.COLLAPSED, State.FAILED)
+"""Ends of trials that count."""
+ENDS = (*COUNTED, State.DROPPED)
 STATES = tuple(State)
 USABLE = (State.COMPLETE, State.PRUNED, State.RUNNING, State.WAITING)
 """States of trials that have something to compare."""
@@ -35,6 +39,8 @@ class StudyEnd(StrEnum):
     COMPLETE = "complete"
     """Every trial that was asked for is over."""
     BUDGET_SPENT = "budget spent"
+    SETTLED = "settled"
+    """Nothing more than the luck of a seed was to be gained."""
     INTERRUPTED = "interrupted"
     ALL_FAILED = "all failed"
     """Its first trials failed one and all, so that no more were tried."""
@@ -49,4 +55,5 @@ class Ending:
 
 
 COMPLETE = Ending(StudyEnd.COMPLETE)
+SETTLED = Ending(StudyEnd.SETTLED, "as many trials again can be expected to gain less than the seed noise")
 INTERRUPTED = Ending(StudyEnd.INTERRUPTED, "interrupted")

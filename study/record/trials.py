@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -47,6 +47,10 @@ class TrialRecord:
     def epochs(self) -> int:
         """Epochs so far: the number of the last."""
         return self.rows[-1].number if self.rows else 0
+
+    def dropped(self, why: str) -> TrialRecord:
+        """Return it as one that counts nowhere: its epochs and their cost stay on record."""
+        return replace(self, state=State.DROPPED, reason=why, best=NO_EPOCH, feasible=False)
 
     @property
     def is_running(self) -> bool:

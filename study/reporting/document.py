@@ -20,15 +20,14 @@ from study.analysis.findings import answer, collapse_pattern, costs, counted
 from study.analysis.pooling_test import verdicts
 from study.analysis.seed_noise import known_noise
 from study.config.stored import without_nan
-from study.errors import StudyError, StudyWarning
+from study.errors import StudyError, StudyWarning, first_line
 from study.inference.portrait import portrait_of
 from study.metrics import METRICS, WIDE
 from study.record.final_scores import read_samples
-from study.record.formats import show_params, show_value
+from study.record.formats import code as code_span
+from study.record.formats import code_block, prose, show_params, show_value
+from study.record.formats import plain as cell
 from study.record.ledger import Ledger
-from study.record.markup import code as code_span
-from study.record.markup import code_block, prose
-from study.record.markup import plain as cell
 from study.record.places import SAMPLES
 from study.record.states import State
 from study.record.trials import TrialRecord, best_trial, counts, has_collapsed, pareto_trials, shown_state
@@ -161,6 +160,9 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         except StudyError:
             if name == "trade-off":
                 raise
+        except Exception as error:
+            # A report is not lost for want of a drawing.
+            warnings.warn(StudyWarning(f"the figure {name} was not drawn: {first_line(error)}"), stacklevel=2)
     portrait = portrait_of(ledger, best) if best is not None else None
     if portrait is not None:
         charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}

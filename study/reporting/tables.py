@@ -9,10 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from study.analysis.answer import answer_of, sentences
-from study.epoch import Epoch
+from study.epoch import BEST_EPOCH, MEASURED, Epoch
 from study.metrics import METRICS, SHOWN, WIDE
-from study.record.formats import LINE_BREAK, mean_and_spread, show_params, show_value
-from study.record.markup import code
+from study.record.formats import LINE_BREAK, code, mean_and_spread, show_params, show_value
 from study.record.states import State
 from study.record.trials import (
     TrialRecord,
@@ -28,6 +27,7 @@ from study.reporting.outputs import write_output
 from study.reporting.pooling import pooling_tables
 from study.search.definition import Definition
 from study.search.space import CONDITIONS
+from study.training.run_folder import RunNote
 
 
 def describe_study(definition: Definition, trials: list[TrialRecord], reason: str) -> str:
@@ -48,8 +48,10 @@ def describe_study(definition: Definition, trials: list[TrialRecord], reason: st
 def verdict(trials: list[TrialRecord]) -> str:
     """Return one sentence: the best settings' numbers, or that none may win."""
     best = best_trial(trials)
+    if not any(trial.rows for trial in trials):
+        return "No trial has ended its first epoch yet."
     if best is None:
-        return "No trial may win: each collapsed, failed, is under a floor or has not ended its first epoch."
+        return "No trial may win: each collapsed, failed, is under a floor or was dropped."
     row, early = best.best, "" if best.state == State.COMPLETE else f" ({best.state}, not at its end)"
     return (
         f"Best: trial {best.number}{early} with nll {row['valid/nll']:.2f} nats, KL {row['valid/kl']:.2f},"
@@ -135,10 +137,10 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
         if table is not None:
             parts += [Text(), table]
     parts += [Text(), trial_table(definition, "All trials", trials)]
-    failed = [trial for trial in trials if trial.state == State.FAILED]
-    if failed:
-        parts += [Text(), Text("Failed")]
-        parts += [Text(f"trial {trial.number}: {trial.reason}") for trial in failed]
+    for state in (State.FAILED, State.DROPPED):
+        if found := [trial for trial in trials if trial.state == state]:
+            parts += [Text(), Text(state.capitalize())]
+            parts += [Text(f"trial {trial.number}: {trial.reason}") for trial in found]
     parts.append(
         Text(
             "\nNLL, KL, MI in nats a sequence on the validation split at KL weight 1; AU: active units;"
@@ -149,10 +151,32 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
     return Group(*parts)
 
 
+def run_report(folder: Path, note: RunNote, rows: list[Epoch]) -> RenderableType:
+    """Return what `study report` prints of a run of its own: where it came from, its epochs and the best of them."""
+    changed = ", ".join(f"{name}={value}" for name, value in note.changed.items())
+    begun = f"from the weights {note.weights}" if note.weights else "anew"
+    lines = [f"{folder}: {len(rows)} epochs on {note.corpus}, begun {begun}"]
+    if note.origin:
+        lines.append(f"Settings of {note.origin}{f', but {changed}' if changed else ''}")
+    table = Table(box=None, pad_edge=False)
+    for name in ("epoch", *METRIC_COLUMNS):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(str(row.number), *metric_cells(row))
+    # Of a run there is no study whose criterion says which is best; its last epoch says it.
+    measured = {name.removeprefix(MEASURED): value for name, value in (rows[-1].metrics if rows else {}).items()}
+    if BEST_EPOCH in (rows[-1].metrics if rows else {}):
+        lines.append(
+            f"Best: epoch {measured['epoch']:.0f}, measured again: nll {measured['nll']:.2f} nats, KL"
+            f" {measured['kl']:.2f}, MI {measured['mi']:z.2f} nats"
+        )
+    return Group(*map(Text, lines), Text(), table)
+
+
 def write_export(trials: list[TrialRecord], path: Path, rows: str) -> int:
-    """Write trials or epochs as parquet, aside and then renamed; return the number of rows."""
+    """Write trials or epochs as parquet or CSV by the path's ending, whole or not at all; return how many."""
     frame = trials_frame(trials) if rows == "trials" else epochs_frame(trials)
-    write_output(path, frame.write_parquet)
+    write_output(path, frame.write_csv if path.suffix == ".csv" else frame.write_parquet)
     return frame.height
 
 
@@ -162,11 +186,6 @@ def space_table(definition: Definition) -> Table:
     for name in ("setting", "values", "only if"):
         table.add_column(name, overflow="fold")
     for name, allowed in definition.space.searched.items():
-        values = (
-            ", ".join(map(str, allowed.values))
-            if allowed.values is not None
-            else f"{allowed.low} to {allowed.high}{' (log)' if allowed.log else ''}"
-        )
         other, meaningful = CONDITIONS.get(name, ("", frozenset()))
-        table.add_row(name, values, f"{other} is {' or '.join(sorted(meaningful))}" if other else "")
+        table.add_row(name, str(allowed), f"{other} is {' or '.join(sorted(meaningful))}" if other else "")
     return table

@@ -13,6 +13,7 @@ from data.files import DamagedFileError, first_problem, read_json, sealed
 from study.config.settings import Params, Settings, Value
 from study.config.stored import without_nan, write_json
 from study.errors import StudyError, StudyWarning, first_line
+from study.search.learned import Learned
 from study.search.objective import Goal
 from study.search.space import SamplerName, SchedulerName, SearchSpace
 
@@ -67,6 +68,8 @@ class Definition:
     """Searched values that are tried first, in this order, before the sampler proposes any."""
     num_tested: int = 0
     """How many of those are the pooling test's (see `study.search.pooling_test`)."""
+    learned: tuple[Learned, ...] = ()
+    """Trials of an earlier study that the sampler knows from the first proposal on."""
 
     def is_tested(self, number: int) -> bool:
         """Say whether a trial is of the pooling test, which the first ones are."""
@@ -87,6 +90,7 @@ class Definition:
             "space": self.space.to_json(),
             "goal": self.goal.to_json(),
             "planned": list(self.planned),
+            "learned": [each.model_dump(mode="json") for each in self.learned],
         }
 
     @classmethod
@@ -95,11 +99,12 @@ class Definition:
         found = Stored.model_validate(stored)
         if found.schema_version != SCHEMA_VERSION:
             raise ValueError(f"expected schema version {SCHEMA_VERSION}, got {found.schema_version}")
-        own = ("schema_version", "space", "goal", "planned")
+        own = ("schema_version", "space", "goal", "planned", "learned")
         return cls(
             space=SearchSpace.from_json(found.space),
             goal=Goal.from_json(found.goal),
             planned=tuple(found.planned),
+            learned=tuple(found.learned),
             **{name: getattr(found, name) for name in Stored.model_fields if name not in own},
         )
 
@@ -133,6 +138,7 @@ class Stored(BaseModel):
     provenance: dict[str, str] = {}
     planned: list[Params] = []
     num_tested: int = Field(default=0, ge=0)
+    learned: list[Learned] = []
 
 
 def write_definition(path: Path, definition: Definition) -> None:

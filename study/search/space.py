@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal, cast, get_args
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from model.annealing import ANNEALING_NAMES
@@ -43,6 +44,16 @@ class Range(BaseModel):
                 raise ValueError("log needs a low above 0 and no step")
         return self
 
+    def distribution(self) -> BaseDistribution:
+        """Return it as Optuna's, which `suggest` gives a trial."""
+        if self.values is not None:
+            return CategoricalDistribution(self.values)
+        assert self.low is not None
+        assert self.high is not None
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return IntDistribution(self.low, self.high, log=self.log, step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
         """Ask an Optuna trial for a value."""
         if self.values is not None:
@@ -52,6 +63,12 @@ class Range(BaseModel):
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def __str__(self) -> str:
+        """Return it as it is shown: its values, or its ends."""
+        if self.values is not None:
+            return ", ".join(map(str, self.values))
+        return f"{self.low} to {self.high}{' (log)' if self.log else ''}"
 
     def ends(self) -> tuple[Value, ...]:
         """Return values that between them show whether a setting takes this range."""
@@ -75,6 +92,8 @@ class Range(BaseModel):
         if self.values is not None:
             return value in self.values
         if isinstance(value, bool | str) or self.low is None or self.high is None:
+            return False
+        if isinstance(self.low, int) and isinstance(self.high, int) and value != int(value):
             return False
         return self.low <= value <= self.high
 
@@ -174,15 +193,25 @@ class SearchSpace:
         table, leaf = other.split(".")
         return values.get(other, getattr(getattr(self.fixed, table), leaf)) in meaningful
 
-    def suggest(self, trial: optuna.Trial, planned: Collection[str] = ()) -> Params:
-        """Ask an Optuna trial, which was `planned` with values of these settings, for each one that applies."""
-        values: Params = {}
+    def suggest(
+        self, trial: optuna.Trial, planned: Collection[str] = (), outside: Mapping[str, Value] | None = None
+    ) -> Params:
+        """Ask an Optuna trial, which was `planned` with values of these settings, for each one that applies.
+
+        Values `outside` the space, of whatever settings, are as they are, and Optuna is not asked for them.
+        """
+        values: Params = dict(outside or {})
         for name, allowed in self.ranges.items():
-            if name in self.only_planned and name not in planned:
+            if name in values or (name in self.only_planned and name not in planned):
                 continue
             if self.applies(name, values):
                 values[name] = allowed.suggest(trial, name)
         return values
+
+    def divide(self, values: Params) -> tuple[Params, Params]:
+        """Return which of some values are within the space, and which are not."""
+        outside = {n: v for n, v in values.items() if n not in self.ranges or not self.ranges[n].holds(v)}
+        return {name: value for name, value in values.items() if name not in outside}, outside
 
     def settings(self, values: Mapping[str, Value]) -> Settings:
         """Return the settings of a trial with these searched values."""

@@ -25,6 +25,7 @@ from study.record.places import BEST, DEFINITION, RUN_IDS, SAMPLES, best_folder
 from study.record.states import USABLE, State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
+from study.tracking.experiments import revive, run_by_id
 from study.tracking.overview import FEASIBLE_NLL, SETTINGS_TAG, TAG, overview, settings_tag
 from study.tracking.store import artifact_location, connect, describe_corpus, provenance
 
@@ -35,6 +36,7 @@ STATUS = {
     State.COMPLETE: "FINISHED",
     State.PRUNED: "KILLED",
     State.COLLAPSED: "KILLED",
+    State.DROPPED: "KILLED",
     State.WAITING: "KILLED",
     State.FAILED: "FAILED",
     State.RUNNING: "RUNNING",
@@ -114,8 +116,7 @@ class Tracker:
             self._client = connect(self.definition.tracking_uri)
             self._dataset = describe_corpus(self.definition)
             self._experiment_id = self._find_experiment()
-            if page := overview(self.definition):
-                self._client.set_experiment_tag(self._experiment_id, TAG, page)
+            self._store_page()
             self._parent_id = self._find_parent()
         except Exception as error:
             self._error = error
@@ -144,9 +145,9 @@ class Tracker:
 
     def _find_experiment(self) -> str:
         name = self.definition.name
-        found = self._client.get_experiment_by_name(name)
+        found = revive(self._client, name, is_own="study" in self._ids, say=self.on_problem)
         if found is not None:
-            return str(found.experiment_id)
+            return found
         tags = {
             "mlflow.experiment.primaryMetric.name": "best/nll",
             "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
@@ -154,6 +155,14 @@ class Tracker:
             "mlflow.experimentKind": "custom_model_development",
         }
         return str(self._client.create_experiment(name, artifact_location(self.definition.tracking_uri, name), tags))
+
+    def _store_page(self) -> None:
+        """Store how the study's page opens; nothing else waits for it."""
+        try:
+            if page := overview(self.definition):
+                self._client.set_experiment_tag(self._experiment_id, TAG, page)
+        except Exception as error:
+            self.on_problem(f"MLflow's page of the study opens as any other: {first_line(error)}")
 
     def _find_parent(self) -> str:
         run = self._find_run("study", "tags.`trial` = 'study'")
@@ -172,8 +181,8 @@ class Tracker:
 
     def _find_run(self, key: str, query: str) -> Run | None:
         """Return the run that this study has for a key: by the remembered id, else by its tags."""
-        if key in self._ids:
-            return self._client.get_run(self._ids[key])
+        if key in self._ids and (run := run_by_id(self._client, self._ids[key])) is not None:
+            return run
         query = f"{query} and tags.`study_id` = '{self.definition.identifier}'"
         found = self._client.search_runs([self._experiment_id], query, max_results=1)
         return found[0] if found else None
@@ -193,8 +202,8 @@ class Tracker:
             self._client.update_run(run_id, status="RUNNING")
             self._told[key] = State.RUNNING
         new = [row for row in rows if row.number > logged]
-        for part in _parts(new):
-            self._client.log_batch(run_id, metrics=_metrics(part))
+        for part in parts(new):
+            self._client.log_batch(run_id, metrics=metrics_of(part))
             self._logged[key] = part[-1].number
         if state != State.RUNNING:
             self._finish(run_id, trial)
@@ -243,7 +252,12 @@ class Tracker:
         metrics = [Metric(f"best/{name}", float(value), when, 0) for name, value in found.items()]
         if state in USABLE and trial.feasible:
             # What the page is ordered by: a trial that cannot win does not come first for its low nll.
-            metrics.append(Metric(FEASIBLE_NLL, float(best["valid/nll"]), when, 0))
+            # Of one that counts again, later than what it was told to be meanwhile.
+            at = int(time.time() * 1000) if self._told.get(str(trial.number)) == State.DROPPED else when
+            metrics.append(Metric(FEASIBLE_NLL, float(best["valid/nll"]), at, 0))
+        if state == State.DROPPED:
+            # A metric cannot be taken back, but one that is no number comes last.
+            metrics.append(Metric(FEASIBLE_NLL, math.nan, int(time.time() * 1000), 0))
         tags = [
             RunTag("state", state.value),
             RunTag("reason", trial.reason[:5000]),
@@ -295,7 +309,8 @@ class Tracker:
         )
 
 
-def _metrics(rows: Sequence[Epoch]) -> list[Metric]:
+def metrics_of(rows: Sequence[Epoch]) -> list[Metric]:
+    """Return every metric of some epochs as MLflow takes them."""
     from mlflow.entities import Metric
 
     return [
@@ -313,7 +328,8 @@ def _milliseconds(row: Epoch) -> int:
     return int((row.recorded_at or 0) * 1000)
 
 
-def _parts(rows: Sequence[Epoch]) -> list[Sequence[Epoch]]:
+def parts(rows: Sequence[Epoch]) -> list[Sequence[Epoch]]:
+    """Return epochs in as many parts as MLflow takes in a call each."""
     if not rows:
         return []
     size = max(1, METRICS_A_CALL // (3 + len(rows[0].metrics)))

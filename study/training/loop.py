@@ -57,16 +57,18 @@ def train(
     rows_seen: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
     share: float | None = None,
+    weights: Path | None = None,
 ) -> Iterator[Epoch]:
     """Yield each epoch once it is over, from the folder's last checkpoint on; keep the best weights in it.
 
     Epochs after the first `rows_seen` that an earlier run made before it ended are yielded again, so
     that a caller who lost some gets each exactly once. `should_stop` is asked after every step: once
     true, a checkpoint is written and the generator ends without an outcome. `share` is the part of a GPU
-    that a study gave the trial, see `study.training.devices.choose_device`. Raises Diverged, and StudyError if the
-    folder belongs to other settings or another corpus.
+    that a study gave the trial, see `study.training.devices.choose_device`. A run without a checkpoint begins from the
+    `weights` in a folder, if one is given. Raises Diverged, and StudyError if the folder belongs to other settings or
+    another corpus.
     """
-    run = TrainingRun(settings, corpus, folder, share)
+    run = TrainingRun(settings, corpus, folder, share, weights)
     yield from map(Epoch.from_json, run.progress.history[rows_seen:])
     while not run.progress.outcome:
         if not run.train_epoch(should_stop):
@@ -80,7 +82,9 @@ def train(
 class TrainingRun:
     """The network, its optimisers and how far they are."""
 
-    def __init__(self, settings: Settings, corpus: Corpus, folder: Path, share: float | None = None) -> None:
+    def __init__(
+        self, settings: Settings, corpus: Corpus, folder: Path, share: float | None = None, weights: Path | None = None
+    ) -> None:
         self.settings, self.corpus, self.folder = settings, corpus, folder
         self.device = choose_device(settings.training, share)
         torch.manual_seed(settings.seed)
@@ -103,6 +107,8 @@ class TrainingRun:
             aggressive=training.procedure == "aggressive",
         )
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        if weights is not None:
+            load_weights(self.network, weights / WEIGHTS)
         self.resume()
         self.saved_at = time.monotonic()
 

@@ -1,48 +1,50 @@
-"""From what the user gave to a study that starts, and what is said when it ends."""
+"""From what the user gave to the definition of a study."""
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import tempfile
 import uuid
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import CorpusError
-from study.config.connectivity import check_database, check_ray_address, check_tracking_uri
+from study.config.connectivity import check_database, check_mps, check_ray_address, check_tracking_uri
 from study.config.naming import absolute_database, check_apart, check_study_name, default_tracking_uri, free_name
 from study.config.request import RunRequest
 from study.config.run_options import CORPORA, RunOptions, find_corpus
 from study.config.settings import Params, Table, merge, nest, parse_assignment, read_preset, read_toml
 from study.errors import StudyError, did_you_mean
-from study.record.journal import storage_hint
+from study.planning.points import asked_points
+from study.planning.takeover import take_over
 from study.record.ledger import Ledger
 from study.record.provenance import here
-from study.record.states import State, StudyEnd
 from study.search.definition import NEVER, Definition
 from study.search.objective import Goal
 from study.search.pooling_test import test_points, why_not, with_test
 from study.search.space import SCHEDULER_NAMES, SearchSpace, build_space
+from study.tracking.experiments import taken_names
 from study.training.gpus import Sharing, check_share, choose_share, needed_bytes, num_cpus, shown_gpus, slots
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from data.corpus import Corpus
-    from study.execution.launch import Outcome
 
 REMOTE_CONCURRENT = 16
-RESUME_OPTIONS = {"resume", "storage", "address", "time_budget", "max_gpu_hours", "concurrent", "mps"}
-OPTION_NAMES = {"corpus": "CORPUS", "assignments": "--set", "also": "--search", "floors": "--floor"}
 
 
-def new_study(request: RunRequest, command: str, over: Table | None = None) -> Definition:
-    """Return the definition of a new study; settings `over` those asked for win. Raises StudyError or CorpusError."""
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+def new_study(
+    request: RunRequest, command: str, over: Table | None = None, say: Callable[[str], None] = silent
+) -> Definition:
+    """Return the definition of a new study; settings `over` those asked for win, and `say` tells what is taken over.
+
+    Raises StudyError or CorpusError.
+    """
     from data.corpus import Corpus
 
     tracking_uri = check_servers(request)
@@ -54,11 +56,13 @@ def new_study(request: RunRequest, command: str, over: Table | None = None) -> D
     preset_share = run_tables[0].pop("gpus_per_trial", 0.0) if request.preset is not None else 0.0
     space = asked_space(request, layers, over)
     asked = {name: getattr(request, name) for name in request.given & RunOptions.model_fields.keys()}
+    earlier = None if request.from_study is None else earlier_study(request, asked, say)
     options = RunOptions.resolve(*run_tables, asked)
     check_choices(options)
     tested = pooling_test(options, space, asked, over)
     num_searched = num_trials(options, space) if "search" in options.stages else 0
     grid = grid_points(options.sampler, space, space.fixed.seed, num_searched)
+    tries = asked_points(request.tries, space, may_be_outside=request.try_outside)
     if tested:
         space = with_test(space, tested)
     goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_mi_nats)
@@ -69,15 +73,16 @@ def new_study(request: RunRequest, command: str, over: Table | None = None) -> D
         corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
         share = choose_gpus(options, request.address, space, corpus, preset_share)
     storage = request.storage
+    address = absolute_database(tracking_uri) or default_tracking_uri(storage)
     definition = Definition(
-        name=name or free_name(storage, request.preset or corpus.name),
+        name=name or free_name(storage, request.preset or corpus.name, taken_names(address)),
         identifier=uuid.uuid4().hex,
         corpus=str(corpus.folder),
         corpus_name=corpus.name,
         corpus_fingerprint=corpus.fingerprint,
         space=space,
         goal=goal,
-        num_trials=len(tested) + num_searched,
+        num_trials=len(tested) + max(num_searched, len(tries)),
         sampler=options.sampler,
         scheduler=options.scheduler,
         grace_epochs=options.grace_epochs or space.warm_epoch(),
@@ -86,16 +91,36 @@ def new_study(request: RunRequest, command: str, over: Table | None = None) -> D
         cpus_per_trial=options.cpus_per_trial,
         gpus_per_trial=share,
         max_retries=options.max_retries,
-        tracking_uri=absolute_database(tracking_uri) or default_tracking_uri(storage),
+        tracking_uri=address,
         optuna_url=request.optuna_url or "",
         command=command,
         provenance=here(),
-        planned=(*tested, *grid),
+        planned=(*tested, *tries, *grid),
         num_tested=len(tested),
     )
+    if earlier is not None:
+        taken = take_over(earlier, definition, num_searched)
+        for line in taken.notes:
+            say(line)
+        planned = (*tested, *tries, *taken.points, *grid)
+        definition = replace(definition, planned=planned, learned=taken.learned)
     check_sampler(definition)
     check_apart(storage, definition.name, definition.tracking_uri)
     return definition
+
+
+def earlier_study(request: RunRequest, asked: dict[str, object], say: Callable[[str], None]) -> Ledger:
+    """Return the study of `--from`; what was not `asked` for is its corpus, and no second pooling test of that."""
+    from data.corpus import Corpus
+
+    earlier = Ledger.open(request.storage / check_study_name(request.from_study or "", "--from"))
+    definition, name = earlier.definition, request.from_study
+    corpus = asked.setdefault("corpus", definition.corpus)
+    is_same = Path(str(corpus)).is_dir() and Corpus.open(str(corpus)).fingerprint == definition.corpus_fingerprint
+    if definition.num_tested and is_same and "stages" not in asked:
+        asked["stages"] = ("search",)
+        say(f"from {name}: its pooling test of this corpus is not repeated; --stages pooling,search does")
+    return earlier
 
 
 def asked_space(request: RunRequest, layers: list[Table], over: Table | None) -> SearchSpace:
@@ -132,7 +157,7 @@ def check_servers(request: RunRequest) -> str | None:
     tracking_uri = request.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if request.tracking_uri is not None and not request.tracking_uri.strip():
         raise StudyError("--tracking-uri is empty; leave it out to record in a database beside the studies")
-    check_mps(request)
+    check_mps(request.mps, request.address)
     check_ray_address(request.address)
     check_tracking_uri(tracking_uri)
     check_database(request.optuna_url)
@@ -170,94 +195,6 @@ def grid_points(sampler: str, space: SearchSpace, seed: int, num: int) -> tuple[
     points = space.grid()
     random.Random(seed).shuffle(points)  # noqa: S311 - an order, no secret
     return tuple(points[:num])
-
-
-def resume_study(request: RunRequest) -> Ledger:
-    """Open and lock a study to go on with; raise StudyError if it has ended or its corpus is another one."""
-    from data.corpus import Corpus
-
-    ignored = [name for name in RunRequest.model_fields if name in request.given - RESUME_OPTIONS]
-    if ignored:
-        names = ", ".join(OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in ignored)
-        raise StudyError(f"--resume goes on with a study as it was defined; leave out {names}")
-    ledger = Ledger.open(request.storage / check_study_name(request.resume or "", "--resume"))
-    definition = ledger.definition
-    check_mps(request)
-    check_ray_address(request.address)
-    check_tracking_uri(definition.tracking_uri)
-    ledger.lock()
-    if Corpus.open(definition.corpus).fingerprint != definition.corpus_fingerprint:
-        raise StudyError(f"{definition.corpus} is not the corpus that {definition.name} was started on; restore it")
-    return ledger
-
-
-def start(ledger: Ledger, request: RunRequest, *, show_report: bool = True) -> int:
-    """Run a study, new or resumed, to its end or interruption, and say what came out; return the exit code."""
-    from study.console import make_console
-    from study.execution.launch import Budget, run_study
-    from study.execution.live import LiveView
-    from study.execution.mps import serving
-
-    definition, name = ledger.definition, ledger.definition.name
-    progress = make_console(stderr=True)
-    progress.print(
-        f"study {name}: {definition.num_trials} trials on {definition.corpus_name},"
-        f" {definition.concurrent} at once; Ctrl-C ends it in order",
-        markup=False,
-    )
-    budget = Budget(
-        request.time_budget * 60 if request.time_budget is not None else None,
-        math.inf if request.max_gpu_hours is None else request.max_gpu_hours,
-    )
-    try:
-        shared = sharing(definition) if request.address is None else None
-        if shared is not None:
-            progress.print(f"GPUs: {shared}", markup=False)
-        view = LiveView(definition, request.max_gpu_hours)
-        memory = shared.memory_bytes if shared is not None else ()
-        with serving(definition.gpus_per_trial, memory) if request.mps else nullcontext():
-            outcome = run_study(ledger, view, address=request.address, budget=budget, with_report=show_report)
-    except (StudyError, CorpusError):
-        if request.resume is None and not any(trial.started for trial in ledger.trials()):
-            # Its name is free again: nothing has been tried.
-            ledger.discard()
-        raise
-    finally:
-        ledger.close()
-    return conclude(ledger, outcome, progress, show_report=show_report)
-
-
-def check_mps(request: RunRequest) -> None:
-    """Raise StudyError where MPS is asked for on a cluster, whose nodes start it themselves."""
-    if request.mps and request.address is not None:
-        raise StudyError("--mps starts MPS on this machine; on a cluster its nodes do (cluster.yaml): leave it out")
-
-
-def conclude(ledger: Ledger, outcome: Outcome, progress: Console, *, show_report: bool) -> int:
-    """Say what came out of a run of a study, and how to go on; return the exit code."""
-    from study.analysis.seed_noise import known_noise
-    from study.console import make_console
-    from study.execution.launch import EXIT_INTERRUPTED
-    from study.reporting.tables import study_report
-
-    definition, name = ledger.definition, ledger.definition.name
-    if show_report:
-        trials = ledger.trials()
-        make_console().print(study_report(definition, trials, known_noise(ledger, trials)[1]))
-    option = storage_hint(ledger.folder.parent)
-    if not outcome.recorded:
-        progress.print(
-            f"MLflow has not heard everything; `study run --resume {name}{option}` sends the rest", markup=False
-        )
-    ending = outcome.ending
-    if ending.end != StudyEnd.COMPLETE:
-        progress.print(f"ended early: {ending.reason}; go on with `study run --resume {name}{option}`", markup=False)
-        return {StudyEnd.ALL_FAILED: 1, StudyEnd.INTERRUPTED: EXIT_INTERRUPTED}.get(ending.end, 0)
-    if not any(trial.state != State.FAILED for trial in ledger.trials()):
-        progress.print("every trial failed; `study report` says why", markup=False)
-        return 1
-    progress.print(f"look again: study report {name}{option}; browse its runs: study ui {name}{option}", markup=False)
-    return 0
 
 
 def check_choices(options: RunOptions) -> None:

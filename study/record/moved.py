@@ -1,0 +1,51 @@
+"""Where a study's corpus and tracking database lie after the project's folder was moved: their stored paths are old."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from data.errors import CorpusError
+from data.manifest import read_manifest
+from study.config.naming import default_tracking_uri
+from study.config.run_options import CORPORA
+from study.search.definition import Definition
+
+LOCAL = "sqlite:///"
+
+
+def found_again(folder: Path, definition: Definition, corpus: Path | None = None) -> tuple[Definition, list[str]]:
+    """Return a study's definition with places that exist, and what of it moved; nothing is written.
+
+    A corpus that is not where it was is looked for beside the storage, by its fingerprint; `corpus` says where it is.
+    A database of MLflow's that is not where it was is the one beside the studies, if there is one.
+    """
+    moved = []
+    stored = Path(definition.corpus)
+    found = corpus or (None if stored.is_dir() else next(places(folder.parent, stored, definition), None))
+    if found is not None and found != stored:
+        definition = replace(definition, corpus=str(found))
+        moved.append(f"the corpus of {definition.name} was at {stored}; it is taken from {found}")
+    uri, beside = definition.tracking_uri, default_tracking_uri(folder.parent)
+    if uri.startswith(LOCAL) and uri != beside and not is_there(uri) and is_there(beside):
+        definition = replace(definition, tracking_uri=beside)
+        moved.append(f"MLflow's database was at {uri}; it is taken from {beside}")
+    return definition, moved
+
+
+def is_there(uri: str) -> bool:
+    """Say whether a local database exists."""
+    return Path(uri.removeprefix(LOCAL)).exists()
+
+
+def places(storage: Path, stored: Path, definition: Definition) -> Iterator[Path]:
+    """Yield the folders near a storage that hold the corpus of a study, by its fingerprint."""
+    project = storage.absolute().parent
+    for place in dict.fromkeys([project / stored, *(project / CORPORA / stored.name, CORPORA / stored.name)]):
+        try:
+            is_it = place.is_dir() and read_manifest(place).fingerprint == definition.corpus_fingerprint
+        except CorpusError:
+            is_it = False
+        if is_it:
+            yield place
