@@ -78,7 +78,8 @@ def train_model(
     if origin is not None:
         torch.set_num_threads(origin.threads)
     settings = validate(nest(beginning(origin, given) | given))
-    name = corpus or (options.corpus if origin is None else origin.corpus)
+    usual = options.corpus if origin is None else origin.corpus
+    name = usual if corpus is None else corpus
     prepared = Corpus.open(find_corpus(name, options.vocabulary_size))
     write_note(out, note_of(prepared, origin, given))
     best: tuple[float, int] | None = None
