@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import optuna
 import pytest
 from conftest import tiny_settings
 
@@ -40,6 +41,11 @@ def definition(**changes) -> Definition:
 def row(epoch, nll=5.0, kl=1.0, au=2, outcome=""):
     valid = {"nll": nll, "kl": kl, "mi": kl, "au": au, "ppl": 9.5, "dispersion": 0.5}
     return Epoch(epoch, epoch, float(epoch), {f"valid/{name}": value for name, value in valid.items()}, outcome)
+
+
+def optuna_states(ledger):
+    study = optuna.load_study(study_name="one", storage=f"sqlite:///{ledger.folder / 'optuna.db'}")
+    return [trial.state for trial in study.trials]
 
 
 def numbers(rows):

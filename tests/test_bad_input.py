@@ -182,7 +182,7 @@ CASES = {
     "resume with options of a new study": (
         ("run", "--resume", "x", "--trials", "9", "--sampler", "random"),
         1,
-        "leave out --trials, --sampler",
+        "leave out --sampler",
     ),
     "comparison of unknown methods": (("compare", "prepared", "--methods", "vae,gan"), 1, "method"),
     "comparison without seeds": (("compare", "prepared", "--seeds", "0"), 1, "--seeds"),
@@ -220,7 +220,7 @@ CASES = {
     "resume with settings": (("run", "--resume", "x", "--set", "seed=1"), 1, "leave out --set"),
     "report of an unknown study": (("report", "nothing"), 1, "no study named nothing"),
     "status of an unknown study": (("status", "nothing"), 1, "no study named nothing"),
-    "export to another format": (("export", "nothing", "--to", "x.csv"), 1, "expected a .parquet file"),
+    "export to another format": (("export", "nothing", "--to", "x.xlsx"), 1, "expected a .parquet, .csv file"),
     "figure of another kind": (("report", "nothing", "--figure", "x.gif"), 1, "no study named nothing"),
     "ui without a study": (("ui",), 1, "run a study first"),
     "ui for everyone": (("ui", "--host", "0.0.0.0"), 1, "add --allow-remote"),

@@ -9,8 +9,7 @@ import optuna
 import polars as pl
 import pytest
 from conftest import json_lines
-from studies import definition, numbers, row
-from test_ledger import optuna_states
+from studies import definition, numbers, optuna_states, row
 
 from study.epoch import NO_EPOCH
 from study.errors import StudyError

@@ -4,10 +4,9 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
-import optuna
 import pytest
 from optuna.trial import TrialState
-from studies import definition, row
+from studies import definition, optuna_states, row
 
 from study.epoch import NO_EPOCH, Epoch
 from study.errors import StudyError
@@ -16,11 +15,6 @@ from study.record.journal import append_journal, read_journal
 from study.record.ledger import Ledger
 from study.record.states import State
 from study.search.objective import Goal
-
-
-def optuna_states(ledger):
-    study = optuna.load_study(study_name="one", storage=f"sqlite:///{ledger.folder / 'optuna.db'}")
-    return [trial.state for trial in study.trials]
 
 
 def test_each_end_of_a_trial_is_told_truly(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from model.collapse import LITTLE_MI_NATS
 from study.analysis.claims import NOT_TESTABLE, TRUSTED
 from study.analysis.pooling_test import PoolingVerdict, verdicts
+from study.analysis.seed_noise import BEYOND_LUCK, seed_noise
 from study.config.settings import Params
 from study.record.states import State
 from study.record.trials import TrialRecord, best_trial, is_language_model, nearest_to_feasible
@@ -42,6 +44,8 @@ class LanguageModel:
     nll: float
     best_less_this: float | None
     """The best trial's nll less this."""
+    seed_noise: float | None
+    """Standard deviation of the nll over seeds alone, in nats; None where no setting ran with several."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,32 @@ def language_model_of(definition: Definition, trials: Sequence[TrialRecord]) -> 
         if definition.is_tested(trial.number) and is_language_model(definition, trial) and trial.best:
             best = best_trial(list(trials))
             less = None if best is None else best.best["valid/nll"] - trial.best["valid/nll"]
-            return LanguageModel(trial.number, trial.best["valid/nll"], less)
+            noise = seed_noise(list(trials))[0]
+            return LanguageModel(trial.number, trial.best["valid/nll"], less, None if math.isnan(noise) else noise)
     return None
+
+
+def in_short(pooling: Sequence[PoolingVerdict]) -> str:
+    """Return what the pooling test comes to, in a sentence."""
+    told = []
+    for one in pooling:
+        if one.verdict in ("more", "less"):
+            likelihood = "a better likelihood" if one.nll.high < 0 else "a worse likelihood" if one.nll.low > 0 else ""
+            beside = f"at {likelihood}" if likelihood else "at a likelihood that is not seen to differ"
+            told.append(f"{one.pooling} pooling carries {one.verdict} of the input than {one.against}, {beside}")
+    return f"In short: {'; '.join(told) or 'this test does not show that pooling makes a difference here'}."
 
 
 def sentences(definition: Definition, found: Answer) -> list[str]:
     """Return the answer in words: pooling first, then the best settings, then what a latent variable costs or gains."""
-    told = [f"Pooling: {one.pooling} against {one.against}: {one.verdict}; {one.why}." for one in found.pooling]
+    told = [in_short(found.pooling)] if found.pooling else []
+    told += [f"Pooling: {one.pooling} against {one.against}: {one.verdict}; {one.why}." for one in found.pooling]
     for one in found.pooling:
         if one.verdict != NOT_TESTABLE:
-            interval = f"{one.nll.difference:z.2f} [{one.nll.low:z.2f}, {one.nll.high:z.2f}] nats"
+            interval = f"{one.nll.difference:z.2f} nats, 95 % interval [{one.nll.low:z.2f}, {one.nll.high:z.2f}]"
             told.append(
-                f"The nll of {one.pooling} less that of {one.against}: {interval}; {one.pairs} pairs like these show"
-                f" differences from {one.detectable_nll:.2f} on."
+                f"The nll of {one.pooling} less that of {one.against}: {interval}; of {one.pairs} such pairs a"
+                f" difference below {one.detectable_nll:.2f} may stay unseen."
             )
     best = found.best
     if best is None:
@@ -123,6 +140,8 @@ def sentences(definition: Definition, found: Answer) -> list[str]:
     if found.language_model is not None:
         model, less = found.language_model, found.language_model.best_less_this
         beside = "" if less is None else f"; the best trial is {abs(less):.2f} nats {'better' if less < 0 else 'worse'}"
+        if less is not None and model.seed_noise is not None and abs(less) < BEYOND_LUCK * model.seed_noise:
+            beside += ", as seeds alone may make two runs differ"
         told.append(f"A language model of the same decoder has an nll of {model.nll:.2f}{beside}.")
     if best.feasible and best.mi < LITTLE_MI_NATS:
         told.append(f"The latent variable carries little: {best.mi:.2f} nats.")

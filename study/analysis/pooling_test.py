@@ -155,10 +155,13 @@ def conclude(pooling: str, pairs: int, mi: Interval, p_value: float, counts: Seq
             NOT_TESTABLE,
             f"every run with {pooling} and with {REFERENCE} collapsed; ask at lower KL weights (--test-weights)",
         )
-    told = f"{pooling} carries {abs(mi.difference):.2f} nats {'more' if mi.difference > 0 else 'less'}"
+    told = (
+        f"its mutual information is {abs(mi.difference):.2f} nats {'higher' if mi.difference > 0 else 'lower'} in the"
+        f" mean of {pairs} pairs of equal KL weight and seed"
+    )
     if p_value < 1 - CONFIDENCE:
-        return ("more" if mi.difference > 0 else "less"), f"{told} in the mean of {pairs} pairs, {shown_p(p_value)}"
-    return "undecided", f"{told} in the mean of {pairs} pairs, as poolings that are all alike may, p = {p_value:.2f}"
+        return ("more" if mi.difference > 0 else "less"), f"{told}, {shown_p(p_value)}"
+    return "undecided", f"{told}, as much as chance alone gives with p = {p_value:.2f}"
 
 
 def shown_p(p_value: float) -> str:

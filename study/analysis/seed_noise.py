@@ -46,14 +46,14 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
     """
     name, place = ledger.definition.name, ledger.folder.with_name(f"{ledger.definition.name}-confirm")
     noise, settings = seed_noise(trials)
-    source = "its own seeds"
+    source = "that ran with several"
     if not settings and (place / DEFINITION).is_file():
         try:
             noise, settings = seed_noise(Ledger.open(place).trials())
         except StudyError as error:
             # No reason to lose the rest of what is looked at.
             warnings.warn(StudyWarning(f"the seed noise is not taken from {place.name}: {error}"), stacklevel=2)
-        source = place.name
+        source = f"of {place.name}"
     if not settings:
         hint = storage_hint(ledger.folder.parent)
         return (
@@ -61,9 +61,7 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
             "Seed noise: not measured, so that small differences may be luck;"
             f" `study confirm {name}{hint}` measures it.",
         )
-    sentence = (
-        f"Seed noise: nll varies by {noise:.2f} nats (s.d.) over seeds alone, from {settings} settings of {source}"
-    )
+    sentence = f"Seed noise: nll varies by {noise:.2f} nats (s.d.) over seeds alone, in {settings} settings {source}"
     best = best_trial(trials)
     if best is None:
         return noise, f"{sentence}."
@@ -74,5 +72,6 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
     )
     return (
         noise,
-        f"{sentence}; {near} feasible trials, the best among them, lie within twice what that makes of a difference.",
+        f"{sentence}; {near - 1} other feasible trials are less than {BEYOND_LUCK * noise:.2f} nats behind the best:"
+        " luck may be all of that.",
     )

@@ -99,7 +99,7 @@ def encode_command(model: str, texts: str, path: Path, storage: Path, **given: s
     study encode quick messages.txt --to means.parquet
     study encode quick reviews.csv --column body --id-column review --to means.parquet
     """
-    from study.inference.texts import encoded, rows_of_file, rows_of_lines
+    from study.inference.texts import rows_of_file, rows_of_lines, with_means
     from study.reporting.outputs import check_output, write_output
 
     check_output(path, (".parquet",), "--to")
@@ -108,6 +108,6 @@ def encode_command(model: str, texts: str, path: Path, storage: Path, **given: s
         rows = rows_of_lines(read_texts(sys.stdin), given)
     else:
         rows = rows_of_file(Path(texts), given, trained.codec)
-    frame = encoded(trained, rows)
+    frame = with_means(rows, trained.encode(rows["text"]))
     write_output(path, frame.write_parquet)
     click.echo(f"wrote {frame.height} rows of {trained.network.settings.latent_size} dimensions to {path}", err=True)

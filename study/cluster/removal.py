@@ -10,7 +10,7 @@ from pathlib import Path
 from data.files import HALF_WRITTEN
 from study.config.naming import check_study_name
 from study.errors import StudyError
-from study.record.database import forget
+from study.record.database import forget, name_in
 from study.record.holding import exclusive_lock
 from study.record.ledger import OWN_FILES
 from study.record.places import DEFINITION, LOCK, TRIALS
@@ -109,7 +109,7 @@ def rename_study(folder: Path, name: str) -> list[str]:
             raise StudyError(f"{target} exists already; choose another name")
         with exclusive_lock(old, definition.name):
             experiments.rename_experiment(definition, new)
-            write_definition(old / DEFINITION, replace(definition, name=new))
+            write_definition(old / DEFINITION, replace(definition, name=new, optuna_name=name_in(definition)))
             old.rename(target)
         renamed.append(new)
     return renamed

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from data.sources.columns import Columns
 from data.sources.readers import FORMATS
 from data.sources.text_file import TextFile, ending
 from data.tokens.codec import Codec
 from study.errors import StudyError
-
-if TYPE_CHECKING:
-    from study.inference.trained_model import TrainedModel
 
 
 def rows_of_lines(texts: list[str], given: Mapping[str, object]) -> pl.DataFrame:
@@ -57,9 +55,8 @@ def as_text(value: str | bool | None) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def encoded(model: TrainedModel, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return rows with the posterior `mean` of each text, `[latent]`."""
-    means = model.encode(rows["text"].to_list())
+def with_means(rows: pl.DataFrame, means: NDArray[np.float32]) -> pl.DataFrame:
+    """Return rows with the posterior `mean` of each text, `[latent]`, of `[rows, latent]`."""
     return rows.with_columns(pl.Series("mean", means, dtype=pl.Array(pl.Float32, means.shape[1])))
 
 

@@ -45,12 +45,8 @@ def new_study(
 
     Raises StudyError or CorpusError.
     """
-    from data.corpus import Corpus
-
     tracking_uri = check_servers(request)
-    layers = [read_preset(request.preset)] if request.preset is not None else []
-    if request.config:
-        layers.append(read_toml(request.config))
+    layers = layers_of(request)
     run_tables = [layer.pop("study", {}) for layer in layers]
     # What a preset takes of a GPU is for a cluster, whose GPUs are not known yet; here they are looked at.
     preset_share = run_tables[0].pop("gpus_per_trial", 0.0) if request.preset is not None else 0.0
@@ -66,16 +62,13 @@ def new_study(
     if tested:
         space = with_test(space, tested)
     goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_mi_nats)
-    name = check_study_name(request.name) if request.name is not None else None
-    with tempfile.TemporaryDirectory() as scratch:
-        # A dry run leaves nothing behind, a corpus that it had to prepare included.
-        corpora = Path(scratch) if request.dry_run else CORPORA
-        corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
-        share = choose_gpus(options, request.address, space, corpus, preset_share)
-    storage = request.storage
+    if request.name is not None:
+        check_study_name(request.name)
+    corpus, share = corpus_and_share(request, options, space, preset_share)
+    storage, stem = request.storage, request.preset or corpus.name
     address = absolute_database(tracking_uri) or default_tracking_uri(storage)
     definition = Definition(
-        name=name or free_name(storage, request.preset or corpus.name, taken_names(address)),
+        name=request.name or free_name(storage, stem, taken_names(address)),
         identifier=uuid.uuid4().hex,
         corpus=str(corpus.folder),
         corpus_name=corpus.name,
@@ -99,14 +92,40 @@ def new_study(
         num_tested=len(tested),
     )
     if earlier is not None:
-        taken = take_over(earlier, definition, num_searched)
-        for line in taken.notes:
-            say(line)
-        planned = (*tested, *tries, *taken.points, *grid)
-        definition = replace(definition, planned=planned, learned=taken.learned)
+        definition = taking_over(earlier, definition, num_searched, len(tested) + len(tries), say)
     check_sampler(definition)
     check_apart(storage, definition.name, definition.tracking_uri)
     return definition
+
+
+def taking_over(
+    earlier: Ledger, definition: Definition, num_searched: int, place: int, say: Callable[[str], None]
+) -> Definition:
+    """Return a definition with what is taken over of an earlier study, its points at a place among those planned."""
+    taken = take_over(earlier, definition, num_searched)
+    for line in taken.notes:
+        say(line)
+    planned = (*definition.planned[:place], *taken.points, *definition.planned[place:])
+    return replace(definition, planned=planned, learned=taken.learned)
+
+
+def corpus_and_share(
+    request: RunRequest, options: RunOptions, space: SearchSpace, preset_share: float
+) -> tuple[Corpus, float]:
+    """Return the corpus of a study, prepared if it has a name, and the share of a GPU that its trials get."""
+    from data.corpus import Corpus
+
+    with tempfile.TemporaryDirectory() as scratch:
+        # A dry run leaves nothing behind, a corpus that it had to prepare included.
+        corpora = Path(scratch) if request.dry_run else CORPORA
+        corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
+        return corpus, choose_gpus(options, request.address, space, corpus, preset_share)
+
+
+def layers_of(request: RunRequest) -> list[Table]:
+    """Return the tables of a request's preset and file, in that order."""
+    layers = [read_preset(request.preset)] if request.preset is not None else []
+    return [*layers, read_toml(request.config)] if request.config else layers
 
 
 def earlier_study(request: RunRequest, asked: dict[str, object], say: Callable[[str], None]) -> Ledger:

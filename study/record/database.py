@@ -50,15 +50,10 @@ def new_study(storage: optuna.storages.RDBStorage, definition: Definition) -> No
 
 
 def name_in(definition: Definition) -> str:
-    """Return a study's name in its database: a server holds the studies of many folders."""
+    """Return a study's name in its database: a server holds the studies of many folders, and none renames one."""
+    if definition.optuna_name:
+        return definition.optuna_name
     return f"{definition.name}-{definition.identifier[:8]}" if definition.optuna_url else definition.name
-
-
-def stored_name(storage: optuna.storages.RDBStorage, definition: Definition) -> str:
-    """Return the name that a storage has of a study, which keeps the one that it was started with when renamed."""
-    names = [study.study_name for study in storage.get_all_studies()]
-    own = [name for name in names if not definition.optuna_url or name.endswith(f"-{definition.identifier[:8]}")]
-    return own[0] if len(own) == 1 else name_in(definition)
 
 
 def forget(folder: Path, definition: Definition) -> None:
@@ -87,7 +82,7 @@ def connect(folder: Path, definition: Definition, *, writing: bool) -> optuna.St
                 check_file(path)
             storage = file_storage(path, writing=writing, skip_table_creation=True)
         return optuna.load_study(
-            study_name=stored_name(storage, definition),
+            study_name=name_in(definition),
             storage=storage,
             sampler=make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, 0),
         )

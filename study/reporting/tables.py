@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -27,7 +28,9 @@ from study.reporting.outputs import write_output
 from study.reporting.pooling import pooling_tables
 from study.search.definition import Definition
 from study.search.space import CONDITIONS
-from study.training.run_folder import RunNote
+
+if TYPE_CHECKING:
+    from study.training.run_folder import RunNote
 
 
 def describe_study(definition: Definition, trials: list[TrialRecord], reason: str) -> str:

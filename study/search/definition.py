@@ -30,6 +30,7 @@ BY_HAND = (
     "gpus_per_trial",
     "tracking_uri",
     "optuna_url",
+    "optuna_name",
     "command",
     "provenance",
 )
@@ -70,6 +71,8 @@ class Definition:
     """How many of those are the pooling test's (see `study.search.pooling_test`)."""
     learned: tuple[Learned, ...] = ()
     """Trials of an earlier study that the sampler knows from the first proposal on."""
+    optuna_name: str = ""
+    """Its name in Optuna's database, where it was renamed since."""
 
     def is_tested(self, number: int) -> bool:
         """Say whether a trial is of the pooling test, which the first ones are."""
@@ -139,6 +142,7 @@ class Stored(BaseModel):
     planned: list[Params] = []
     num_tested: int = Field(default=0, ge=0)
     learned: list[Learned] = []
+    optuna_name: str = ""
 
 
 def write_definition(path: Path, definition: Definition) -> None:

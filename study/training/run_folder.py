@@ -12,7 +12,6 @@ from study.config.stored import read_sealed, write_sealed
 from study.epoch import Epoch
 from study.errors import StudyError
 from study.record.places import CHECKPOINTS
-from study.training.checkpoints import load_checkpoint
 
 RUN = "run.json"
 
@@ -56,5 +55,7 @@ def read_note(folder: Path) -> RunNote:
 
 def read_epochs(folder: Path) -> list[Epoch]:
     """Return the epochs so far of the run in a folder, oldest first; none before the first checkpoint."""
+    from study.training.checkpoints import load_checkpoint
+
     found = load_checkpoint(folder / CHECKPOINTS)
     return [Epoch.from_json(row) for row in found[0].history] if found is not None else []
