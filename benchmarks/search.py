@@ -36,8 +36,9 @@ from study.execution.schedules import EPOCH, METRIC, make_scheduler
 from study.record.trials import best_row
 from study.search.definition import Definition
 from study.search.objective import Goal
+from study.search.ranges import Range
 from study.search.samplers import make_sampler
-from study.search.space import Range, build_space
+from study.search.space import build_space
 from study.training.ending import collapse_ends, collapsed_so_far
 
 CURVES = Path(__file__).parent / "chitchat-curves.parquet"

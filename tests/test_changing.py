@@ -20,8 +20,9 @@ from study.record.states import State
 from study.search.learned import Learned
 from study.search.objective import Goal
 from study.search.pooling_test import with_test
+from study.search.ranges import Range
 from study.search.settled import LEAST_TRIALS, expected_best, expected_gain, has_settled
-from study.search.space import Range, build_space
+from study.search.space import build_space
 
 
 @pytest.fixture

@@ -152,6 +152,7 @@ def test_a_folder_holds_no_more_modules_than_one_can_see():
             "optuna",
             {
                 "study.search.learned",
+                "study.search.ranges",
                 "study.search.samplers",
                 "study.search.space",
                 "study.record.database",

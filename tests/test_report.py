@@ -21,7 +21,8 @@ from study.record.trials import TrialRecord, best_trial, seeds_frame, trials_fra
 from study.reporting.document import WORDS
 from study.reporting.figures import FIGURES, drawable
 from study.reporting.model_figures import PORTRAITS
-from study.search.space import Range, SearchSpace
+from study.search.ranges import Range
+from study.search.space import SearchSpace
 from study.tracking.overview import overview, settings_tag
 
 

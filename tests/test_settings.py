@@ -23,8 +23,9 @@ from study.config.settings import (
 from study.epoch import NO_EPOCH
 from study.errors import StudyError
 from study.search.objective import Goal, pareto_front
+from study.search.ranges import Range
 from study.search.samplers import SAMPLER_NAMES, make_sampler
-from study.search.space import CONDITIONS, OPTIONAL, SEARCHED, Range, SearchSpace, build_space
+from study.search.space import CONDITIONS, OPTIONAL, SEARCHED, SearchSpace, build_space
 
 
 @given(

@@ -28,7 +28,8 @@ from study.record.provenance import here
 from study.record.states import State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
-from study.search.space import Range, SearchSpace
+from study.search.ranges import Range
+from study.search.space import SearchSpace
 
 SEED_ROUNDS = (1, 3, 5, 10)
 """Seeds after which the worse half of the settings is left out."""

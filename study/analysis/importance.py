@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from study.record.states import State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
-from study.search.space import Range
+from study.search.ranges import Range
 
 RESAMPLES = 60
 INTERVAL = (0.05, 0.95)

@@ -38,7 +38,7 @@ from study.reporting.outputs import check_output, refuse_foreign
 from study.reporting.pooling import TEST_COLUMNS, VERDICT_COLUMNS, test_rows, verdict_cells
 from study.reporting.tables import seed_rows
 from study.search.definition import Definition
-from study.search.space import Range
+from study.search.ranges import Range
 
 WORDS = ("reconstructions", "interpolation")
 """Figures that a document has as tables, in which one can search and copy."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from study.config.settings import Params, Value, defaults
 from study.errors import StudyError, did_you_mean
-from study.search.space import Range, SearchSpace
+from study.search.ranges import Range
+from study.search.space import SearchSpace
 
 POOLING, WEIGHT, SEED, METHOD = "model.pooling", "objective.kl_weight", "seed", "method"
 REFERENCE = "last"
