@@ -75,6 +75,18 @@ def test_a_comparison_runs_every_point_once_and_judges_the_claims(ray_session, c
     )
     assert [(each["method"], each["pooling"]) for each in stored["gains"]] == [("vae", "max"), ("aggressive", "max")]
     assert call("compare", "--resume", "c", "--markdown", tmp_path / "t.txt", "--storage", tmp_path)[0] == 1
+    paper = ("compare", "--resume", "c", "--latex", tmp_path / "t.tex", "--storage", tmp_path, "--columns")
+    code, out, _ = call(*paper, "nll,nll_difference,au")
+    assert code == 0
+    assert "dispersion" not in out.split("Pooling beside")[0]
+    tex = (tmp_path / "t.tex").read_text("utf-8")
+    assert f"vae & last & 2 & {plain['nll']:.2f} $\\pm$ {plain['nll_sd']:.2f} & - & " in tex
+    assert tex.count("\\\\\n") == 6
+    assert r"\toprule" in tex
+    assert all(line.startswith("%") for line in tex.split(r"\begin{table}")[0].splitlines())
+    code, _, err = call(*paper, "nll,cosin")
+    assert code == 1
+    assert "no column cosin" in err
 
 
 def test_intervals_cover_what_is_there_and_widen_with_fewer_seeds():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ def start(ledger: Ledger, request: RunRequest, *, show_report: bool = True, prin
     from study.execution.live import LiveView
     from study.execution.mps import serving
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Of a shell's background job, which `study stop` is to end as any other.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     definition, name = ledger.definition, ledger.definition.name
     progress = make_console(stderr=True)
     progress.print(
