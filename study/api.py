@@ -173,12 +173,16 @@ class Study:
 
 DICTIONARIES = {"set": "assignments", "floor": "floors"}
 LISTS = {"search": "also", "poolings": "poolings", "test_weights": "test_weights", "stages": "stages"}
-NAMES = {"from_": "from_study", "corpus": "moved_corpus"}
+NAMES = {"from_": "from_study"}
 
 
 def request_of(corpus: str | Path | None, storage: Path | str, options: Mapping[str, Any]) -> RunRequest:
     """Return what options of `Study.run` ask for; raise StudyError for one that there is not."""
-    asked: dict[str, object] = {"storage": Path(storage), "corpus": None if corpus is None else str(corpus)}
+    if options.get("dry_run"):
+        raise StudyError("Study.run runs a study; to see what it would be, `study run --dry-run`")
+    # Of a study that goes on, where its corpus lies now.
+    place = "moved_corpus" if options.get("resume") else "corpus"
+    asked: dict[str, object] = {"storage": Path(storage), place: None if corpus is None else str(corpus)}
     for name, value in options.items():
         if name in DICTIONARIES:
             asked[DICTIONARIES[name]] = tuple(assignment(each, one) for each, one in value.items())

@@ -11,8 +11,10 @@ import pytest
 from conftest import json_lines
 from studies import definition, numbers, optuna_states, row
 
+from study.config.request import RunRequest
 from study.epoch import NO_EPOCH
 from study.errors import StudyError
+from study.planning.plan import grid_points, new_study
 from study.planning.points import asked_points
 from study.planning.takeover import take_over
 from study.record.ledger import Ledger
@@ -87,7 +89,6 @@ def test_a_finished_study_goes_on_to_more_trials_and_keeps_what_it_has(ray_sessi
 
 
 def test_a_grid_goes_on_to_points_that_it_has_not_tried(tmp_path):
-    from study.planning.plan import grid_points
     from study.planning.resume import add_trials
 
     study = definition(sampler="grid", num_trials=1, space=few_settings())
@@ -354,8 +355,12 @@ def test_a_search_settles_when_halving_it_would_have_cost_less_than_luck():
 
 
 def test_a_study_that_has_settled_ends_and_can_be_gone_on_with(ray_session, copied, call, monkeypatch):
-    monkeypatch.setattr("study.execution.launch.is_settled", lambda ledger: True)
     storage = ("--storage", copied)
+    code, _, err = call("run", "--resume", "done", "--trials", 9, "--stop-when-settled", *storage)
+    assert code == 1
+    assert "needs the noise of seeds" in err
+    monkeypatch.setattr("study.execution.start.seed_noise", lambda trials: (0.1, 1))
+    monkeypatch.setattr("study.execution.launch.is_settled", lambda ledger: True)
     code, _, err = call("run", "--resume", "done", "--trials", 9, "--stop-when-settled", *storage)
     assert code == 0, err
     assert "settled with 3 trials to go" in err
@@ -436,3 +441,86 @@ def test_training_from_nothing_says_what_is_missing(finished_study, call, tmp_pa
     assert code == 1
     assert words in err
     assert not (tmp_path / "x").exists()
+
+
+# What a hostile reader found
+
+
+@pytest.mark.parametrize("option", ["--concurrent", "--trials"])
+def test_a_number_that_would_ruin_a_study_is_refused(copied, call, option):
+    before = (copied / "done/study.json").read_bytes()
+    code, _, err = call("run", "--resume", "done", option, 0, "--storage", copied)
+    assert code in (1, 2)
+    assert "Traceback" not in err
+    assert (copied / "done/study.json").read_bytes() == before
+    with pytest.raises(StudyError, match="cannot be changed so"):
+        Ledger.open(copied / "done").change(concurrent=0)
+    assert (copied / "done/study.json").read_bytes() == before
+
+
+def test_a_range_with_steps_holds_its_steps_alone():
+    stepped = Range(low=0.1, high=1.0, step=0.3)
+    assert [stepped.holds(value) for value in (0.1, 0.4, 0.7, 1.0, 0.5, 1.3)] == [True] * 4 + [False] * 2
+    assert [Range(low=1, high=9, step=4).holds(value) for value in (1, 5, 9, 3)] == [True] * 3 + [False]
+
+
+def test_a_repair_without_the_database_keeps_values_outside_the_space(ray_session, corpus, tiny_toml, tmp_path, call):
+    point = "model.pooling=max objective.kl_weight=4 training.epochs=2 objective.annealing=constant"
+    arguments = ("--config", tiny_toml, "--scheduler", "none", "--try", point, "--try-outside", "--storage", tmp_path)
+    code, _, err = call("run", corpus.folder, "--name", "x", "--trials", 1, *arguments)
+    assert code == 0, err
+    before = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    (tmp_path / "x/optuna.db").write_bytes(b"")
+    assert call("doctor", "x", "--repair", "--storage", tmp_path)[0] == 0
+    code, _, err = call("run", "--resume", "x", "--storage", tmp_path)
+    assert code == 0, err
+    after = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    assert [line["params"] for line in after] == [line["params"] for line in before]
+    assert [line["epochs"] for line in after] == [2]
+
+
+def test_a_dropped_trial_that_is_repaired_is_trained_again_and_stays_dropped(ray_session, copied, call):
+    storage = ("--storage", copied)
+    assert call("drop", "done:1", "--why", "bad", *storage)[0] == 0
+    journal = copied / "done/trials/00001/epochs.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:1]))
+    shutil.rmtree(copied / "done/trials/00001/checkpoints", ignore_errors=True)
+    assert call("doctor", "done", "--repair", *storage)[0] == 0
+    code, _, err = call("run", "--resume", "done", *storage)
+    assert code == 0, err
+    line = json_lines(call("report", "done", "--json", *storage)[1])[1]
+    assert (line["state"], line["reason"]) == ("dropped", "bad")
+
+
+def test_a_trial_outside_the_space_takes_no_setting_from_a_sampler(tmp_path):
+    """A sampler of one space for all trials would lose a setting that one of them lacks."""
+    outside = {"objective.kl_weight": 4.0}
+    ledger = try_all(tmp_path / "one", definition(num_trials=14, planned=(outside,)), [5.0] * 3)
+    seen = []
+    make = ledger._settle_next.__globals__["draw"]
+
+    def spy(*arguments, hidden=(), **more):
+        seen.append(set(hidden))
+        return make(*arguments, hidden=hidden, **more)
+
+    ledger._settle_next.__globals__["draw"] = spy
+    try:
+        ledger.ask()
+    finally:
+        ledger._settle_next.__globals__["draw"] = make
+    assert seen == [{0}]
+
+
+def test_a_grid_keeps_its_points_beside_those_of_ones_own(corpus, tmp_path):
+    settings = ("model.latent_size=3", "objective.annealing=constant", "objective.kl_weight=0.3")
+    request = RunRequest(
+        storage=tmp_path,
+        corpus=str(corpus.folder),
+        assignments=settings,
+        sampler="grid",
+        stages=("search",),
+        tries=("objective.kl_weight=0.9",),
+        try_outside=True,
+    )
+    study = new_study(request, "")
+    assert study.num_trials == len(study.planned) == 1 + len(study.space.grid())

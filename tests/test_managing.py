@@ -92,6 +92,10 @@ def test_a_study_is_deleted_with_its_runs_after_it_is_said_what_goes(copied, cal
     (copied / "done/notes.txt").write_text("precious")
     client = client_of(copied)
     experiment = client.get_experiment_by_name("done").experiment_id
+    theirs = client.create_experiment("theirs", (copied / "mlartifacts/theirs").as_uri())
+    foreign = client.create_run(theirs)
+    client.log_text(foreign.info.run_id, "precious", "notes.txt")
+    client.delete_run(foreign.info.run_id)
     code, out, _ = call("delete", "done", "--storage", copied)
     assert code == 0
     assert "7 runs in MLflow" in out
@@ -101,11 +105,10 @@ def test_a_study_is_deleted_with_its_runs_after_it_is_said_what_goes(copied, cal
     assert code == 0, err
     assert [path.name for path in (copied / "done").iterdir()] == ["notes.txt"]
     assert client.get_experiment_by_name("done") is None
-    from mlflow.exceptions import MlflowException
-
-    with pytest.raises(MlflowException, match="exist"):
-        client.get_experiment(experiment)
-    assert not list((copied / "mlartifacts/done").rglob("*.parquet"))
+    assert client.get_experiment(experiment).lifecycle_stage == "deleted"
+    assert client.get_run(foreign.info.run_id).info.lifecycle_stage == "deleted", "what others deleted can be restored"
+    assert not (copied / "mlartifacts/done").exists()
+    assert (copied / "mlartifacts/theirs").is_dir()
     code, _, err = call("delete", "done", "--storage", copied)
     assert code == 1
     assert "no study named done" in err
@@ -116,6 +119,44 @@ def test_runs_stay_where_asked(copied, call):
     assert call("delete", "done", "--yes", "--keep-runs", "--storage", copied)[0] == 0
     assert not (copied / "done").exists()
     assert len(client.search_runs([client.get_experiment_by_name("done").experiment_id])) == 7
+
+
+def test_what_is_done_to_a_copy_leaves_the_original(copied, call, tmp_path):
+    shutil.copytree(copied, tmp_path / "copy")
+    code, _, err = call("delete", "done", "--yes", "--storage", tmp_path / "copy")
+    assert code == 0, err
+    client = client_of(copied)
+    assert len(client.search_runs([client.get_experiment_by_name("done").experiment_id])) == 7
+    assert list((copied / "mlartifacts/done").rglob("*.parquet"))
+
+
+def test_a_moved_study_is_renamed_and_deleted_where_it_is_now(copied, call, tmp_path):
+    copied.rename(tmp_path / "moved")
+    assert call("rename", "done", "new", "--storage", tmp_path / "moved")[0] == 0
+    assert not copied.exists()
+    assert "7 runs in MLflow" in call("delete", "new", "--storage", tmp_path / "moved")[1]
+
+
+def test_a_rename_that_was_killed_can_be_repeated(copied, call, monkeypatch):
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename", die)
+        assert call("rename", "done", "new", "--storage", copied)[0] == 130
+    assert (copied / "done").is_dir()
+    code, _, err = call("rename", "done", "new", "--storage", copied)
+    assert code == 0, err
+    assert len(json_lines(call("report", "new", "--json", "--storage", copied)[1])) == 6
+
+
+def test_a_rename_that_cannot_be_whole_is_not_begun(copied, call):
+    shutil.copytree(copied / "done", copied / "done-confirm")
+    (copied / "new-confirm").mkdir()
+    code, _, err = call("rename", "done", "new", "--storage", copied)
+    assert code == 1
+    assert "new-confirm exists already" in err
+    assert (copied / "done/study.json").is_file()
 
 
 # Stopped
@@ -150,7 +191,7 @@ def test_a_local_study_is_stopped_from_another_terminal_and_goes_on(corpus, tiny
     assert process.wait(30) == 130
     states = [line["state"] for line in json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])]
     assert set(states) <= {"waiting", "pruned", "complete"}
-    assert "interrupted" in call("list", "--storage", tmp_path)[1]
+    assert "unfinished" in call("list", "--storage", tmp_path)[1]
     code, _, err = call("stop", "x", "--storage", tmp_path)
     assert code == 0
     assert "is not running" in err
@@ -195,9 +236,8 @@ def test_a_run_that_was_deleted_comes_back_and_one_that_is_gone_is_made_again(ra
     client, ids = client_of(copied), Ledger.open(copied / "done").run_ids()
     client.delete_run(ids["2"])
     client.delete_run(ids["3"])
-    from study.tracking.experiments import collect
-
-    collect(Ledger.open(copied / "done").definition.tracking_uri, "", [ids["3"]])
+    # As its own `mlflow gc` does.
+    client._tracking_client.store._hard_delete_run(ids["3"])
     code, _, err = call("run", "--resume", "done", "--storage", copied)
     assert code == 0, err
     assert client.get_run(ids["2"]).info.lifecycle_stage == "active"

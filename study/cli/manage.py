@@ -47,7 +47,7 @@ def list_command(storage: Path) -> int:
             table.add_row(name, "", "", f"damaged: {first_line(error)}", "", "", "", size)
             continue
         best = best_trial(trials)
-        state = "running" if ledger.is_locked() else "interrupted" if ledger.num_left() else "complete"
+        state = "running" if ledger.is_locked() else "unfinished" if ledger.num_left() else "complete"
         numbers = ["", "", ""]
         if best is not None:
             numbers = [f"trial {best.number}", f"{best.best['valid/nll']:.2f}", f"{best.best['valid/mi']:z.2f}"]

@@ -13,6 +13,7 @@ from study.errors import StudyError
 from study.record.database import forget, name_in
 from study.record.holding import exclusive_lock
 from study.record.ledger import OWN_FILES
+from study.record.moved import found_again
 from study.record.places import DEFINITION, LOCK, TRIALS
 from study.search.definition import Definition, read_definition, write_definition
 from study.tracking import experiments
@@ -71,7 +72,7 @@ def definition_in(folder: Path) -> Definition:
     """Return the definition of the study in a folder; raise StudyError if there is none."""
     if not (folder / DEFINITION).is_file():
         raise StudyError(f"no study named {folder.name} in {folder.parent}; `study list` shows what there is")
-    return read_definition(folder / DEFINITION)
+    return found_again(folder, read_definition(folder / DEFINITION))[0]
 
 
 def delete_study(folder: Path, *, with_runs: bool) -> Iterator[str]:
@@ -100,13 +101,15 @@ def delete_study(folder: Path, *, with_runs: bool) -> Iterator[str]:
 def rename_study(folder: Path, name: str) -> list[str]:
     """Give the study in a folder, and its confirmation, another name; return the new names. Raises StudyError."""
     check_study_name(name, "NEW")
+    definition_in(folder)
+    pairs = [(folder, name), (folder.with_name(f"{folder.name}{CONFIRMATION}"), f"{name}{CONFIRMATION}")]
+    pairs = [(old, new) for old, new in pairs if (old / DEFINITION).is_file()]
     renamed = []
-    for old, new in ((folder, name), (folder.with_name(f"{folder.name}{CONFIRMATION}"), f"{name}{CONFIRMATION}")):
-        if old != folder and not (old / DEFINITION).is_file():
-            continue
+    for old, new in pairs:
+        if old.with_name(new).exists():
+            raise StudyError(f"{old.with_name(new)} exists already; choose another name")
+    for old, new in pairs:
         definition, target = definition_in(old), old.with_name(new)
-        if target.exists():
-            raise StudyError(f"{target} exists already; choose another name")
         with exclusive_lock(old, definition.name):
             experiments.rename_experiment(definition, new)
             write_definition(old / DEFINITION, replace(definition, name=new, optuna_name=name_in(definition)))

@@ -6,7 +6,7 @@ A trial is its settings and its seed, so that training it again gives the number
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import optuna
@@ -26,6 +26,7 @@ from study.record.places import BEST, CHECKPOINTS, DATABASE, RUN_IDS, TRIALS, tr
 from study.record.proposal import ASKED, FIXED, OUTSIDE
 from study.record.trials import best_row
 from study.search.definition import Definition
+from study.search.space import DECIDED
 from study.training.checkpoints import PROGRESS, load_checkpoint
 
 
@@ -91,10 +92,16 @@ def mended(folder: Path, definition: Definition, number: int, known: FrozenTrial
         rows = history
     if problem:
         rewrite_journal(place, rows)
-    params = known.params if known is not None and in_space(known.params, definition) else params_of(place, definition)
-    entry = create_trial(
-        state=TrialState.WAITING, system_attrs={FIXED: params} if params else {}, user_attrs=asked_attributes(known)
-    )
+    if known is not None and in_space(known.params, definition):
+        inside, attributes = known.params, asked_attributes(known)
+    else:
+        inside, outside = definition.space.divide(params_of(place, definition))
+        attributes = {OUTSIDE: outside} if outside else {}
+    if ASKED not in attributes and number < len(definition.planned):
+        # They were planned before any other, so that their numbers are their places.
+        attributes[ASKED] = definition.planned[number]
+    fixed = {FIXED: inside} if inside else {}
+    entry = create_trial(state=TrialState.WAITING, system_attrs=fixed, user_attrs=attributes)
     return entry, f"{problem or 'its entry was lost'}; {len(rows)} epochs of it are whole, the rest is trained again"
 
 
@@ -118,7 +125,7 @@ def same(row: Epoch, other: Epoch) -> bool:
 
 def in_space(params: Params, definition: Definition) -> bool:
     """Say whether values are a trial's of this study."""
-    if not params or params.keys() - definition.space.ranges.keys():
+    if not params or definition.space.divide(params)[1]:
         return False
     try:
         definition.space.settings(params)
@@ -144,9 +151,21 @@ def params_of(place: Path, definition: Definition) -> Params:
             value = flat.get(name)
             if isinstance(value, bool | int | float | str) and definition.space.applies(name, values):
                 values[name] = value
-        if in_space(values, definition):
-            return values
+        inside, outside = definition.space.divide(values)
+        if in_space(inside, definition):
+            return inside | outside | set_otherwise(flat, definition)
     return {}
+
+
+def set_otherwise(flat: Mapping[str, object], definition: Definition) -> Params:
+    """Return a trial's values of settings that its study holds at others: asked for outside the space."""
+    held = flatten(definition.space.fixed.model_dump())
+    decided = {"evaluation.collapse_epochs", *definition.space.ranges, *DECIDED}
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in decided and value != held.get(name) and isinstance(value, bool | int | float | str)
+    }
 
 
 def replace_database(folder: Path, definition: Definition, entries: list[FrozenTrial]) -> None:

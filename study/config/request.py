@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.files import first_problem
 from study.errors import StudyError
@@ -27,8 +27,8 @@ class RunRequest(BaseModel):
     also: tuple[str, ...] = ()
     """Each `--search NAME`."""
     name: str | None = None
-    trials: int | None = None
-    concurrent: int | None = None
+    trials: int | None = Field(default=None, ge=1)
+    concurrent: int | None = Field(default=None, ge=1)
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
     mps: bool = False

@@ -157,7 +157,8 @@ def was_stopped(ledger: Ledger, number: int) -> bool:
     if definition.scheduler == "none":
         return False
     schedule, last = new_scheduler(definition), ledger.rows(number)[-1]
-    records = {trial.number: trial for trial in ledger.trials() if trial.state != State.DROPPED}
+    found = ledger.trials()
+    records = {trial.number: trial for trial in found if trial.state != State.DROPPED or trial.number == number}
     own = earlier(definition, records[number])
     others = {each: earlier(definition, trial) for each, trial in records.items() if each != number}
     for trial in (own, *others.values()):

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from data.errors import CorpusError
+from study.analysis.seed_noise import seed_noise
 from study.config.request import RunRequest
 from study.errors import StudyError
 from study.planning.plan import sharing
@@ -46,6 +47,8 @@ def start(ledger: Ledger, request: RunRequest, *, show_report: bool = True, prin
         math.inf if request.max_gpu_hours is None else request.max_gpu_hours,
         request.stop_when_settled,
     )
+    if request.stop_when_settled:
+        check_can_settle(ledger)
     try:
         shared = sharing(definition) if request.address is None else None
         if shared is not None:
@@ -62,6 +65,18 @@ def start(ledger: Ledger, request: RunRequest, *, show_report: bool = True, prin
     finally:
         ledger.close()
     return conclude(ledger, outcome, progress, show_report=show_report and print_report)
+
+
+def check_can_settle(ledger: Ledger) -> None:
+    """Raise StudyError where it could never be said that a search has settled."""
+    definition = ledger.definition
+    if definition.goal.is_pareto:
+        raise StudyError("--stop-when-settled asks what the nll can still gain; the objective pareto has no such end")
+    if definition.num_tested == 0 and math.isnan(seed_noise(ledger.trials())[0]):
+        raise StudyError(
+            "--stop-when-settled needs the noise of seeds, and no setting of this study has several: add the pooling"
+            " test (--stages pooling,search), or leave it out"
+        )
 
 
 def conclude(ledger: Ledger, outcome: Outcome, progress: Console, *, show_report: bool) -> int:

@@ -46,7 +46,7 @@ class LedgerSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, object] | str:
         """Return the next trial's `Task` as Tune's configuration, or FINISHED."""
         definition = self.ledger.definition
-        if self.left and self.is_settled is not None and self.is_settled():
+        if self.left and self.is_settled is not None and not self.ledger.has_waiting() and self.is_settled():
             # Those that run go on to their ends.
             self.has_settled, self.left = True, 0
         while self.left > 0:

@@ -75,7 +75,7 @@ def new_study(
         corpus_fingerprint=corpus.fingerprint,
         space=space,
         goal=goal,
-        num_trials=len(tested) + max(num_searched, len(tries)),
+        num_trials=len(tested) + (len(tries) + len(grid) if grid else max(num_searched, len(tries))),
         sampler=options.sampler,
         scheduler=options.scheduler,
         grace_epochs=options.grace_epochs or space.warm_epoch(),
@@ -106,7 +106,9 @@ def taking_over(
     for line in taken.notes:
         say(line)
     planned = (*definition.planned[:place], *taken.points, *definition.planned[place:])
-    return replace(definition, planned=planned, learned=taken.learned)
+    total = definition.num_trials + len(taken.points) if definition.sampler == "grid" else definition.num_trials
+    total = max(total, place + len(taken.points))
+    return replace(definition, planned=planned, learned=taken.learned, num_trials=total)
 
 
 def corpus_and_share(

@@ -42,7 +42,11 @@ def read_points(text: str) -> list[dict[str, object]]:
         if not points:
             raise StudyError(f"--try {path}: no point in it; expected settings by their names, as `study settings` has")
         return points
-    return [dict(parse_assignment(each) for each in text.split())]
+    given = [parse_assignment(each) for each in text.split()]
+    names = [name for name, _ in given]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise StudyError(f"--try {text}: {twice[0]} is given twice; give each point by a --try of its own")
+    return [dict(given)]
 
 
 def is_file(text: str) -> bool:
@@ -72,6 +76,8 @@ def read_rows(path: Path) -> list[dict[str, object]]:
         frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise StudyError(f"--try {path} cannot be read: {first_line(error)}") from None
+    if "epoch" in frame.columns:
+        raise StudyError(f"--try {path} has a row for each epoch; `study export --rows trials` has one for each trial")
     names = [name for name in frame.columns if name not in OF_EXPORT and "/" not in name]
     for name in names:
         check_name(name)

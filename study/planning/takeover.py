@@ -80,6 +80,10 @@ def take_over(earlier: Ledger, definition: Definition, num_searched: int) -> Tak
     notes += [f"from {name}: {count} it does not know: {reason}" for reason, count in reasons.items()]
     if points:
         notes.append(f"from {name}: its best {len(points)} of those are tried first")
+    if old.learned:
+        notes.append(
+            f"from {name}: what it had itself from {old.learned[0].study} is not passed on; name that by --from"
+        )
     if old.goal != definition.goal:
         notes.append(f"from {name}: its trials are judged by this study's objective and floors, not by their own")
     return TakenOver(tuple(learned), tuple(points), tuple(notes))

@@ -33,7 +33,7 @@ from study.record.places import DATABASE, DEFINITION, DROPPED, JOURNAL, LOCK, RU
 from study.record.proposal import ASKED, FIXED, OUTSIDE, asked_of, draw, pass_on_notes, store, values_of
 from study.record.states import ENDS, State
 from study.record.trials import TrialRecord, best_row, make_record
-from study.search.definition import Definition, read_definition, write_definition
+from study.search.definition import Definition, check_definition, read_definition, write_definition
 from study.search.learned import known_to_sampler
 from study.search.samplers import make_sampler
 
@@ -144,6 +144,10 @@ class Ledger:
         taken = [trial for trial in self._frozen() if trial.state != TrialState.WAITING]
         return max(0, self.definition.num_trials - len(taken))
 
+    def has_waiting(self) -> bool:
+        """Say whether trials wait to be handed out, interrupted or planned."""
+        return any(trial.state == TrialState.WAITING for trial in self._frozen())
+
     def enqueue(self, points: list[Params]) -> int:
         """Have these values tried, in this order, before the sampler proposes any, once each; return how many are new.
 
@@ -166,7 +170,9 @@ class Ledger:
 
     def change(self, **values: object) -> None:
         """Store another value of something that may change while a study goes on, such as its number of trials."""
-        self.definition = replace(self.definition, **values)  # type: ignore[arg-type]
+        changed = replace(self.definition, **values)  # type: ignore[arg-type]
+        check_definition(changed)
+        self.definition = changed
         write_definition(self.folder / DEFINITION, self.definition)
 
     def drop(self, number: int, why: str) -> None:
@@ -175,7 +181,10 @@ class Ledger:
         if trial is None or trial.state not in ENDS:
             state = "does not exist" if trial is None else f"is {trial.state}"
             raise StudyError(f"trial {number} of {self.folder.name} {state}; only one that is over can be dropped")
-        dropped = {name: reason for name, reason in read_dropped(self.folder).items() if name != number}
+        dropped = read_dropped(self.folder)
+        if not why and number not in dropped:
+            raise StudyError(f"trial {number} of {self.folder.name} was not dropped; there is nothing to take back")
+        dropped.pop(number, None)
         write_dropped(self.folder, dropped | ({number: why} if why else {}))
 
     def release_interrupted(self) -> list[int]:
@@ -222,7 +231,8 @@ class Ledger:
         )
         learned = known_to_sampler(definition.learned, definition.space, len(known) + 1)
         propose = partial(draw, study, study.sampler, definition.space, number, learned=learned)
-        hidden = read_dropped(self.folder)
+        # Trials with values outside the space say nothing of it, and a sampler would not know what to make of them.
+        hidden = {*read_dropped(self.folder), *(trial.number for trial in known if OUTSIDE in trial.user_attrs)}
         if waiting is None:
             store(study, propose({}, hidden=hidden))
             return
@@ -312,8 +322,7 @@ class Ledger:
                 continue
             if problem:
                 problem = f"the record of trial {trial.number} of {name} is damaged: {problem}{mend(self.folder)}"
-            record = self._record(trial, rows, run_ids)
-            yield record.dropped(dropped[trial.number]) if trial.number in dropped else record, problem
+            yield self._record(trial, rows, run_ids).dropped(dropped.get(trial.number)), problem
         for folder in sorted((self.folder / TRIALS).glob("*[0-9]")):
             if folder.name.isdecimal() and int(folder.name) >= len(frozen) and (folder / JOURNAL).exists():
                 problem = f"{folder} has epochs of a trial that Optuna's database does not know"

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.errors import CorpusError
+from data.files import DamagedFileError, read_json
 from data.manifest import read_manifest
 from study.config.naming import default_tracking_uri
 from study.config.run_options import CORPORA
+from study.record.places import DEFINITION
 from study.search.definition import Definition
 
 LOCAL = "sqlite:///"
@@ -28,10 +30,22 @@ def found_again(folder: Path, definition: Definition, corpus: Path | None = None
         definition = replace(definition, corpus=str(found))
         moved.append(f"the corpus of {definition.name} was at {stored}; it is taken from {found}")
     uri, beside = definition.tracking_uri, default_tracking_uri(folder.parent)
-    if uri.startswith(LOCAL) and uri != beside and not is_there(uri) and is_there(beside):
+    is_elsewhere = uri.startswith(LOCAL) and uri != beside and is_there(beside)
+    if is_elsewhere and (
+        not is_there(uri) or is_original(Path(uri.removeprefix(LOCAL)).parent / folder.name, definition)
+    ):
         definition = replace(definition, tracking_uri=beside)
         moved.append(f"MLflow's database was at {uri}; it is taken from {beside}")
     return definition, moved
+
+
+def is_original(folder: Path, definition: Definition) -> bool:
+    """Say whether a folder holds the study that this one is a copy of: its runs in MLflow are not the copy's."""
+    try:
+        stored: dict[str, object] = read_json(folder / DEFINITION, dict[str, object])
+    except DamagedFileError:
+        return False
+    return stored.get("identifier") == definition.identifier
 
 
 def is_there(uri: str) -> bool:

@@ -13,7 +13,7 @@ from model.collapse import is_collapsed
 from study.config.settings import Params
 from study.epoch import BEST_EPOCH, MEASURED, NO_EPOCH, Epoch
 from study.metrics import METRICS, WIDE
-from study.record.states import USABLE, State
+from study.record.states import ENDS, USABLE, State
 from study.search.definition import Definition
 from study.search.objective import pareto_front
 
@@ -48,8 +48,10 @@ class TrialRecord:
         """Epochs so far: the number of the last."""
         return self.rows[-1].number if self.rows else 0
 
-    def dropped(self, why: str) -> TrialRecord:
-        """Return it as one that counts nowhere: its epochs and their cost stay on record."""
+    def dropped(self, why: str | None) -> TrialRecord:
+        """Return it as one that counts nowhere for a reason, if it is over; its epochs and their cost stay."""
+        if why is None or self.state not in ENDS:
+            return self
         return replace(self, state=State.DROPPED, reason=why, best=NO_EPOCH, feasible=False)
 
     @property
@@ -206,6 +208,9 @@ def summary_metrics(definition: Definition, trials: list[TrialRecord]) -> dict[s
     if best is not None:
         summary |= {f"best/{name}": float(value) for name, value in best.best.valid.items()}
         summary["best/trial"] = float(best.number)
+    elif any(trial.state == State.DROPPED for trial in trials):
+        # What was the best may be what was dropped; a metric cannot be taken back.
+        summary |= {"best/nll": math.nan, "best/trial": math.nan}
     return summary
 
 

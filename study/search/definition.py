@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -143,6 +144,15 @@ class Stored(BaseModel):
     num_tested: int = Field(default=0, ge=0)
     learned: list[Learned] = []
     optuna_name: str = ""
+
+
+def check_definition(definition: Definition) -> None:
+    """Raise StudyError unless a definition can be read again once it is written."""
+    content = {name: without_nan(value) for name, value in definition.to_json().items()}
+    try:
+        Definition.from_json(json.loads(json.dumps(content)))
+    except ValidationError as error:
+        raise StudyError(f"{definition.name} cannot be changed so: {first_problem(error)}") from None
 
 
 def write_definition(path: Path, definition: Definition) -> None:

@@ -88,9 +88,10 @@ class Range(BaseModel):
             return value in self.values
         if isinstance(value, bool | str) or self.low is None or self.high is None:
             return False
-        if isinstance(self.low, int) and isinstance(self.high, int) and value != int(value):
+        if not self.low <= value <= self.high or (isinstance(self.low + self.high, int) and value != int(value)):
             return False
-        return self.low <= value <= self.high
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-9
 
     def grid(self, points: int = 4) -> list[Value]:
         """Return the values of a grid: all of a list, some of an interval, evenly in its own scale."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
-import subprocess
-import sys
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,20 +46,22 @@ def taken_names(uri: str) -> set[str]:
     return {experiment.name for experiment in found}
 
 
-def revive(client: MlflowClient, name: str, *, is_own: bool, say: Callable[[str], None]) -> str | None:
-    """Return the id of the experiment of this name, None if there is none that can be used.
+def revive(client: MlflowClient, name: str, run_id: str | None, say: Callable[[str], None]) -> str | None:
+    """Return the id of a study's experiment, None if there is none that can be used.
 
-    One that was deleted in MLflow's UI keeps its name: it is restored if its runs are the study's own, and otherwise
-    renamed, so that a new one can have the name.
+    It is the one of its own run, if that is known, whatever it is called by now; else the one of its name. One that was
+    deleted in MLflow's UI keeps its name: it is restored if it is the study's own, and otherwise renamed, so that a new
+    one can have the name.
     """
-    found = client.get_experiment_by_name(name)
+    run = None if run_id is None else run_by_id(client, run_id)
+    found = client.get_experiment_by_name(name) if run is None else client.get_experiment(run.info.experiment_id)
     if found is None:
         return None
     number = str(found.experiment_id)
     if found.lifecycle_stage != DELETED:
         return number
     client.restore_experiment(number)
-    if is_own:
+    if run is not None:
         say(f"MLflow's experiment {name} had been deleted; it is restored")
         return number
     client.rename_experiment(number, free_experiment_name(client, f"{name} (deleted)"))
@@ -96,12 +97,16 @@ def run_by_id(client: MlflowClient, run_id: str) -> Run | None:
 def rename_experiment(definition: Definition, name: str) -> None:
     """Give a study's experiment another name, and its runs the tag that says so; do nothing where there is none."""
     client = connect(definition.tracking_uri)
-    found = client.get_experiment_by_name(definition.name)
+    found, there = client.get_experiment_by_name(definition.name), client.get_experiment_by_name(name)
+    if there is not None and own_runs(client, definition, str(there.experiment_id)):
+        # Renamed by a command that was killed then.
+        found = there
+    elif there is not None:
+        raise StudyError(f"MLflow has an experiment {name}, perhaps a deleted one; choose another name")
     if found is None or found.lifecycle_stage == DELETED:
         return
-    if client.get_experiment_by_name(name) is not None:
-        raise StudyError(f"MLflow has an experiment {name}, perhaps a deleted one; choose another name")
-    client.rename_experiment(found.experiment_id, name)
+    if found.name != name:
+        client.rename_experiment(found.experiment_id, name)
     for run in own_runs(client, definition, str(found.experiment_id)):
         client.set_tag(run.info.run_id, "study", name)
         if run.data.tags.get("trial") == "study":
@@ -139,11 +144,13 @@ def what_is_recorded(definition: Definition) -> tuple[str, list[str], list[tuple
 
 
 def delete_recorded(definition: Definition) -> str:
-    """Delete a study's runs and model versions in MLflow; return what is left to do, or nothing. Raises StudyError.
+    """Delete a study's runs and model versions in MLflow, and no others; return what is left to do, or nothing.
 
-    Of a database beside the studies they are gone for good, with their artifacts; a server keeps deleted runs until its
-    own `mlflow gc`.
+    The artifacts of a database beside the studies are removed; the entries stay among MLflow's deleted ones. Raises
+    StudyError if MLflow does not do it.
     """
+    from mlflow.entities import ViewType
+
     try:
         client = connect(definition.tracking_uri)
         number, runs, versions = what_is_recorded(definition)
@@ -151,36 +158,33 @@ def delete_recorded(definition: Definition) -> str:
             client.delete_model_version(name, version)
             if not client.search_model_versions(f"name='{name}'"):
                 client.delete_registered_model(name)
+        places = [str(client.get_run(run).info.artifact_uri) for run in runs]
         for run in runs:
             client.delete_run(run)
-        if not number:
-            return ""
-        is_empty = not client.search_runs([number], max_results=1)
-        if is_empty:
+        if number:
+            others = client.search_runs([number], run_view_type=ViewType.ALL, max_results=MOST_RUNS)
             found = client.get_experiment(number)
-            if found.lifecycle_stage != DELETED:
-                client.rename_experiment(number, free_experiment_name(client, f"{definition.name} (deleted)"))
-                client.delete_experiment(number)
+            if {str(run.info.run_id) for run in others} <= set(runs):
+                places.append(str(found.artifact_location))
+                if found.lifecycle_stage != DELETED:
+                    client.rename_experiment(number, free_experiment_name(client, f"{definition.name} (deleted)"))
+                    client.delete_experiment(number)
     except Exception as error:
         raise StudyError(
             f"MLflow at {definition.tracking_uri} did not delete the runs of {definition.name}: {first_line(error)};"
             " mend that, or give --keep-runs"
         ) from None
-    if not definition.tracking_uri.startswith(LOCAL):
-        return "the server keeps deleted runs until its own `mlflow gc`"
-    return collect(definition.tracking_uri, number if is_empty else "", runs)
+    if definition.tracking_uri.startswith(LOCAL):
+        remove_artifacts(Path(definition.tracking_uri.removeprefix(LOCAL)).parent / ARTIFACTS, places)
+    return "MLflow keeps the entries among its deleted ones until its own `mlflow gc`" if runs else ""
 
 
-def collect(uri: str, experiment: str, runs: list[str]) -> str:
-    """Remove deleted runs of a local database for good, with their artifacts; return what is left to do, or nothing."""
-    asked = ["--experiment-ids", experiment] if experiment else ["--run-ids", ",".join(runs)]
-    if not experiment and not runs:
-        return ""
-    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri, *asked]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        return f"MLflow keeps the deleted runs for now; `mlflow gc --backend-store-uri {uri}` removes them"
-    return ""
+def remove_artifacts(root: Path, places: Sequence[str]) -> None:
+    """Remove folders of artifacts that lie below a root, for good; others are left alone."""
+    for place in places:
+        folder = Path(urllib.parse.unquote(place.removeprefix("file://")))
+        if place.startswith("file://") and root.resolve() in folder.resolve().parents and folder.is_dir():
+            shutil.rmtree(folder)
 
 
 def move_artifacts(uri: str) -> int:

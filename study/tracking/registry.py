@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Mapping
@@ -126,12 +127,14 @@ def record_run(ledger: Ledger, folder: Path) -> str:
     client, parent = connect(definition.tracking_uri), study_run(ledger)
     experiment = str(client.get_run(parent).info.experiment_id)
     place = str(folder.absolute())
-    query = f"tags.`run_folder` = '{place}' and tags.`study_id` = '{definition.identifier}'"
+    digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:32]
+    query = f"tags.`run_folder_digest` = '{digest}' and tags.`study_id` = '{definition.identifier}'"
     found = client.search_runs([experiment], query, max_results=1)
     if found:
         run_id, logged = str(found[0].info.run_id), int(found[0].data.metrics.get("epoch", 0))
     else:
         own = {"study": definition.name, "study_id": definition.identifier, "trial": "own", "run_folder": place}
+        own |= {"run_folder_digest": digest}
         tags = own | {"mlflow.parentRunId": parent, "origin": note.origin, "weights": note.weights}
         run_id, logged = str(client.create_run(experiment, tags=tags, run_name=folder.name).info.run_id), 0
         client.log_batch(run_id, params=[Param(name, value) for name, value in note.changed.items()])

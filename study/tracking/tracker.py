@@ -145,7 +145,7 @@ class Tracker:
 
     def _find_experiment(self) -> str:
         name = self.definition.name
-        found = revive(self._client, name, is_own="study" in self._ids, say=self.on_problem)
+        found = revive(self._client, name, self._ids.get("study"), self.on_problem)
         if found is not None:
             return found
         tags = {
@@ -196,7 +196,11 @@ class Tracker:
         if key not in self._logged:
             self._adopt(key, trial)
         run_id, logged = self._ids[key], self._logged[key]
-        if self._told.get(key) == state and state != State.RUNNING and (not rows or rows[-1].number <= logged):
+        if (
+            self._told.get(key) == state
+            and state not in (State.RUNNING, State.DROPPED)
+            and (not rows or rows[-1].number <= logged)
+        ):
             return
         if state == State.RUNNING and self._told.get(key) != State.RUNNING:
             self._client.update_run(run_id, status="RUNNING")
