@@ -10,7 +10,7 @@ study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
 
 test: $(VENV)/installed  ## the default tests, two at once
-	$(RUN)/python -m pytest -q -n 2
+	$(RUN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/installed
 	$(RUN)/ruff check .
@@ -20,7 +20,7 @@ types: $(VENV)/installed
 	$(RUN)/mypy
 
 slow: $(VENV)/installed  ## the tests that take minutes
-	$(RUN)/python -m pytest -q -n 2 -m slow
+	$(RUN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 fuzz: $(VENV)/installed  ## damaged files and edge values of options: FUZZ=2000 make fuzz tries so many
 	FUZZ=$${FUZZ:-400} $(RUN)/python -m pytest -q -s -m fuzz

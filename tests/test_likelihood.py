@@ -272,7 +272,7 @@ def test_nll_of_a_trained_model_is_not_below_the_exact_one(tmp_path):
             "model": {"embedding_size": 32, "hidden_size": 64, "latent_size": 8},
             "objective": {"kl_weight": 0.5},
             "training": {"epochs": 6, "learning_rate": 3e-3},
-            "evaluation": {"num_samples": 50},
+            "evaluation": {"num_samples": 10},
         }
     )
     rows = list(train(settings, topics, tmp_path / "run"))
