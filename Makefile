@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: study test lint types slow fuzz browser cluster faults audit api constraints clean \
+.PHONY: study test lint types slow long fuzz browser cluster faults audit api constraints clean \
 	bench-training bench-likelihood bench-data bench-opening bench-memory bench-orchestration bench-search bench-scale gpu-check gpu-pack
 
 study: $(VENV)/installed  ## a whole study on the default corpus
@@ -19,8 +19,11 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(RUN)/mypy
 
-slow: $(VENV)/installed  ## the tests that take minutes
-	$(RUN)/python -m pytest -q -n 2 --dist worksteal -m slow
+slow: $(VENV)/installed  ## the tests that take a minute or more, but for the two that take several
+	$(RUN)/python -m pytest -q -n 2 --dist worksteal -m 'slow and not long'
+
+long: $(VENV)/installed  ## those two: a pooling added from outside, and the GPU's check rehearsed on the CPU
+	$(RUN)/python -m pytest -q -n 2 -m 'slow and long'
 
 fuzz: $(VENV)/installed  ## damaged files and edge values of options: FUZZ=2000 make fuzz tries so many
 	FUZZ=$${FUZZ:-400} $(RUN)/python -m pytest -q -s -m fuzz

@@ -191,7 +191,7 @@ CASES = {
     "unknown corpus": (("run", "nowhere"), 1, "no prepared corpus at nowhere"),
     "misspelt default corpus": (("run", "chit-chat"), 1, "did you mean chitchat"),
     "folder that is no corpus": (("run", "empty folder"), 1, "no manifest.json"),
-    "no trials": (("run", "prepared", "--trials", "0"), 1, "study.trials"),
+    "no trials": (("run", "prepared", "--trials", "0"), 1, "--trials"),
     "unknown stage": (("run", "prepared", "--stages", "poling"), 1, "study.stages"),
     "test of an unknown pooling": (("run", "prepared", "--poolings", "median"), 1, "median is not searched"),
     "test of last alone": (("run", "prepared", "--poolings", "last"), 1, "at least one beside last"),

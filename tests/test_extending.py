@@ -50,6 +50,7 @@ def study(extended, folder, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_ninth_pooling_is_searched_compared_and_drawn_with_no_other_change(extended, corpus, tiny_toml, tmp_path):
     assert "median" not in POOLINGS
     plan = study(extended, tmp_path, "run", corpus.folder, "--config", tiny_toml, "--dry-run")

@@ -13,6 +13,7 @@ LEFT_OUT = {"quick, 2 processes, MPS", "a study"}
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_step_of_the_check_runs_and_finds_what_it_is_for(corpus, tmp_path):
     done = subprocess.run(
         [

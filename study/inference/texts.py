@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from data.sources.columns import Columns
 from data.sources.readers import FORMATS
 from data.sources.text_file import TextFile, ending
 from data.tokens.codec import Codec
-from study.errors import StudyError
+from study.errors import StudyError, StudyWarning
 
 
 def rows_of_lines(texts: list[str], given: Mapping[str, object]) -> pl.DataFrame:
@@ -44,6 +45,9 @@ def rows_of_file(path: Path, given: Mapping[str, str | bool | None], codec: Code
         if codec.tokenizer.is_exact:
             raise StudyError(f"{path} holds lists of tokens, and the model takes text; name a column of text")
         frame = frame.with_columns(text=pl.coalesce("text", pl.col("tokens").list.join(" ")))
+    if kind == "txt" and (empty := (frame["text"].str.strip_chars() == "").sum()):
+        warnings.warn(StudyWarning(f"{path}: {empty} empty lines are left out"), stacklevel=2)
+        frame = frame.filter(pl.col("text").str.strip_chars() != "")
     missing = frame["text"].is_null().arg_true()
     if len(missing):
         raise StudyError(f"{path}: {len(missing)} rows have no text, the first is row {missing[0] + 1}; leave them out")
