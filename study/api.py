@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from study.inference.lookup import find_trial, model_folder
 from study.inference.portrait import portrait_of
 from study.inference.trained_model import TrainedModel
 from study.metrics import SHOWN
+from study.planning.plan import create, new_study
+from study.planning.resume import resume_study
 from study.record.formats import show_params
 from study.record.ledger import Ledger
 from study.record.trials import TrialRecord, best_trial, epochs_frame, seeds_frame, trials_frame
@@ -27,6 +28,7 @@ from study.reporting.figures import FIGURES
 from study.reporting.model_figures import PORTRAITS
 from study.reporting.tables import verdict
 from study.search.definition import Definition
+from study.training.single import tell
 
 
 class Trial:
@@ -136,9 +138,6 @@ class Study:
         >>> study = Study.run("corpora/reviews", preset="quick", set={"model.latent_size": 32})     # doctest: +SKIP
         >>> study.best().model().encode(["good value"])                                             # doctest: +SKIP
         """
-        from study.planning.plan import create, new_study
-        from study.planning.resume import resume_study
-
         request = request_of(corpus, storage, options)
         if request.resume is not None:
             ledger = resume_study(request, tell)
@@ -202,8 +201,3 @@ def assignment(name: str, value: object) -> str:
     """Return a setting and its value as `--set` takes them."""
     shown = str(value).lower() if isinstance(value, bool) else "unset" if value is None else str(value)
     return f"{name}={shown}"
-
-
-def tell(line: str) -> None:
-    """Print a line about how it goes to stderr."""
-    print(line, file=sys.stderr, flush=True)

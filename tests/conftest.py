@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import sqlite3
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +25,8 @@ with suppress(ModuleNotFoundError):
     hypothesis_settings.load_profile("untimed")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
+UNTOUCHED = "untouched"
+"""What is in the storage of `finished_study` beside it: a copy of all, to which no test writes."""
 TINY = {
     "model": {"embedding_size": 8, "hidden_size": 12, "latent_size": 3, "input_dropout": 0.1, "output_dropout": 0.1},
     "training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "device": "cpu", "tf32": False},
@@ -187,7 +191,26 @@ def finished_study(ray_session, corpus, tiny_toml, tmp_path_factory) -> Path:
         ]
     )
     assert code == 0
+    shutil.copytree(storage, storage / UNTOUCHED)
     return storage
+
+
+@pytest.fixture
+def own_copy(finished_study, tmp_path):
+    """A finished study with an MLflow of its own, which can be spoilt: its storage."""
+    from study.record.ledger import Ledger
+    from study.tracking.experiments import move_artifacts
+
+    shutil.copytree(finished_study / UNTOUCHED, tmp_path / "runs")
+    ledger = Ledger.open(tmp_path / "runs/done")
+    ledger.change(tracking_uri=f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
+    with sqlite3.connect(tmp_path / "runs/mlflow.db") as connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"update {table} set {column} = replace({column}, ?, ?)", (str(finished_study), str(tmp_path / "runs"))
+            )
+    assert move_artifacts(ledger.definition.tracking_uri) == 0
+    return tmp_path / "runs"
 
 
 def json_lines(text: str) -> list[dict]:

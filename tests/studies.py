@@ -6,6 +6,7 @@ import sys
 import optuna
 import pytest
 from conftest import tiny_settings
+from hosts import wait_until
 
 from study.epoch import Epoch
 from study.record.ledger import Ledger
@@ -66,6 +67,10 @@ def start(log, *arguments):
 
 def num_epochs(storage):
     return sum(path.read_text().count("\n") for path in (storage / "x/trials").glob("*/epochs.jsonl"))
+
+
+def wait_for_epochs(storage, least):
+    wait_until(lambda: (storage / "x/trials").exists() and num_epochs(storage) >= least, 240)
 
 
 def check_records_agree(storage, name, report) -> None:

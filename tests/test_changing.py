@@ -11,6 +11,7 @@ import pytest
 from conftest import json_lines
 from studies import definition, numbers, optuna_states, row
 
+from study.analysis.seed_noise import is_settled
 from study.config.request import RunRequest
 from study.epoch import NO_EPOCH
 from study.errors import StudyError
@@ -278,8 +279,8 @@ def test_a_pruned_trial_is_learned_as_pruned():
 # Trials that no longer count
 
 
-def test_a_dropped_trial_counts_nowhere_and_stays_on_record(copied, call):
-    storage = ("--storage", copied)
+def test_a_dropped_trial_counts_nowhere_and_stays_on_record(own_copy, call):
+    storage = ("--storage", own_copy)
     best = json.loads(call("report", "done", "--answer", *storage)[1])["best"]["trial"]
     code, _, err = call("drop", f"done:{best}", "--why", "beside a benchmark", *storage)
     assert code == 0
@@ -289,7 +290,7 @@ def test_a_dropped_trial_counts_nowhere_and_stays_on_record(copied, call):
     line = json_lines(call("report", "done", "--json", *storage)[1])[best]
     assert (line["state"], line["reason"], line["feasible"]) == ("dropped", "beside a benchmark", False)
     assert f"trial {best}: beside a benchmark" in call("report", "done", *storage)[1]
-    ledger = Ledger.open(copied / "done")
+    ledger = Ledger.open(own_copy / "done")
     assert ledger.trials()[best].best is NO_EPOCH
     assert ledger.num_left() == 0
     from mlflow import MlflowClient
@@ -360,30 +361,32 @@ def test_a_study_that_has_settled_ends_and_can_be_gone_on_with(ray_session, copi
     assert code == 1
     assert "needs the noise of seeds" in err
     monkeypatch.setattr("study.execution.start.seed_noise", lambda trials: (0.1, 1))
-    monkeypatch.setattr("study.execution.launch.is_settled", lambda ledger: True)
+    monkeypatch.setattr("study.execution.launch.is_settled", lambda definition, trials: True)
     code, _, err = call("run", "--resume", "done", "--trials", 9, "--stop-when-settled", *storage)
     assert code == 0, err
     assert "settled with 3 trials to go" in err
     assert len(json_lines(call("report", "done", "--json", *storage)[1])) == 6
 
 
-def test_a_search_is_settled_by_its_own_trials_and_its_seed_noise(tmp_path):
-    from study.execution.launch import is_settled
+def settled(ledger):
+    return is_settled(ledger.definition, ledger.trials())
 
+
+def test_a_search_is_settled_by_its_own_trials_and_its_seed_noise(tmp_path):
     ledger = try_all(tmp_path / "one", definition(num_trials=12), [5.0] * 12)
-    assert not is_settled(ledger)
+    assert not settled(ledger)
     tests = tuple({"model.pooling": "last", "objective.kl_weight": 0.3, "seed": seed} for seed in (0, 1))
     study = definition(num_trials=14, planned=tests, num_tested=2, space=with_test(few_settings(), tests))
-    assert is_settled(try_all(tmp_path / "two", study, [5.0, 5.2, *[5.0] * 12]))
-    assert not is_settled(try_all(tmp_path / "three", study, [5.0, 5.2, 1.0, *[5.0] * 11]))
+    assert settled(try_all(tmp_path / "two", study, [5.0, 5.2, *[5.0] * 12]))
+    assert not settled(try_all(tmp_path / "three", study, [5.0, 5.2, 1.0, *[5.0] * 11]))
 
 
 # Trained again, and longer
 
 
-def test_a_trial_is_repeated_to_its_own_numbers_and_trained_longer(finished_study, call, tmp_path, corpus):
-    storage = ("--storage", finished_study)
-    ledger = Ledger.open(finished_study / "done")
+def test_a_trial_is_repeated_to_its_own_numbers_and_trained_longer(own_copy, call, tmp_path, corpus):
+    storage = ("--storage", own_copy)
+    ledger = Ledger.open(own_copy / "done")
     best = next(trial for trial in ledger.trials() if trial.state == State.COMPLETE)
     code, toml, _ = call("settings", f"done:{best.number}", "--toml", *storage)
     assert code == 0

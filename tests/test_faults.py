@@ -18,7 +18,7 @@ import pytest
 import tomli_w
 from conftest import json_lines
 from hosts import wait_until
-from studies import check_records_agree, num_epochs, start
+from studies import check_records_agree, num_epochs, start, wait_for_epochs
 
 pytestmark = pytest.mark.cluster
 
@@ -103,10 +103,6 @@ def trial_processes(study):
                     Path(file.path).parent for file in process.open_files() if file.path.endswith("/.lock")
                 }
     return found
-
-
-def wait_for_epochs(storage, least):
-    wait_until(lambda: (storage / "x/trials").exists() and num_epochs(storage) >= least, 240)
 
 
 def free_port():

@@ -5,13 +5,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 
 import numpy as np
 import polars as pl
 import pytest
 from conftest import json_lines
-from studies import num_epochs, start
+from studies import start, wait_for_epochs
 
 from study.api import Study, request_of
 from study.config.request import RunRequest
@@ -19,27 +18,6 @@ from study.errors import StudyError
 from study.inference.texts import texts_in
 from study.planning.resume import resume_study
 from study.record.ledger import Ledger
-
-
-@pytest.fixture
-def copied(finished_study, tmp_path):
-    """A finished study with an MLflow of its own, which can be spoilt: its storage."""
-    for name in ("done", "mlflow.db", "mlartifacts"):
-        place = finished_study / name
-        target = tmp_path / "runs" / name
-        target.parent.mkdir(exist_ok=True)
-        shutil.copytree(place, target) if place.is_dir() else shutil.copy(place, target)
-    ledger = Ledger.open(tmp_path / "runs/done")
-    from study.tracking.experiments import move_artifacts
-
-    ledger.change(tracking_uri=f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
-    with sqlite3.connect(tmp_path / "runs/mlflow.db") as connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            connection.execute(
-                f"update {table} set {column} = replace({column}, ?, ?)", (str(finished_study), str(tmp_path / "runs"))
-            )
-    assert move_artifacts(ledger.definition.tracking_uri) == 0
-    return tmp_path / "runs"
 
 
 def client_of(storage, name="done"):
@@ -51,114 +29,131 @@ def client_of(storage, name="done"):
 # Listed, renamed, deleted
 
 
-def test_a_list_says_what_there_is_and_hides_no_damage(copied, call):
-    code, out, _ = call("list", "--storage", copied)
+def test_a_list_says_what_there_is_and_hides_no_damage(own_copy, call):
+    code, out, _ = call("list", "--storage", own_copy)
     assert code == 0
     line = next(line for line in out.splitlines() if line.startswith("done"))
     assert "6 of 6" in line
     assert "complete" in line
     assert "trial " in line
-    shutil.copytree(copied / "done", copied / "broken")
-    (copied / "broken/optuna.db").write_bytes(b"")
-    code, out, _ = call("list", "--storage", copied)
+    shutil.copytree(own_copy / "done", own_copy / "broken")
+    (own_copy / "broken/optuna.db").write_bytes(b"")
+    code, out, _ = call("list", "--storage", own_copy)
     assert code == 1
     assert "damaged" in out
     assert "6 of 6" in out
-    assert call("list", "--storage", copied / "nothing")[0] == 0
+    assert call("list", "--storage", own_copy / "nothing")[0] == 0
 
 
-def test_a_study_is_renamed_everywhere_and_goes_on(ray_session, copied, call):
-    before = json_lines(call("report", "done", "--json", "--storage", copied)[1])
-    code, _, err = call("rename", "done", "reviews", "--storage", copied)
+def test_a_study_is_renamed_everywhere_and_goes_on(ray_session, own_copy, call):
+    before = json_lines(call("report", "done", "--json", "--storage", own_copy)[1])
+    code, _, err = call("rename", "done", "reviews", "--storage", own_copy)
     assert code == 0, err
-    assert not (copied / "done").exists()
-    assert json_lines(call("report", "reviews", "--json", "--storage", copied)[1]) == before
-    client = client_of(copied, "reviews")
+    assert not (own_copy / "done").exists()
+    assert json_lines(call("report", "reviews", "--json", "--storage", own_copy)[1]) == before
+    client = client_of(own_copy, "reviews")
     experiment = client.get_experiment_by_name("reviews")
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 7
     assert {run.data.tags["study"] for run in runs} == {"reviews"}
     assert client.get_experiment_by_name("done") is None
-    code, _, err = call("run", "--resume", "reviews", "--trials", 7, "--storage", copied)
+    code, _, err = call("run", "--resume", "reviews", "--trials", 7, "--storage", own_copy)
     assert code == 0, err
     assert len(client.search_runs([experiment.experiment_id])) == 8
-    shutil.copytree(copied / "reviews", copied / "taken")
+    shutil.copytree(own_copy / "reviews", own_copy / "taken")
     for name, words in (("taken", "exists already"), ("mlflow.db", "MLflow's own"), ("a b", "expected at most")):
-        code, _, err = call("rename", "reviews", name, "--storage", copied)
+        code, _, err = call("rename", "reviews", name, "--storage", own_copy)
         assert code == 1
         assert words in err
-    assert (copied / "reviews").is_dir()
+    assert (own_copy / "reviews").is_dir()
 
 
-def test_a_study_is_deleted_with_its_runs_after_it_is_said_what_goes(copied, call):
-    (copied / "done/notes.txt").write_text("precious")
-    client = client_of(copied)
+def test_a_study_is_deleted_with_its_runs_after_it_is_said_what_goes(own_copy, call):
+    (own_copy / "done/notes.txt").write_text("precious")
+    client = client_of(own_copy)
     experiment = client.get_experiment_by_name("done").experiment_id
-    theirs = client.create_experiment("theirs", (copied / "mlartifacts/theirs").as_uri())
+    theirs = client.create_experiment("theirs", (own_copy / "mlartifacts/theirs").as_uri())
     foreign = client.create_run(theirs)
     client.log_text(foreign.info.run_id, "precious", "notes.txt")
     client.delete_run(foreign.info.run_id)
-    code, out, _ = call("delete", "done", "--storage", copied)
+    code, out, _ = call("delete", "done", "--storage", own_copy)
     assert code == 0
     assert "7 runs in MLflow" in out
     assert "notes.txt" in out
-    assert (copied / "done/study.json").is_file()
-    code, _, err = call("delete", "done", "--yes", "--storage", copied)
+    assert (own_copy / "done/study.json").is_file()
+    code, _, err = call("delete", "done", "--yes", "--storage", own_copy)
     assert code == 0, err
-    assert [path.name for path in (copied / "done").iterdir()] == ["notes.txt"]
+    assert [path.name for path in (own_copy / "done").iterdir()] == ["notes.txt"]
     assert client.get_experiment_by_name("done") is None
     assert client.get_experiment(experiment).lifecycle_stage == "deleted"
     assert client.get_run(foreign.info.run_id).info.lifecycle_stage == "deleted", "what others deleted can be restored"
-    assert not (copied / "mlartifacts/done").exists()
-    assert (copied / "mlartifacts/theirs").is_dir()
-    code, _, err = call("delete", "done", "--storage", copied)
+    assert not (own_copy / "mlartifacts/done").exists()
+    assert (own_copy / "mlartifacts/theirs").is_dir()
+    code, _, err = call("delete", "done", "--storage", own_copy)
     assert code == 1
     assert "no study named done" in err
 
 
-def test_runs_stay_where_asked(copied, call):
-    client = client_of(copied)
-    assert call("delete", "done", "--yes", "--keep-runs", "--storage", copied)[0] == 0
-    assert not (copied / "done").exists()
+def test_runs_stay_where_asked(own_copy, call):
+    client = client_of(own_copy)
+    assert call("delete", "done", "--yes", "--keep-runs", "--storage", own_copy)[0] == 0
+    assert not (own_copy / "done").exists()
     assert len(client.search_runs([client.get_experiment_by_name("done").experiment_id])) == 7
 
 
-def test_what_is_done_to_a_copy_leaves_the_original(copied, call, tmp_path):
-    shutil.copytree(copied, tmp_path / "copy")
+@pytest.mark.parametrize("arguments", [("delete", "done"), ("delete", "done", "--yes"), ("rename", "done", "new")])
+def test_where_mlflow_cannot_be_used_nothing_is_taken_away(own_copy, call, arguments):
+    (own_copy / "mlflow.db").write_bytes(b"no database" * 1000)
+    code, _, err = call(*arguments, "--storage", own_copy)
+    assert code == 1
+    assert "cannot be used" in err
+    assert err.count("\n") == 1
+    assert len(json_lines(call("report", "done", "--json", "--storage", own_copy)[1])) == 6
+
+
+def test_a_look_makes_no_database(own_copy, call):
+    (own_copy / "mlflow.db").unlink()
+    Ledger.open(own_copy / "done").change(tracking_uri=f"sqlite:///{own_copy / 'mlflow.db'}")
+    assert "0 runs in MLflow" in call("delete", "done", "--storage", own_copy)[1]
+    assert not (own_copy / "mlflow.db").exists()
+
+
+def test_what_is_done_to_a_copy_leaves_the_original(own_copy, call, tmp_path):
+    shutil.copytree(own_copy, tmp_path / "copy")
     code, _, err = call("delete", "done", "--yes", "--storage", tmp_path / "copy")
     assert code == 0, err
-    client = client_of(copied)
+    client = client_of(own_copy)
     assert len(client.search_runs([client.get_experiment_by_name("done").experiment_id])) == 7
-    assert list((copied / "mlartifacts/done").rglob("*.parquet"))
+    assert list((own_copy / "mlartifacts/done").rglob("*.parquet"))
 
 
-def test_a_moved_study_is_renamed_and_deleted_where_it_is_now(copied, call, tmp_path):
-    copied.rename(tmp_path / "moved")
+def test_a_moved_study_is_renamed_and_deleted_where_it_is_now(own_copy, call, tmp_path):
+    own_copy.rename(tmp_path / "moved")
     assert call("rename", "done", "new", "--storage", tmp_path / "moved")[0] == 0
-    assert not copied.exists()
+    assert not own_copy.exists()
     assert "7 runs in MLflow" in call("delete", "new", "--storage", tmp_path / "moved")[1]
 
 
-def test_a_rename_that_was_killed_can_be_repeated(copied, call, monkeypatch):
+def test_a_rename_that_was_killed_can_be_repeated(own_copy, call, monkeypatch):
     def die(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.rename", die)
-        assert call("rename", "done", "new", "--storage", copied)[0] == 130
-    assert (copied / "done").is_dir()
-    code, _, err = call("rename", "done", "new", "--storage", copied)
+        assert call("rename", "done", "new", "--storage", own_copy)[0] == 130
+    assert (own_copy / "done").is_dir()
+    code, _, err = call("rename", "done", "new", "--storage", own_copy)
     assert code == 0, err
-    assert len(json_lines(call("report", "new", "--json", "--storage", copied)[1])) == 6
+    assert len(json_lines(call("report", "new", "--json", "--storage", own_copy)[1])) == 6
 
 
-def test_a_rename_that_cannot_be_whole_is_not_begun(copied, call):
-    shutil.copytree(copied / "done", copied / "done-confirm")
-    (copied / "new-confirm").mkdir()
-    code, _, err = call("rename", "done", "new", "--storage", copied)
+def test_a_rename_that_cannot_be_whole_is_not_begun(own_copy, call):
+    shutil.copytree(own_copy / "done", own_copy / "done-confirm")
+    (own_copy / "new-confirm").mkdir()
+    code, _, err = call("rename", "done", "new", "--storage", own_copy)
     assert code == 1
     assert "new-confirm exists already" in err
-    assert (copied / "done/study.json").is_file()
+    assert (own_copy / "done/study.json").is_file()
 
 
 # Stopped
@@ -178,11 +173,7 @@ def test_a_local_study_is_stopped_from_another_terminal_and_goes_on(corpus, tiny
         1,
     )
     process = start(tmp_path / "log", *arguments, "--name", "x", "--storage", tmp_path)
-    deadline = time.monotonic() + 240
-    while num_epochs(tmp_path) < 2:
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_epochs(tmp_path, 2)
     assert "running" in call("list", "--storage", tmp_path)[1]
     code, _, err = call("drop", "x:0", "--why", "x", "--storage", tmp_path)
     assert code == 1
@@ -199,11 +190,11 @@ def test_a_local_study_is_stopped_from_another_terminal_and_goes_on(corpus, tiny
     assert "is not running" in err
 
 
-def test_a_study_that_runs_elsewhere_is_named_with_its_machine(copied, call):
-    ledger = Ledger.open(copied / "done")
+def test_a_study_that_runs_elsewhere_is_named_with_its_machine(own_copy, call):
+    ledger = Ledger.open(own_copy / "done")
     ledger.lock()
-    (copied / "done/.lock").write_text('{"pid": 1, "host": "elsewhere"}')
-    code, _, err = call("stop", "done", "--storage", copied)
+    (own_copy / "done/.lock").write_text('{"pid": 1, "host": "elsewhere"}')
+    code, _, err = call("stop", "done", "--storage", own_copy)
     ledger.close()
     assert code == 1
     assert "is run on elsewhere, by process 1" in err
@@ -212,65 +203,65 @@ def test_a_study_that_runs_elsewhere_is_named_with_its_machine(copied, call):
 # What was deleted or moved
 
 
-def test_an_experiment_that_was_deleted_in_mlflow_is_restored_for_its_own_study(ray_session, copied, call):
-    client = client_of(copied)
+def test_an_experiment_that_was_deleted_in_mlflow_is_restored_for_its_own_study(ray_session, own_copy, call):
+    client = client_of(own_copy)
     experiment = client.get_experiment_by_name("done").experiment_id
     client.delete_experiment(experiment)
-    code, _, err = call("run", "--resume", "done", "--trials", 7, "--storage", copied)
+    code, _, err = call("run", "--resume", "done", "--trials", 7, "--storage", own_copy)
     assert code == 0, err
     assert "had been deleted; it is restored" in err
     assert client.get_experiment(experiment).lifecycle_stage == "active"
     assert len(client.search_runs([experiment])) == 8
 
 
-def test_all_can_be_deleted_and_started_over_under_the_same_name(ray_session, copied, call, corpus, tiny_toml):
-    client = client_of(copied)
+def test_all_can_be_deleted_and_started_over_under_the_same_name(ray_session, own_copy, call, corpus, tiny_toml):
+    client = client_of(own_copy)
     client.delete_experiment(client.get_experiment_by_name("done").experiment_id)
-    shutil.rmtree(copied / "done")
+    shutil.rmtree(own_copy / "done")
     code, _, err = call(
-        "run", corpus.folder, "--config", tiny_toml, "--trials", 1, "--name", "done", "--storage", copied
+        "run", corpus.folder, "--config", tiny_toml, "--trials", 1, "--name", "done", "--storage", own_copy
     )
     assert code == 0, err
     assert len(client.search_runs([client.get_experiment_by_name("done").experiment_id])) == 2
 
 
-def test_a_run_that_was_deleted_comes_back_and_one_that_is_gone_is_made_again(ray_session, copied, call):
-    client, ids = client_of(copied), Ledger.open(copied / "done").run_ids()
+def test_a_run_that_was_deleted_comes_back_and_one_that_is_gone_is_made_again(ray_session, own_copy, call):
+    client, ids = client_of(own_copy), Ledger.open(own_copy / "done").run_ids()
     client.delete_run(ids["2"])
     client.delete_run(ids["3"])
     # As its own `mlflow gc` does.
     client._tracking_client.store._hard_delete_run(ids["3"])
-    code, _, err = call("run", "--resume", "done", "--storage", copied)
+    code, _, err = call("run", "--resume", "done", "--storage", own_copy)
     assert code == 0, err
     assert client.get_run(ids["2"]).info.lifecycle_stage == "active"
-    again = Ledger.open(copied / "done").run_ids()
+    again = Ledger.open(own_copy / "done").run_ids()
     assert again["3"] != ids["3"]
     assert client.get_run(again["3"]).data.tags["trial"] == "3"
 
 
-def test_a_name_that_mlflow_has_is_not_given_to_a_study_that_is_named_by_itself(copied):
+def test_a_name_that_mlflow_has_is_not_given_to_a_study_that_is_named_by_itself(own_copy):
     from study.config.naming import free_name
     from study.tracking.experiments import taken_names
 
-    uri = Ledger.open(copied / "done").definition.tracking_uri
-    client_of(copied).delete_experiment(client_of(copied).get_experiment_by_name("done").experiment_id)
-    shutil.rmtree(copied / "done")
-    assert free_name(copied, "done", taken_names(uri)) == "done-2"
+    uri = Ledger.open(own_copy / "done").definition.tracking_uri
+    client_of(own_copy).delete_experiment(client_of(own_copy).get_experiment_by_name("done").experiment_id)
+    shutil.rmtree(own_copy / "done")
+    assert free_name(own_copy, "done", taken_names(uri)) == "done-2"
 
 
-def test_a_moved_project_is_found_again(ray_session, copied, corpus, tmp_path, call):
+def test_a_moved_project_is_found_again(ray_session, own_copy, corpus, tmp_path, call):
     """Corpus and storage move together: what is beside the storage is found, and MLflow's artifacts with it."""
     old, new = tmp_path / "old", tmp_path / "new"
     (old / "corpora").mkdir(parents=True)
     shutil.copytree(corpus.folder, old / "corpora/words")
-    copied.rename(old / "runs")
+    own_copy.rename(old / "runs")
     Ledger.open(old / "runs/done").change(
         corpus=str(old / "corpora/words"), tracking_uri=f"sqlite:///{old / 'runs/mlflow.db'}"
     )
     with sqlite3.connect(old / "runs/mlflow.db") as connection:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             connection.execute(
-                f"update {table} set {column} = replace({column}, ?, ?)", (str(copied), str(old / "runs"))
+                f"update {table} set {column} = replace({column}, ?, ?)", (str(own_copy), str(old / "runs"))
             )
     old.rename(new)
     storage = ("--storage", new / "runs")
@@ -288,14 +279,14 @@ def test_a_moved_project_is_found_again(ray_session, copied, corpus, tmp_path, c
     assert client.list_artifacts(ledger.run_ids()["0"])
 
 
-def test_a_corpus_elsewhere_is_named(ray_session, copied, corpus, tmp_path, call):
-    Ledger.open(copied / "done").change(corpus="/nowhere/words")
-    code, _, err = call("run", "--resume", "done", "--storage", copied)
+def test_a_corpus_elsewhere_is_named(ray_session, own_copy, corpus, tmp_path, call):
+    Ledger.open(own_copy / "done").change(corpus="/nowhere/words")
+    code, _, err = call("run", "--resume", "done", "--storage", own_copy)
     assert code == 1
     assert "/nowhere/words" in err
-    request = RunRequest(storage=copied, resume="done", moved_corpus=corpus.folder)
+    request = RunRequest(storage=own_copy, resume="done", moved_corpus=corpus.folder)
     resume_study(request, print).close()
-    assert Ledger.open(copied / "done").definition.corpus == str(corpus.folder)
+    assert Ledger.open(own_copy / "done").definition.corpus == str(corpus.folder)
 
 
 # Files out
@@ -425,7 +416,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, call, c
     assert err.count("\n") == 1 or "Traceback" not in err
 
 
-def test_a_figure_or_page_that_fails_loses_nothing_else(copied, call, monkeypatch, tmp_path):
+def test_a_figure_or_page_that_fails_loses_nothing_else(own_copy, call, monkeypatch, tmp_path):
     from study.reporting import document, figures
 
     name = next(name for name in figures.FIGURES if name != "trade-off")
@@ -434,7 +425,7 @@ def test_a_figure_or_page_that_fails_loses_nothing_else(copied, call, monkeypatc
         raise ZeroDivisionError("no such luck")
 
     monkeypatch.setitem(document.FIGURES, name, fail)
-    code, _, err = call("report", "done", "--html", tmp_path / "x.html", "--storage", copied)
+    code, _, err = call("report", "done", "--html", tmp_path / "x.html", "--storage", own_copy)
     assert code == 0
     assert f"the figure {name} was not drawn: no such luck" in err
     assert (tmp_path / "x.html").stat().st_size > 10_000

@@ -25,10 +25,9 @@ from study.metrics import COMPARED
 from study.record.final_scores import read_final
 from study.record.formats import LINE_BREAK, code, mean_and_spread
 from study.record.ledger import Ledger
-from study.record.places import FINAL
+from study.record.places import COMPARED_RUNS, COMPARISON, FINAL
 from study.record.states import State
 
-COMPARISON = "comparison.json"
 TOGETHER = "intervals of 95 % for all rows together"
 ERRORS = ("nll_se", "nll_bias_bound", "untrusted")
 """How far the likelihood's estimate goes, and the share of sequences whose importance weights cannot be trusted."""
@@ -250,7 +249,7 @@ def store(comparison: Comparison, *, is_whole: bool) -> dict[str, object]:
     A comparison that `is_whole` is added to the study's run in MLflow too, once however often it is shown.
     """
     folder = comparison.ledger.folder
-    comparison.runs.drop("folder").write_parquet(folder / "comparison.parquet")
+    comparison.runs.drop("folder").write_parquet(folder / COMPARED_RUNS)
     against = {"plain": comparison.plainest, "differences": [asdict(each) for each in comparison.differences]}
     document = {
         "summary": comparison.summary.to_dicts(),

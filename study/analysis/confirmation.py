@@ -19,12 +19,13 @@ from rich.text import Text
 from scipy import stats
 
 from study.analysis.claims import mean_interval
+from study.config.naming import CONFIRMATION
+from study.config.provenance import here
 from study.config.settings import Params
 from study.errors import StudyError
 from study.metrics import WIDE
 from study.record.final_scores import read_final
 from study.record.formats import mean_and_spread, show_params
-from study.record.provenance import here
 from study.record.states import State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
@@ -88,7 +89,7 @@ def confirmation_study(source: Definition, seeds: int, command: str) -> Definiti
     ranges = {name: allowed for name, allowed in source.space.searched.items() if name != "seed"}
     return replace(
         source,
-        name=f"{source.name}-confirm",
+        name=f"{source.name}{CONFIRMATION}",
         identifier=uuid.uuid4().hex,
         space=SearchSpace(source.space.fixed, {**ranges, "seed": Range(values=fresh)}, source.space.kept),
         num_trials=0,

@@ -9,13 +9,16 @@ from collections import defaultdict
 import numpy as np
 
 from study.analysis.confirmation import key, without_seed
+from study.config.naming import CONFIRMATION
 from study.config.settings import Value
 from study.errors import StudyError, StudyWarning
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
 from study.record.places import DEFINITION
-from study.record.states import State
+from study.record.states import COUNTED, State
 from study.record.trials import TrialRecord, best_trial
+from study.search.definition import Definition
+from study.search.settled import has_settled
 
 BEYOND_LUCK = 2 * math.sqrt(2)
 """A difference of two single runs counts above so many s.d. of one: it varies by the square root of 2 more."""
@@ -44,7 +47,7 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
 
     nan where neither has tried a setting with two seeds.
     """
-    name, place = ledger.definition.name, ledger.folder.with_name(f"{ledger.definition.name}-confirm")
+    name, place = ledger.definition.name, ledger.folder.with_name(f"{ledger.definition.name}{CONFIRMATION}")
     noise, settings = seed_noise(trials)
     source = "that ran with several"
     if not settings and (place / DEFINITION).is_file():
@@ -75,3 +78,10 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
         f"{sentence}; {near - 1} other feasible trials are less than {BEYOND_LUCK * noise:.2f} nats behind the best:"
         " luck may be all of that.",
     )
+
+
+def is_settled(definition: Definition, trials: list[TrialRecord]) -> bool:
+    """Say whether a study's search can be expected to gain less than its seed noise; never where that is not known."""
+    search = [trial for trial in trials if not definition.is_tested(trial.number) and trial.state in COUNTED]
+    values = [float(trial.best["valid/nll"]) if trial.feasible else math.inf for trial in search]
+    return has_settled(values, seed_noise(trials)[0])

@@ -156,6 +156,7 @@ def show(found: Comparison, columns: tuple[str, ...], *, published: bool) -> Non
     from study.analysis import comparison
     from study.analysis.published import published_table
     from study.console import make_console
+    from study.record.places import COMPARED_RUNS, COMPARISON
 
     console = make_console()
     first, *others = comparison.tables(found, columns)
@@ -166,6 +167,6 @@ def show(found: Comparison, columns: tuple[str, ...], *, published: bool) -> Non
         console.print()
         console.print(table)
     folder = found.ledger.folder
-    click.echo(f"stored: {folder / 'comparison.json'}, {folder / 'comparison.parquet'}", err=True)
+    click.echo(f"stored: {folder / COMPARISON}, {folder / COMPARED_RUNS}", err=True)
     if published:
         console.print(published_table(found.ledger.definition))

@@ -31,7 +31,7 @@ COMMANDS = {
     "confirm": "study.cli.confirm",
     "diagnose": "study.cli.diagnose",
     "train": "study.cli.train",
-    "evaluate": "study.cli.evaluate",
+    "evaluate": "study.cli.train",
     "sample": "study.cli.model",
     "reconstruct": "study.cli.model",
     "interpolate": "study.cli.model",

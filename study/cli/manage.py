@@ -163,8 +163,8 @@ def delete_command(name: str, yes: bool, keep_runs: bool, storage: Path) -> int:
 
     found = contents(storage / name, with_runs=not keep_runs)
     size = f"{found.num_bytes / 2**20:.1f} MiB in {storage / name}"
-    models = ", ".join(f"{model} version {version}" for model, version in found.versions)
-    runs = "" if keep_runs else f", {len(found.runs)} runs in MLflow{f', the models {models}' if models else ''}"
+    models = "".join(f", model {model} version {version}" for model, version in found.recorded.versions)
+    runs = "" if keep_runs else f", {len(found.recorded.runs)} runs in MLflow{models}"
     if not yes:
         click.echo(f"{name}: {size}{runs} would go; `study delete {name} --yes{storage_hint(storage)}` deletes them")
         for path in found.foreign:

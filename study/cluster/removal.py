@@ -8,19 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.files import HALF_WRITTEN
-from study.config.naming import check_study_name
+from study.config.naming import CONFIRMATION, check_study_name
 from study.errors import StudyError
 from study.record.database import forget, name_in
 from study.record.holding import exclusive_lock
 from study.record.ledger import OWN_FILES
 from study.record.moved import found_again
-from study.record.places import DEFINITION, LOCK, TRIALS
+from study.record.places import COMPARED_RUNS, COMPARISON, CONFIRMED, DEFINITION, LOCK, TRIALS, TUNE
 from study.search.definition import Definition, read_definition, write_definition
 from study.tracking import experiments
 
-OF_TUNE = "tune"
-RESULTS = ("comparison.json", "comparison.parquet", "confirmation.json")
-CONFIRMATION = "-confirm"
+AT_THE_TOP = (*OWN_FILES, TRIALS, TUNE, COMPARISON, COMPARED_RUNS, CONFIRMED)
+"""What this program makes at the top of a study's folder."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class Contents:
     own: list[Path]
     foreign: list[Path]
     """What others put into its folder: it stays."""
-    runs: list[str]
-    versions: list[tuple[str, str]]
+    recorded: experiments.Recorded
 
     @property
     def num_bytes(self) -> int:
@@ -52,7 +50,7 @@ def is_own(path: Path) -> bool:
     """Say whether a file or folder at the top of a study's folder is one that this program makes there."""
     name = path.name
     return (
-        name in (*OWN_FILES, TRIALS, OF_TUNE, *RESULTS)
+        name in AT_THE_TOP
         or name.startswith(HALF_WRITTEN)
         or any(name.startswith(f"{own}.damaged") for own in OWN_FILES)
     )
@@ -62,10 +60,8 @@ def contents(folder: Path, *, with_runs: bool) -> Contents:
     """Return what deleting the study in a folder takes away; raise StudyError if there is none."""
     definition = definition_in(folder)
     found = sorted(folder.iterdir())
-    _, runs, versions = experiments.what_is_recorded(definition) if with_runs else ("", [], [])
-    return Contents(
-        [path for path in found if is_own(path)], [path for path in found if not is_own(path)], runs, versions
-    )
+    recorded = experiments.what_is_recorded(definition) if with_runs else experiments.Recorded()
+    return Contents([path for path in found if is_own(path)], [path for path in found if not is_own(path)], recorded)
 
 
 def definition_in(folder: Path) -> Definition:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from data.files import DamagedFileError, read_json
 from model.weights import DESCRIPTION
-from study.config.settings import Params, flatten
+from study.config.settings import Params, Settings, flatten
 from study.config.stored import free_path
 from study.epoch import Epoch
 from study.errors import DamagedRecordError, StudyError
@@ -26,7 +26,6 @@ from study.record.places import BEST, CHECKPOINTS, DATABASE, RUN_IDS, TRIALS, tr
 from study.record.proposal import ASKED, FIXED, OUTSIDE
 from study.record.trials import best_row
 from study.search.definition import Definition
-from study.search.space import DECIDED
 from study.training.checkpoints import PROGRESS, load_checkpoint
 
 
@@ -146,25 +145,21 @@ def params_of(place: Path, definition: Definition) -> Params:
             continue
         progress = stored.get("progress", stored)
         settings = progress.get("settings") if isinstance(progress, dict) else None
-        flat, values = flatten(settings) if isinstance(settings, dict) else {}, Params()
-        for name in definition.space.ranges:
-            value = flat.get(name)
-            if isinstance(value, bool | int | float | str) and definition.space.applies(name, values):
-                values[name] = value
-        inside, outside = definition.space.divide(values)
+        flat = flatten(settings) if isinstance(settings, dict) else {}
+        values = definition.space.values_in(flat)
+        inside, _ = definition.space.divide(values)
         if in_space(inside, definition):
-            return inside | outside | set_otherwise(flat, definition)
+            return values | set_otherwise(flat, definition.settings(int(place.name), inside))
     return {}
 
 
-def set_otherwise(flat: Mapping[str, object], definition: Definition) -> Params:
-    """Return a trial's values of settings that its study holds at others: asked for outside the space."""
-    held = flatten(definition.space.fixed.model_dump())
-    decided = {"evaluation.collapse_epochs", *definition.space.ranges, *DECIDED}
+def set_otherwise(flat: Mapping[str, object], usual: Settings) -> Params:
+    """Return which of a trial's settings are not those that its searched values give: asked for outside the space."""
+    held = flatten(usual.model_dump())
     return {
         name: value
         for name, value in flat.items()
-        if name not in decided and value != held.get(name) and isinstance(value, bool | int | float | str)
+        if value != held.get(name) and isinstance(value, bool | int | float | str)
     }
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 
 from study.errors import StudyError
 
-RESERVED = ("mlflow.db", "mlartifacts")
+MLFLOW_DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+RESERVED = (MLFLOW_DATABASE, ARTIFACTS)
 """What lies beside the studies."""
+CONFIRMATION = "-confirm"
+"""What the name of a study's confirmation ends in."""
+LOCAL = "sqlite:///"
+"""What the address of a local database begins with."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -36,20 +41,25 @@ def free_name(storage: Path, stem: str, taken: Collection[str] = ()) -> str:
 
 def check_apart(storage: Path, name: str, tracking_uri: str) -> None:
     """Raise StudyError if a study's folder and a tracking database would be at one place, or one within the other."""
-    if not tracking_uri.startswith("sqlite:///"):
+    file = database_file(tracking_uri)
+    if file is None:
         return
-    folder, file = (storage / name).absolute(), Path(tracking_uri.removeprefix("sqlite:///")).absolute()
+    folder, file = (storage / name).absolute(), file.absolute()
     if folder == file or folder in file.parents or file in folder.parents:
         raise StudyError(f"the tracking database {file} and the folder of the study {folder} collide; move one of them")
 
 
 def absolute_database(uri: str | None) -> str | None:
     """Return an address with a relative sqlite file made absolute: trials and servers start elsewhere."""
-    if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return uri
+    file = database_file(uri or "")
+    return uri if file is None else f"{LOCAL}{file.absolute()}"
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file of a local database, None of a server's address."""
+    return Path(uri.removeprefix(LOCAL)) if uri.startswith(LOCAL) else None
 
 
 def default_tracking_uri(storage: Path) -> str:
     """Return the MLflow database beside the studies."""
-    return f"sqlite:///{(storage / 'mlflow.db').absolute()}"
+    return f"{LOCAL}{(storage / MLFLOW_DATABASE).absolute()}"

@@ -27,11 +27,10 @@ from study.errors import StudyError
 from study.execution.start import start
 from study.record.formats import LINE_BREAK, code, show_params
 from study.record.ledger import Ledger
-from study.record.places import DEFINITION, best_folder
+from study.record.places import CONFIRMED, DEFINITION, best_folder
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
 
-RESULT = "confirmation.json"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -94,11 +93,11 @@ def confirm(
         confirmation = conclude(settings, fresh, ledger.trials())
         test, best = crown(ledger, confirmation.standings[0], samples)
         model = registered(ledger, register)
-        write_sealed(ledger.folder / RESULT, Confirmed(confirmation, test, model).as_json())
+        write_sealed(ledger.folder / CONFIRMED, Confirmed(confirmation, test, model).as_json())
         if best is not None and not model:
             model = register_best(ledger, best, register or folder.name)
         found = Confirmed(confirmation, test, model)
-        write_sealed(ledger.folder / RESULT, found.as_json())
+        write_sealed(ledger.folder / CONFIRMED, found.as_json())
         record(ledger, found)
     return 0, found
 
@@ -137,7 +136,7 @@ def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, flo
 
 def registered(ledger: Ledger, name: str | None) -> str:
     """Return the address under which an earlier call registered the winner (as `name`, if one is given), or nothing."""
-    path = ledger.folder / RESULT
+    path = ledger.folder / CONFIRMED
     if not path.is_file():
         return ""
     stored: dict[str, object] = read_sealed(
@@ -175,7 +174,7 @@ def record(ledger: Ledger, found: Confirmed) -> None:
         definition,
         study_run(ledger),
         as_metrics(found.confirmation, found.test),
-        {RESULT: found.as_json()},
+        {CONFIRMED: found.as_json()},
         describe(definition, found),
     )
 

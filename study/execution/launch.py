@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.analysis.answer import answer_of
-from study.analysis.seed_noise import seed_noise
+from study.analysis.seed_noise import is_settled
 from study.config.addresses import shown
 from study.config.stored import write_json
 from study.errors import StudyError, first_line, tells_of_full_disk
@@ -25,11 +25,11 @@ from study.execution.local_ray import close_token_file, local_ray, set_environme
 from study.execution.nodes import check_nodes
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
-from study.record.states import COMPLETE, COUNTED, INTERRUPTED, SETTLED, Ending, State, StudyEnd
+from study.record.places import TUNE
+from study.record.states import COMPLETE, INTERRUPTED, SETTLED, Ending, State, StudyEnd
 from study.record.trials import TrialRecord, seeds_frame, summary_metrics, trials_frame
 from study.reporting.tables import describe_study
 from study.search.definition import Definition
-from study.search.settled import has_settled
 from study.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -206,7 +206,9 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
         view.update(trial)
 
     callback = LedgerCallback(ledger, on_change)
-    searcher = LedgerSearcher(ledger, callback, (lambda: is_settled(ledger)) if budget.until_settled else None)
+    searcher = LedgerSearcher(
+        ledger, callback, (lambda: is_settled(definition, ledger.trials())) if budget.until_settled else None
+    )
     if searcher.left == 0:
         return COMPLETE
     callback.scheduler = make_scheduler(definition, ledger)
@@ -222,7 +224,7 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
         # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
         tune.run(
             run_trial,
-            name="tune",
+            name=TUNE,
             storage_path=str(ledger.folder.absolute()),
             resources_per_trial={"cpu": definition.cpus_per_trial, "gpu": definition.gpus_per_trial},
             search_alg=searcher,
@@ -240,14 +242,6 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
         )
     ending: Ending = stopper.ending
     return SETTLED if searcher.has_settled and ending == COMPLETE else ending
-
-
-def is_settled(ledger: Ledger) -> bool:
-    """Say whether a study's search can be expected to gain less than its seed noise; never where that is not known."""
-    definition, trials = ledger.definition, ledger.trials()
-    search = [trial for trial in trials if not definition.is_tested(trial.number) and trial.state in COUNTED]
-    values = [float(trial.best["valid/nll"]) if trial.feasible else math.inf for trial in search]
-    return has_settled(values, seed_noise(trials)[0])
 
 
 @contextmanager

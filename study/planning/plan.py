@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from study.config.connectivity import check_database, check_mps, check_ray_address, check_tracking_uri
 from study.config.naming import absolute_database, check_apart, check_study_name, default_tracking_uri, free_name
+from study.config.provenance import here
 from study.config.request import RunRequest
 from study.config.run_options import CORPORA, RunOptions, find_corpus
 from study.config.settings import Params, Table, merge, nest, parse_assignment, read_preset, read_toml
@@ -20,7 +21,6 @@ from study.errors import StudyError, did_you_mean
 from study.planning.points import asked_points
 from study.planning.takeover import take_over
 from study.record.ledger import Ledger
-from study.record.provenance import here
 from study.search.definition import NEVER, Definition
 from study.search.objective import Goal
 from study.search.pooling_test import test_points, why_not, with_test
@@ -195,12 +195,13 @@ def new_comparison(request: RunRequest, points: list[Params], samples: int, comm
     over = {"search": {**searched, "model.latent_size": False}, "evaluation": {"collapse_epochs": NEVER}}
     own = {"sampler": "random", "scheduler": "none", "trials": len(points), "stages": ("search",)}
     definition = new_study(request.model_copy(update=own), command, over)
+    stem = f"compare-{definition.corpus_name}"
     return replace(
         definition,
         num_trials=len(points),
         planned=tuple(points),
         final_num_samples=samples,
-        name=definition.name if request.name else free_name(request.storage, f"compare-{definition.corpus_name}"),
+        name=request.name or free_name(request.storage, stem, taken_names(definition.tracking_uri)),
     )
 
 

@@ -110,11 +110,8 @@ def check_effect(point: Params, space: SearchSpace, text: str, *, drop: bool) ->
 
     A file of a whole trial has those as well.
     """
-    held = flatten(space.fixed.model_dump())
-    for name in [name for name in point if name in CONDITIONS]:
+    for name in [name for name in point if name in CONDITIONS and not space.applies(name, point)]:
         other, meaningful = CONDITIONS[name]
-        if point.get(other, held[other]) in meaningful:
-            continue
         if not drop:
             raise StudyError(
                 f"--try {text}: {name} has an effect only while {other} is {' or '.join(sorted(meaningful))}; add that"

@@ -14,6 +14,7 @@ from study.planning.plan import grid_points
 from study.planning.points import asked_points
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
+from study.tracking.experiments import move_artifacts
 
 MAY_CHANGE = {
     "resume",
@@ -53,7 +54,7 @@ def resume_study(request: RunRequest, say: Callable[[str], None]) -> Ledger:
     if ledger.moved:
         for line in ledger.moved:
             say(line)
-        mend_artifacts(ledger)
+        move_artifacts(definition.tracking_uri)
         ledger.change(corpus=definition.corpus, tracking_uri=definition.tracking_uri)
     add_trials(ledger, request.trials, points)
     if request.concurrent is not None:
@@ -113,10 +114,3 @@ def add_to_grid(ledger: Ledger, total: int) -> int:
     ledger.change(planned=(*definition.planned, *more))
     ledger.enqueue(more)
     return definition.num_trials + len(more)
-
-
-def mend_artifacts(ledger: Ledger) -> None:
-    """Tell MLflow's database that its artifacts moved with it."""
-    from study.tracking.experiments import move_artifacts
-
-    move_artifacts(ledger.definition.tracking_uri)

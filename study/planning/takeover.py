@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from study.config.settings import Params, Value, flatten
+from study.config.settings import Params, flatten
 from study.errors import StudyError
 from study.record.ledger import Ledger
 from study.record.states import COUNTED, State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
 from study.search.learned import Learned
-from study.search.space import CONDITIONS
 
 MODELLING = ("tpe", "gp")
 """Samplers that make use of trials which they have not proposed."""
@@ -61,7 +60,8 @@ def take_over(earlier: Ledger, definition: Definition, num_searched: int) -> Tak
     reasons: Counter[str] = Counter()
     for trial in trials:
         flat = flatten(old.space.settings(trial.params).model_dump())
-        inside = within(flat, definition)
+        values, _ = definition.space.divide(definition.space.values_in(flat))
+        inside = {each: value for each, value in values.items() if each in definition.space.searched}
         reason = why_not(flat, inside, old, definition)
         known = None if reason else as_learned(name, trial, inside, definition)
         if known is not None:
@@ -89,16 +89,6 @@ def take_over(earlier: Ledger, definition: Definition, num_searched: int) -> Tak
     return TakenOver(tuple(learned), tuple(points), tuple(notes))
 
 
-def within(flat: Mapping[str, object], definition: Definition) -> Params:
-    """Return a trial's values of what the new study searches, where they are in its ranges and mean something."""
-    space, found = definition.space, Params()
-    for name, allowed in space.searched.items():
-        value = flat.get(name)
-        if isinstance(value, bool | int | float | str) and allowed.holds(value) and space.applies(name, found):
-            found[name] = value
-    return found
-
-
 def why_not(flat: Mapping[str, object], inside: Params, old: Definition, definition: Definition) -> str:
     """Return why the new study could not have made a trial with these settings, or nothing."""
     if old.corpus_fingerprint != definition.corpus_fingerprint:
@@ -107,22 +97,13 @@ def why_not(flat: Mapping[str, object], inside: Params, old: Definition, definit
         return f"the sampler {definition.sampler} uses no trials but its own"
     space, fixed = definition.space, flatten(definition.space.fixed.model_dump())
     for name, allowed in space.searched.items():
-        if name not in inside and means_something(name, flat) and space.applies(name, inside):
+        if name not in inside and space.applies(name, flat):  # type: ignore[arg-type]
             return f"{name} is outside {allowed}"
     for name, value in flat.items():
-        if name in space.searched or name in NOT_DECIDING or not means_something(name, flat):
-            continue
-        if value != fixed.get(name):
+        is_free = name in space.searched or name in NOT_DECIDING
+        if not is_free and value != fixed.get(name) and space.applies(name, flat):  # type: ignore[arg-type]
             return f"{name} was {shown(value)}, not {shown(fixed.get(name))}"
     return ""
-
-
-def means_something(name: str, flat: Mapping[str, object]) -> bool:
-    """Say whether a setting has an effect beside the others of a trial."""
-    if name not in CONDITIONS:
-        return True
-    other, meaningful = CONDITIONS[name]
-    return flat.get(other) in meaningful
 
 
 def shown(value: object) -> str:
@@ -138,11 +119,10 @@ def as_learned(name: str, trial: TrialRecord, inside: Params, definition: Defini
     if not all(map(math.isfinite, [*values, *constraints.values()])):
         return None
     epochs = {row.number: float(row["valid/nll"]) for row in trial.rows if row.counts and not goal.is_pareto}
-    given: dict[str, Value] = dict(inside)
     return Learned(
         study=name,
         trial=trial.number,
-        params=given,
+        params=inside,
         values=tuple(values) if is_whole else None,
         epochs={number: nll for number, nll in epochs.items() if math.isfinite(nll)},
         constraints=constraints,

@@ -9,12 +9,10 @@ from pathlib import Path
 from data.errors import CorpusError
 from data.files import DamagedFileError, read_json
 from data.manifest import read_manifest
-from study.config.naming import default_tracking_uri
+from study.config.naming import database_file, default_tracking_uri
 from study.config.run_options import CORPORA
 from study.record.places import DEFINITION
 from study.search.definition import Definition
-
-LOCAL = "sqlite:///"
 
 
 def found_again(folder: Path, definition: Definition, corpus: Path | None = None) -> tuple[Definition, list[str]]:
@@ -30,10 +28,9 @@ def found_again(folder: Path, definition: Definition, corpus: Path | None = None
         definition = replace(definition, corpus=str(found))
         moved.append(f"the corpus of {definition.name} was at {stored}; it is taken from {found}")
     uri, beside = definition.tracking_uri, default_tracking_uri(folder.parent)
-    is_elsewhere = uri.startswith(LOCAL) and uri != beside and is_there(beside)
-    if is_elsewhere and (
-        not is_there(uri) or is_original(Path(uri.removeprefix(LOCAL)).parent / folder.name, definition)
-    ):
+    file, own = database_file(uri), database_file(beside)
+    has_own = file is not None and own is not None and file != own and own.exists()
+    if has_own and file is not None and (not file.exists() or is_original(file.parent / folder.name, definition)):
         definition = replace(definition, tracking_uri=beside)
         moved.append(f"MLflow's database was at {uri}; it is taken from {beside}")
     return definition, moved
@@ -48,15 +45,10 @@ def is_original(folder: Path, definition: Definition) -> bool:
     return stored.get("identifier") == definition.identifier
 
 
-def is_there(uri: str) -> bool:
-    """Say whether a local database exists."""
-    return Path(uri.removeprefix(LOCAL)).exists()
-
-
 def places(storage: Path, stored: Path, definition: Definition) -> Iterator[Path]:
     """Yield the folders near a storage that hold the corpus of a study, by its fingerprint."""
     project = storage.absolute().parent
-    for place in dict.fromkeys([project / stored, *(project / CORPORA / stored.name, CORPORA / stored.name)]):
+    for place in dict.fromkeys([project / stored, project / CORPORA / stored.name, CORPORA / stored.name]):
         try:
             is_it = place.is_dir() and read_manifest(place).fingerprint == definition.corpus_fingerprint
         except CorpusError:

@@ -112,6 +112,15 @@ class SearchSpace:
                 values[name] = allowed.suggest(trial, name)
         return values
 
+    def values_in(self, flat: Mapping[str, object]) -> Params:
+        """Return what all the settings of a trial, by dotted name, say of those that have a range here and apply."""
+        values = Params()
+        for name in self.ranges:
+            value = flat.get(name)
+            if isinstance(value, bool | int | float | str) and self.applies(name, values):
+                values[name] = value
+        return values
+
     def divide(self, values: Params) -> tuple[Params, Params]:
         """Return which of some values are within the space, and which are not."""
         outside = {n: v for n, v in values.items() if n not in self.ranges or not self.ranges[n].holds(v)}

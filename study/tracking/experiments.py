@@ -7,12 +7,14 @@ import sqlite3
 import urllib.parse
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.errors import StudyError, first_line
+from study.config.naming import ARTIFACTS, database_file
+from study.errors import StudyError
 from study.search.definition import Definition
-from study.tracking.store import LOCAL, connect
+from study.tracking.store import connect, refusals_named
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
 
 DELETED = "deleted"
 GONE = "RESOURCE_DOES_NOT_EXIST"
-ARTIFACTS = "mlartifacts"
-MOST_RUNS = 50_000
+MOST, MODELS = 50_000, 1000
+"""Experiments and models that one question may bring."""
+ACTIVE = 1
+"""MLflow's `ViewType` of runs that are not deleted."""
+KEEP_RUNS = "mend that, or give --keep-runs"
 PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -32,17 +37,19 @@ PLACES = (
 """Tables and columns of MLflow's database that hold absolute places of artifacts."""
 
 
+def client_of(uri: str) -> MlflowClient | None:
+    """Return a client of a database or server, None of a local database that is not there: none is made for a look."""
+    file = database_file(uri)
+    return connect(uri) if file is None or file.exists() else None
+
+
 def taken_names(uri: str) -> set[str]:
-    """Return the names of the experiments of a database or server, deleted ones included; none if there is none yet."""
+    """Return the names of all experiments, deleted ones included; raise StudyError if MLflow cannot be used."""
     from mlflow.entities import ViewType
 
-    if uri.startswith(LOCAL) and not Path(uri.removeprefix(LOCAL)).exists():
-        return set()
-    try:
-        found = connect(uri).search_experiments(view_type=ViewType.ALL, max_results=MOST_RUNS)
-    except Exception:
-        # Whoever uses it says so.
-        return set()
+    with refusals_named(uri):
+        client = client_of(uri)
+        found = client.search_experiments(view_type=ViewType.ALL, max_results=MOST) if client is not None else []
     return {experiment.name for experiment in found}
 
 
@@ -95,88 +102,109 @@ def run_by_id(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def rename_experiment(definition: Definition, name: str) -> None:
-    """Give a study's experiment another name, and its runs the tag that says so; do nothing where there is none."""
-    client = connect(definition.tracking_uri)
-    found, there = client.get_experiment_by_name(definition.name), client.get_experiment_by_name(name)
-    if there is not None and own_runs(client, definition, str(there.experiment_id)):
-        # Renamed by a command that was killed then.
-        found = there
-    elif there is not None:
-        raise StudyError(f"MLflow has an experiment {name}, perhaps a deleted one; choose another name")
-    if found is None or found.lifecycle_stage == DELETED:
-        return
-    if found.name != name:
-        client.rename_experiment(found.experiment_id, name)
-    for run in own_runs(client, definition, str(found.experiment_id)):
-        client.set_tag(run.info.run_id, "study", name)
-        if run.data.tags.get("trial") == "study":
-            client.set_tag(run.info.run_id, "mlflow.runName", name)
+    """Give a study's experiment another name, and its runs the tag that says so; do nothing where there is none.
+
+    Raises StudyError if the name is taken, or MLflow cannot be used.
+    """
+    with refusals_named(definition.tracking_uri):
+        client = client_of(definition.tracking_uri)
+        if client is None:
+            return
+        found, there = client.get_experiment_by_name(definition.name), client.get_experiment_by_name(name)
+        if there is not None and own_runs(client, definition, str(there.experiment_id)):
+            # Renamed by a command that was killed then.
+            found = there
+        elif there is not None:
+            raise StudyError(f"MLflow has an experiment {name}, perhaps a deleted one; choose another name")
+        if found is None or found.lifecycle_stage == DELETED:
+            return
+        if found.name != name:
+            client.rename_experiment(found.experiment_id, name)
+        for run in own_runs(client, definition, str(found.experiment_id)):
+            client.set_tag(run.info.run_id, "study", name)
+            if run.data.tags.get("trial") == "study":
+                client.set_tag(run.info.run_id, "mlflow.runName", name)
 
 
 def own_runs(client: MlflowClient, definition: Definition, experiment: str) -> list[Run]:
-    """Return every run that a study has in its experiment."""
-    query, token = f"tags.`study_id` = '{definition.identifier}'", None
+    """Return every run that a study has in its experiment and that is not deleted."""
+    return runs_of(client, experiment, f"tags.`study_id` = '{definition.identifier}'")
+
+
+def runs_of(client: MlflowClient, experiment: str, query: str = "", view: int = ACTIVE) -> list[Run]:
+    """Return every run of an experiment that a query finds."""
     found: list[Run] = []
+    token = None
     while True:
-        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
+        page = client.search_runs([experiment], query, view, 1000, page_token=token)
         found += page
         token = page.token
         if not token:
             return found
 
 
-def what_is_recorded(definition: Definition) -> tuple[str, list[str], list[tuple[str, str]]]:
-    """Return a study's experiment id (empty for none), the ids of its runs, and its model versions by name."""
-    client = connect(definition.tracking_uri)
-    found = client.get_experiment_by_name(definition.name)
-    if found is None:
-        return "", [], []
-    number = str(found.experiment_id)
-    runs = [] if found.lifecycle_stage == DELETED else own_runs(client, definition, number)
-    ids = {str(run.info.run_id) for run in runs}
-    versions = [
-        (str(version.name), str(version.version))
-        for model in client.search_registered_models(max_results=1000)
-        for version in client.search_model_versions(f"name='{model.name}'")
-        if version.run_id in ids
-    ]
-    return number, sorted(ids), versions
+@dataclass(frozen=True)
+class Recorded:
+    """What MLflow has of a study."""
+
+    experiment: str = ""
+    """Its id; empty where there is none."""
+    runs: tuple[str, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+    """Of models that were registered from its runs: name and version."""
+
+
+def what_is_recorded(definition: Definition) -> Recorded:
+    """Return what MLflow has of a study; raise StudyError if it cannot be used."""
+    with refusals_named(definition.tracking_uri, KEEP_RUNS):
+        client = client_of(definition.tracking_uri)
+        found = client.get_experiment_by_name(definition.name) if client is not None else None
+        if client is None or found is None:
+            return Recorded()
+        number = str(found.experiment_id)
+        runs = [] if found.lifecycle_stage == DELETED else own_runs(client, definition, number)
+        ids = tuple(sorted(str(run.info.run_id) for run in runs))
+        versions = tuple(
+            (str(version.name), str(version.version))
+            for model in client.search_registered_models(max_results=MODELS)
+            for version in client.search_model_versions(f"name='{model.name}'")
+            if version.run_id in ids
+        )
+        return Recorded(number, ids, versions)
 
 
 def delete_recorded(definition: Definition) -> str:
     """Delete a study's runs and model versions in MLflow, and no others; return what is left to do, or nothing.
 
     The artifacts of a database beside the studies are removed; the entries stay among MLflow's deleted ones. Raises
-    StudyError if MLflow does not do it.
+    StudyError if MLflow cannot be used.
     """
     from mlflow.entities import ViewType
 
-    try:
-        client = connect(definition.tracking_uri)
-        number, runs, versions = what_is_recorded(definition)
-        for name, version in versions:
+    recorded, uri = what_is_recorded(definition), definition.tracking_uri
+    if not recorded.experiment:
+        return ""
+    with refusals_named(uri, KEEP_RUNS):
+        client = connect(uri)
+        for name, version in recorded.versions:
             client.delete_model_version(name, version)
             if not client.search_model_versions(f"name='{name}'"):
                 client.delete_registered_model(name)
-        places = [str(client.get_run(run).info.artifact_uri) for run in runs]
-        for run in runs:
+        places = [str(client.get_run(run).info.artifact_uri) for run in recorded.runs]
+        for run in recorded.runs:
             client.delete_run(run)
-        if number:
-            others = client.search_runs([number], run_view_type=ViewType.ALL, max_results=MOST_RUNS)
-            found = client.get_experiment(number)
-            if {str(run.info.run_id) for run in others} <= set(runs):
-                places.append(str(found.artifact_location))
-                if found.lifecycle_stage != DELETED:
-                    client.rename_experiment(number, free_experiment_name(client, f"{definition.name} (deleted)"))
-                    client.delete_experiment(number)
-    except Exception as error:
-        raise StudyError(
-            f"MLflow at {definition.tracking_uri} did not delete the runs of {definition.name}: {first_line(error)};"
-            " mend that, or give --keep-runs"
-        ) from None
-    if definition.tracking_uri.startswith(LOCAL):
-        remove_artifacts(Path(definition.tracking_uri.removeprefix(LOCAL)).parent / ARTIFACTS, places)
-    return "MLflow keeps the entries among its deleted ones until its own `mlflow gc`" if runs else ""
+        every = runs_of(client, recorded.experiment, view=ViewType.ALL)
+        found = client.get_experiment(recorded.experiment)
+        if all(run.data.tags.get("study_id") == definition.identifier for run in every):
+            places.append(str(found.artifact_location))
+            if found.lifecycle_stage != DELETED:
+                client.rename_experiment(
+                    recorded.experiment, free_experiment_name(client, f"{definition.name} (deleted)")
+                )
+                client.delete_experiment(recorded.experiment)
+    if (file := database_file(uri)) is not None:
+        remove_artifacts(file.parent / ARTIFACTS, places)
+    return "MLflow keeps the entries among its deleted ones until its own `mlflow gc`" if recorded.runs else ""
 
 
 def remove_artifacts(root: Path, places: Sequence[str]) -> None:
@@ -193,12 +221,10 @@ def move_artifacts(uri: str) -> int:
     MLflow stores them absolute and has no command for it. Only places that are no more are changed, to those beside the
     database, if they exist.
     """
-    if not uri.startswith(LOCAL):
+    file, changed = database_file(uri), 0
+    if file is None or not (file.parent / ARTIFACTS).is_dir():
         return 0
-    file, changed = Path(uri.removeprefix(LOCAL)), 0
     beside = file.parent / ARTIFACTS
-    if not beside.is_dir():
-        return 0
     with closing(sqlite3.connect(file, timeout=30)) as connection, connection:
         tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
         for table, column in PLACES:

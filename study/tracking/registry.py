@@ -18,7 +18,7 @@ from study.record.ledger import Ledger
 from study.record.places import BEST, best_folder
 from study.record.trials import best_row
 from study.search.definition import Definition
-from study.tracking.store import connect
+from study.tracking.store import connect, refusals_named
 from study.tracking.tracker import metrics_of, parts
 from study.training.run_folder import read_epochs, read_note
 
@@ -119,35 +119,36 @@ def register_model(definition: Definition, run_id: str, folder: Path, name: str,
 def record_run(ledger: Ledger, folder: Path) -> str:
     """Put the run of a folder beside a study's trials in MLflow, or bring it up to date there; return its id.
 
-    Raises StudyError if the folder has none.
+    Raises StudyError if the folder has none, or MLflow cannot be used.
     """
     from mlflow.entities import Metric, Param, RunTag
 
     definition, note, rows = ledger.definition, read_note(folder), read_epochs(folder)
-    client, parent = connect(definition.tracking_uri), study_run(ledger)
-    experiment = str(client.get_run(parent).info.experiment_id)
-    place = str(folder.absolute())
-    digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:32]
-    query = f"tags.`run_folder_digest` = '{digest}' and tags.`study_id` = '{definition.identifier}'"
-    found = client.search_runs([experiment], query, max_results=1)
-    if found:
-        run_id, logged = str(found[0].info.run_id), int(found[0].data.metrics.get("epoch", 0))
-    else:
-        own = {"study": definition.name, "study_id": definition.identifier, "trial": "own", "run_folder": place}
-        own |= {"run_folder_digest": digest}
-        tags = own | {"mlflow.parentRunId": parent, "origin": note.origin, "weights": note.weights}
-        run_id, logged = str(client.create_run(experiment, tags=tags, run_name=folder.name).info.run_id), 0
-        client.log_batch(run_id, params=[Param(name, value) for name, value in note.changed.items()])
-    for part in parts([row for row in rows if row.number > logged]):
-        client.log_batch(run_id, metrics=metrics_of(part))
-    best = best_row(rows, definition)
-    now = int(time.time() * 1000)
-    client.log_batch(
-        run_id,
-        metrics=[Metric(f"best/{name}", float(value), now, 0) for name, value in best.valid.items()],
-        tags=[RunTag("state", rows[-1].outcome if rows else "")],
-    )
-    if best and best_folder(folder, best.number).is_dir():
-        client.log_artifacts(run_id, str(best_folder(folder, best.number)), BEST)
-    client.set_terminated(run_id)
-    return run_id
+    with refusals_named(definition.tracking_uri):
+        client, parent = connect(definition.tracking_uri), study_run(ledger)
+        experiment = str(client.get_run(parent).info.experiment_id)
+        place = str(folder.absolute())
+        digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:32]
+        query = f"tags.`run_folder_digest` = '{digest}' and tags.`study_id` = '{definition.identifier}'"
+        found = client.search_runs([experiment], query, max_results=1)
+        if found:
+            run_id, logged = str(found[0].info.run_id), int(found[0].data.metrics.get("epoch", 0))
+        else:
+            own = {"study": definition.name, "study_id": definition.identifier, "trial": "own", "run_folder": place}
+            own |= {"run_folder_digest": digest}
+            tags = own | {"mlflow.parentRunId": parent, "origin": note.origin, "weights": note.weights}
+            run_id, logged = str(client.create_run(experiment, tags=tags, run_name=folder.name).info.run_id), 0
+            client.log_batch(run_id, params=[Param(name, value) for name, value in note.changed.items()])
+        for part in parts([row for row in rows if row.number > logged]):
+            client.log_batch(run_id, metrics=metrics_of(part))
+        best = best_row(rows, definition)
+        now = int(time.time() * 1000)
+        client.log_batch(
+            run_id,
+            metrics=[Metric(f"best/{name}", float(value), now, 0) for name, value in best.valid.items()],
+            tags=[RunTag("state", rows[-1].outcome if rows else "")],
+        )
+        if best and best_folder(folder, best.number).is_dir():
+            client.log_artifacts(run_id, str(best_folder(folder, best.number)), BEST)
+        client.set_terminated(run_id)
+        return run_id

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.files import lock
 from data.manifest import read_manifest
-from study.record.provenance import here
+from study.config.addresses import shown
+from study.config.naming import ARTIFACTS, LOCAL, database_file
+from study.config.provenance import here
+from study.errors import StudyError, first_line
 from study.search.definition import Definition
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
-LOCAL = "sqlite:///"
+CHECK_ADDRESS = "check the address by opening it in a browser, or leave --tracking-uri out to record locally"
 
 
 def connect(uri: str) -> MlflowClient:
@@ -35,9 +41,26 @@ def connect(uri: str) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     # What a database refused is raised too, and told once by whoever asked for it.
     logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)
-    if uri.startswith(LOCAL):
-        create_database(Path(uri.removeprefix(LOCAL)))
+    if (file := database_file(uri)) is not None:
+        create_database(file)
     return MlflowClient(uri)
+
+
+@contextmanager
+def refusals_named(uri: str, mend: str = CHECK_ADDRESS) -> Iterator[None]:
+    """Raise StudyError for what MLflow, its database or the network refuses, with the mend."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise StudyError(cannot_be_used(uri, error, mend)) from None
+
+
+def cannot_be_used(uri: str, error: Exception, mend: str = CHECK_ADDRESS) -> str:
+    """Return what is said where MLflow does not do what it is asked."""
+    return f"MLflow at {shown(uri)} cannot be used: {first_line(error)}; {mend}"
 
 
 def create_database(path: Path) -> None:
@@ -63,9 +86,8 @@ def create_database(path: Path) -> None:
 
 def artifact_location(uri: str, experiment: str) -> str | None:
     """Return where a local database's artifacts go: beside it. A server decides for itself."""
-    if not uri.startswith(LOCAL):
-        return None
-    return (Path(uri.removeprefix(LOCAL)).parent / "mlartifacts" / experiment).as_uri()
+    file = database_file(uri)
+    return None if file is None else (file.parent / ARTIFACTS / experiment).as_uri()
 
 
 def describe_corpus(definition: Definition) -> DatasetInput:

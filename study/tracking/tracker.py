@@ -27,7 +27,7 @@ from study.record.trials import TrialRecord
 from study.search.definition import Definition
 from study.tracking.experiments import revive, run_by_id
 from study.tracking.overview import FEASIBLE_NLL, SETTINGS_TAG, TAG, overview, settings_tag
-from study.tracking.store import artifact_location, connect, describe_corpus, provenance
+from study.tracking.store import artifact_location, cannot_be_used, connect, describe_corpus, provenance
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -74,7 +74,7 @@ class Tracker:
         """Wait for the parent run; raise StudyError if the server cannot be reached or refuses."""
         self._ready.wait()
         if self._error is not None:
-            raise self._explain(self._error)
+            raise StudyError(cannot_be_used(self.definition.tracking_uri, self._error))
 
     def update(self, trial: TrialRecord) -> None:
         """Have a trial's run brought up to date; returns at once."""
@@ -305,12 +305,6 @@ class Tracker:
         if seeds is not None:
             self._log_table(self._parent_id, "seeds.json", seeds.to_dict(as_series=False))
         self._client.set_terminated(self._parent_id, STATUS[state])
-
-    def _explain(self, error: Exception) -> StudyError:
-        return StudyError(
-            f"MLflow at {self.definition.tracking_uri} cannot be used: {first_line(error)};"
-            " check the address by opening it in a browser, or leave --tracking-uri out to record locally"
-        )
 
 
 def metrics_of(rows: Sequence[Epoch]) -> list[Metric]:

@@ -24,7 +24,7 @@ import psutil
 
 from study.config.addresses import refuse_secret
 from study.config.connectivity import check_sqlite
-from study.config.naming import default_tracking_uri
+from study.config.naming import database_file, default_tracking_uri
 from study.errors import StudyError
 from study.record.ledger import Ledger
 
@@ -130,19 +130,13 @@ def find_database(storage: Path, ledger: Ledger | None, tracking_uri: str | None
     refuse_secret("--tracking-uri", tracking_uri, "keep it in ~/.pgpass")
     if tracking_uri and tracking_uri.startswith("sqlite:"):
         check_sqlite("--tracking-uri", tracking_uri)
-    uri = tracking_uri or (database_of(ledger) if ledger else default_tracking_uri(storage))
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    uri = tracking_uri or (ledger.definition.tracking_uri if ledger else default_tracking_uri(storage))
+    file = database_file(uri)
+    if file is not None and not file.is_file():
         raise StudyError(f"no MLflow database in {storage}; run a study first, or name another --storage")
     if uri.startswith(("http://", "https://")):
         raise StudyError(f"the runs are on a server that is up already: open {uri} in a browser")
     return uri
-
-
-def database_of(ledger: Ledger) -> str:
-    """Return where a study's runs are: the database that came with its folder, where that was copied here."""
-    uri, beside = ledger.definition.tracking_uri, default_tracking_uri(ledger.folder.parent)
-    moved = uri.startswith("sqlite:///") and Path(uri).name == Path(beside).name
-    return beside if moved and Path(beside.removeprefix("sqlite:///")).is_file() else uri
 
 
 @contextmanager
