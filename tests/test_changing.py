@@ -482,6 +482,22 @@ def test_a_repair_without_the_database_keeps_values_outside_the_space(ray_sessio
     assert [line["epochs"] for line in after] == [2]
 
 
+def test_a_repair_without_the_database_keeps_a_pooling_test(ray_session, corpus, tiny_toml, tmp_path, call):
+    """Seeds and a language model are values of planned trials alone."""
+    test = ("--stages", "pooling,search", "--poolings", "max", "--test-weights", "0.3", "--seeds", 2, "--trials", 1)
+    first = "model.pooling=max"
+    arguments = ("--config", tiny_toml, "--scheduler", "none", *test, "--try", first, "--storage", tmp_path)
+    assert call("run", corpus.folder, "--name", "x", *arguments)[0] == 0
+    before = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    assert len(before) == 6
+    (tmp_path / "x/optuna.db").write_bytes(b"")
+    assert call("doctor", "x", "--repair", "--storage", tmp_path)[0] == 0
+    code, _, err = call("run", "--resume", "x", "--storage", tmp_path)
+    assert code == 0, err
+    after = json_lines(call("report", "x", "--json", "--storage", tmp_path)[1])
+    assert [(line["params"], line["valid"]) for line in after] == [(line["params"], line["valid"]) for line in before]
+
+
 def test_a_dropped_trial_that_is_repaired_is_trained_again_and_stays_dropped(ray_session, copied, call):
     storage = ("--storage", copied)
     assert call("drop", "done:1", "--why", "bad", *storage)[0] == 0

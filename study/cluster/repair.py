@@ -91,14 +91,13 @@ def mended(folder: Path, definition: Definition, number: int, known: FrozenTrial
         rows = history
     if problem:
         rewrite_journal(place, rows)
+    attributes: dict[str, object]
     if known is not None and in_space(known.params, definition):
         inside, attributes = known.params, asked_attributes(known)
     else:
-        inside, outside = definition.space.divide(params_of(place, definition))
-        attributes = {OUTSIDE: outside} if outside else {}
-    if ASKED not in attributes and number < len(definition.planned):
-        # They were planned before any other, so that their numbers are their places.
-        attributes[ASKED] = definition.planned[number]
+        params, planned = params_of(place, definition, number)
+        inside, outside = definition.space.divide(params)
+        attributes = {name: given for name, given in ((OUTSIDE, outside), (ASKED, planned)) if given}
     fixed = {FIXED: inside} if inside else {}
     entry = create_trial(state=TrialState.WAITING, system_attrs=fixed, user_attrs=attributes)
     return entry, f"{problem or 'its entry was lost'}; {len(rows)} epochs of it are whole, the rest is trained again"
@@ -133,8 +132,13 @@ def in_space(params: Params, definition: Definition) -> bool:
     return True
 
 
-def params_of(place: Path, definition: Definition) -> Params:
-    """Return the searched values of a trial as its checkpoints or best weights have them; none where both are gone."""
+def params_of(place: Path, definition: Definition, number: int) -> tuple[Params, Params]:
+    """Return the values of a trial as its checkpoints or best weights have them, and those that it was planned with.
+
+    None where both are gone.
+    """
+    # Trials are planned before any other is proposed, so that their numbers are their places.
+    planned = definition.planned[number] if number < len(definition.planned) else {}
     for path in [
         *sorted(place.glob(f"{CHECKPOINTS}/step-*/{PROGRESS}")),
         *sorted(place.glob(f"{BEST}-*/{DESCRIPTION}")),
@@ -146,11 +150,12 @@ def params_of(place: Path, definition: Definition) -> Params:
         progress = stored.get("progress", stored)
         settings = progress.get("settings") if isinstance(progress, dict) else None
         flat = flatten(settings) if isinstance(settings, dict) else {}
-        values = definition.space.values_in(flat)
+        own = planned if all(flat.get(name) == value for name, value in planned.items()) else {}
+        values = definition.space.values_in(flat, own)
         inside, _ = definition.space.divide(values)
         if in_space(inside, definition):
-            return values | set_otherwise(flat, definition.settings(int(place.name), inside))
-    return {}
+            return values | set_otherwise(flat, definition.settings(number, inside)), own
+    return {}, {}
 
 
 def set_otherwise(flat: Mapping[str, object], usual: Settings) -> Params:

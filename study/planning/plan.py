@@ -6,7 +6,7 @@ import os
 import random
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +59,7 @@ def new_study(
     num_searched = num_trials(options, space) if "search" in options.stages else 0
     grid = grid_points(options.sampler, space, space.fixed.seed, num_searched)
     tries = asked_points(request.tries, space, may_be_outside=request.try_outside)
+    planned = each_once((*tested, *tries, *grid))
     if tested:
         space = with_test(space, tested)
     goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_mi_nats)
@@ -75,7 +76,7 @@ def new_study(
         corpus_fingerprint=corpus.fingerprint,
         space=space,
         goal=goal,
-        num_trials=len(tested) + (len(tries) + len(grid) if grid else max(num_searched, len(tries))),
+        num_trials=len(planned) if grid else len(tested) + max(num_searched, len(tries)),
         sampler=options.sampler,
         scheduler=options.scheduler,
         grace_epochs=options.grace_epochs or space.warm_epoch(),
@@ -88,7 +89,7 @@ def new_study(
         optuna_url=request.optuna_url or "",
         command=command,
         provenance=here(),
-        planned=(*tested, *tries, *grid),
+        planned=planned,
         num_tested=len(tested),
     )
     if earlier is not None:
@@ -98,6 +99,11 @@ def new_study(
     return definition
 
 
+def each_once(points: Sequence[Params]) -> tuple[Params, ...]:
+    """Return points without repetitions, in their order: the number of a planned trial is its place."""
+    return tuple(point for place, point in enumerate(points) if point not in points[:place])
+
+
 def taking_over(
     earlier: Ledger, definition: Definition, num_searched: int, place: int, say: Callable[[str], None]
 ) -> Definition:
@@ -105,9 +111,8 @@ def taking_over(
     taken = take_over(earlier, definition, num_searched)
     for line in taken.notes:
         say(line)
-    planned = (*definition.planned[:place], *taken.points, *definition.planned[place:])
-    total = definition.num_trials + len(taken.points) if definition.sampler == "grid" else definition.num_trials
-    total = max(total, place + len(taken.points))
+    planned = each_once((*definition.planned[:place], *taken.points, *definition.planned[place:]))
+    total = len(planned) if definition.sampler == "grid" else max(definition.num_trials, place + len(taken.points))
     return replace(definition, planned=planned, learned=taken.learned, num_trials=total)
 
 

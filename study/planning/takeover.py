@@ -60,8 +60,7 @@ def take_over(earlier: Ledger, definition: Definition, num_searched: int) -> Tak
     reasons: Counter[str] = Counter()
     for trial in trials:
         flat = flatten(old.space.settings(trial.params).model_dump())
-        values, _ = definition.space.divide(definition.space.values_in(flat))
-        inside = {each: value for each, value in values.items() if each in definition.space.searched}
+        inside, _ = definition.space.divide(definition.space.values_in(flat))
         reason = why_not(flat, inside, old, definition)
         known = None if reason else as_learned(name, trial, inside, definition)
         if known is not None:

@@ -112,12 +112,16 @@ class SearchSpace:
                 values[name] = allowed.suggest(trial, name)
         return values
 
-    def values_in(self, flat: Mapping[str, object]) -> Params:
-        """Return what all the settings of a trial, by dotted name, say of those that have a range here and apply."""
-        values = Params()
-        for name in self.ranges:
+    def values_in(self, flat: Mapping[str, object], planned: Params | None = None) -> Params:
+        """Return what all the settings of a trial, by dotted name, say of those that are searched here and apply.
+
+        Values that it was `planned` with are as they are.
+        """
+        values = dict(planned or {})
+        for name in self.searched:
             value = flat.get(name)
-            if isinstance(value, bool | int | float | str) and self.applies(name, values):
+            is_open = name not in values and self.applies(name, values)
+            if is_open and isinstance(value, bool | int | float | str):
                 values[name] = value
         return values
 
