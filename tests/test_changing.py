@@ -28,13 +28,6 @@ from study.search.settled import LEAST_TRIALS, expected_best, expected_gain, has
 from study.search.space import build_space
 
 
-@pytest.fixture
-def copied(finished_study, tmp_path):
-    """A copy of a finished study that can be changed: its storage."""
-    shutil.copytree(finished_study / "done", tmp_path / "runs/done")
-    return tmp_path / "runs"
-
-
 def space():
     return build_space([{"search": {"model.pooling": ["last", "max"]}, "objective": {"annealing": "constant"}}])
 
@@ -58,8 +51,8 @@ def try_all(folder, study, values, state=State.COMPLETE):
 # More trials
 
 
-def test_a_finished_study_goes_on_to_more_trials_and_keeps_what_it_has(ray_session, copied, call):
-    storage = ("--storage", copied)
+def test_a_finished_study_goes_on_to_more_trials_and_keeps_what_it_has(ray_session, own_copy, call):
+    storage = ("--storage", own_copy)
     before = json_lines(call("report", "done", "--json", *storage)[1])
     code, _, err = call("run", "--resume", "done", *storage)
     assert code == 0
@@ -82,7 +75,7 @@ def test_a_finished_study_goes_on_to_more_trials_and_keeps_what_it_has(ray_sessi
         "objective.kl_weight": 0.25,
         "objective.annealing": "constant",
     } | {name: value for name, value in after[6]["params"].items() if name == "model.latent_size"}
-    assert Ledger.open(copied / "done").definition.concurrent == 1
+    assert Ledger.open(own_copy / "done").definition.concurrent == 1
     # Asked for once more, it was tried already.
     code, _, _ = call("run", "--resume", "done", "--try", point, *storage)
     assert code == 0
@@ -321,11 +314,11 @@ def test_no_sampler_and_no_schedule_knows_a_dropped_trial(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [("done:0",), ("done:0", "--why", " "), ("done", "--why", "x"), ("done:77", "--why", "x")]
 )
-def test_a_trial_that_cannot_be_dropped_is_left(copied, call, arguments):
-    code, _, err = call("drop", *arguments, "--storage", copied)
+def test_a_trial_that_cannot_be_dropped_is_left(own_copy, call, arguments):
+    code, _, err = call("drop", *arguments, "--storage", own_copy)
     assert code == 1
     assert "Traceback" not in err
-    assert not (copied / "done/dropped.json").exists()
+    assert not (own_copy / "done/dropped.json").exists()
 
 
 def test_a_trial_that_is_not_over_cannot_be_dropped(tmp_path):
@@ -355,8 +348,8 @@ def test_a_search_settles_when_halving_it_would_have_cost_less_than_luck():
     assert math.isinf(expected_gain([math.inf] * 9 + [5.0]))
 
 
-def test_a_study_that_has_settled_ends_and_can_be_gone_on_with(ray_session, copied, call, monkeypatch):
-    storage = ("--storage", copied)
+def test_a_study_that_has_settled_ends_and_can_be_gone_on_with(ray_session, own_copy, call, monkeypatch):
+    storage = ("--storage", own_copy)
     code, _, err = call("run", "--resume", "done", "--trials", 9, "--stop-when-settled", *storage)
     assert code == 1
     assert "needs the noise of seeds" in err
@@ -450,15 +443,15 @@ def test_training_from_nothing_says_what_is_missing(finished_study, call, tmp_pa
 
 
 @pytest.mark.parametrize("option", ["--concurrent", "--trials"])
-def test_a_number_that_would_ruin_a_study_is_refused(copied, call, option):
-    before = (copied / "done/study.json").read_bytes()
-    code, _, err = call("run", "--resume", "done", option, 0, "--storage", copied)
+def test_a_number_that_would_ruin_a_study_is_refused(own_copy, call, option):
+    before = (own_copy / "done/study.json").read_bytes()
+    code, _, err = call("run", "--resume", "done", option, 0, "--storage", own_copy)
     assert code in (1, 2)
     assert "Traceback" not in err
-    assert (copied / "done/study.json").read_bytes() == before
+    assert (own_copy / "done/study.json").read_bytes() == before
     with pytest.raises(StudyError, match="cannot be changed so"):
-        Ledger.open(copied / "done").change(concurrent=0)
-    assert (copied / "done/study.json").read_bytes() == before
+        Ledger.open(own_copy / "done").change(concurrent=0)
+    assert (own_copy / "done/study.json").read_bytes() == before
 
 
 def test_a_range_with_steps_holds_its_steps_alone():
@@ -498,12 +491,12 @@ def test_a_repair_without_the_database_keeps_a_pooling_test(ray_session, corpus,
     assert [(line["params"], line["valid"]) for line in after] == [(line["params"], line["valid"]) for line in before]
 
 
-def test_a_dropped_trial_that_is_repaired_is_trained_again_and_stays_dropped(ray_session, copied, call):
-    storage = ("--storage", copied)
+def test_a_dropped_trial_that_is_repaired_is_trained_again_and_stays_dropped(ray_session, own_copy, call):
+    storage = ("--storage", own_copy)
     assert call("drop", "done:1", "--why", "bad", *storage)[0] == 0
-    journal = copied / "done/trials/00001/epochs.jsonl"
+    journal = own_copy / "done/trials/00001/epochs.jsonl"
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:1]))
-    shutil.rmtree(copied / "done/trials/00001/checkpoints", ignore_errors=True)
+    shutil.rmtree(own_copy / "done/trials/00001/checkpoints", ignore_errors=True)
     assert call("doctor", "done", "--repair", *storage)[0] == 0
     code, _, err = call("run", "--resume", "done", *storage)
     assert code == 0, err
