@@ -23,17 +23,25 @@ def found_again(folder: Path, definition: Definition, corpus: Path | None = None
     """
     moved = []
     stored = Path(definition.corpus)
-    found = corpus or (None if stored.is_dir() else next(places(folder.parent, stored, definition), None))
+    found = corpus or (None if may_exist(stored) else next(places(folder.parent, stored, definition), None))
     if found is not None and found != stored:
         definition = replace(definition, corpus=str(found))
         moved.append(f"the corpus of {definition.name} was at {stored}; it is taken from {found}")
     uri, beside = definition.tracking_uri, default_tracking_uri(folder.parent)
     file, own = database_file(uri), database_file(beside)
     has_own = file is not None and own is not None and file != own and own.exists()
-    if has_own and file is not None and (not file.exists() or is_original(file.parent / folder.name, definition)):
+    if has_own and file is not None and (not may_exist(file) or is_original(file.parent / folder.name, definition)):
         definition = replace(definition, tracking_uri=beside)
         moved.append(f"MLflow's database was at {uri}; it is taken from {beside}")
     return definition, moved
+
+
+def may_exist(path: Path) -> bool:
+    """Say whether a path exists, or lies where this user may not look and so can be told nothing of."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def is_original(folder: Path, definition: Definition) -> bool:
@@ -51,7 +59,7 @@ def places(storage: Path, stored: Path, definition: Definition) -> Iterator[Path
     for place in dict.fromkeys([project / stored, project / CORPORA / stored.name, CORPORA / stored.name]):
         try:
             is_it = place.is_dir() and read_manifest(place).fingerprint == definition.corpus_fingerprint
-        except CorpusError:
+        except (CorpusError, PermissionError):
             is_it = False
         if is_it:
             yield place
