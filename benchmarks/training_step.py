@@ -21,7 +21,8 @@ from data.corpus import Corpus
 from model.config import NetworkSettings, ObjectiveSettings
 from model.network.vae import SequenceVAE
 from model.objective import negative_elbo
-from study.config.settings import Settings, TrainingSettings
+from study.config.settings import Settings
+from study.config.training import TrainingSettings
 from study.training.devices import choose_device
 from study.training.optimizers import clip_gradients, make_optimizers
 

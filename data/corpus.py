@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data.errors import CorpusError
 from data.files import first_line
 from data.manifest import MANIFEST, Manifest, file_stamps, inside, is_verified, read_manifest, remember_verified
+from data.tokens.cleaning import CleaningSettings
 from data.vocabulary import Vocabulary
 
 VOCABULARY = "vocabulary.json"
@@ -141,6 +142,12 @@ class Corpus:
     def vocabulary_size(self) -> int:
         """Number of tokens known, the four special ones counted."""
         return self.manifest.vocabulary_size
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a sequence of it can have, `<s>` and `</s>` included."""
+        most = self.manifest.settings.get("max_tokens")
+        return 2 + (most if isinstance(most, int) else CleaningSettings().max_tokens)
 
     @property
     def name(self) -> str:

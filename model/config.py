@@ -1,11 +1,12 @@
 """The sizes and choices that rebuild a network and its objective, and its token ids; imports no torch."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from model.annealing import AnnealingSettings
-from model.registry import POOLING_NAMES, POOLINGS
+from model.registry import DECODERS, ENCODERS, POOLING_NAMES, POOLINGS
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 
@@ -15,7 +16,21 @@ EVALUATION_ROWS = 2048
 MAX_DECODER_TOKENS = 16_384
 """Tokens that an estimate of likelihood decodes at once unless told otherwise."""
 
-PosteriorName = Literal["gaussian", "batch-norm", "delta", "von-mises-fisher", "none"]
+LONGEST = 512
+"""Tokens that a network has learned positions for unless told otherwise."""
+
+PosteriorName = Literal["gaussian", "batch-norm", "scaled", "delta", "von-mises-fisher", "none"]
+
+
+def one_of(registry: Mapping[str, object]) -> AfterValidator:
+    """Return what refuses a name that is not in a registry by the time that it is asked."""
+
+    def check(name: str) -> str:
+        if name not in registry:
+            raise ValueError(f"expected one of {', '.join(registry)}")
+        return name
+
+    return AfterValidator(check)
 
 
 class NetworkSettings(BaseModel):
@@ -26,10 +41,16 @@ class NetworkSettings(BaseModel):
     embedding_size: int = Field(default=128, ge=1, le=8192)
     hidden_size: int = Field(default=256, ge=1, le=16384)
     latent_size: int = Field(default=32, ge=1, le=4096)
-    pooling: str = Field(default="max", description=f"one of {', '.join(POOLING_NAMES)}")
+    pooling: Annotated[str, one_of(POOLINGS)] = Field(default="max", description=f"one of {', '.join(POOLING_NAMES)}")
     pooling_temperature: float = Field(default=1.0, gt=0, description="of logsumexp pooling only")
-    num_encoder_layers: int = Field(default=1, ge=1, le=8)
-    bidirectional: bool = False
+    encoder: Annotated[str, one_of(ENCODERS)] = Field(default="lstm", description=f"one of {', '.join(ENCODERS)}")
+    decoder: Annotated[str, one_of(DECODERS)] = Field(default="lstm", description=f"one of {', '.join(DECODERS)}")
+    num_encoder_layers: int = Field(default=1, ge=1, le=24)
+    num_decoder_layers: int = Field(default=1, ge=1, le=24)
+    bidirectional: bool = Field(default=False, description="of recurrent encoders only")
+    num_heads: int = Field(default=4, ge=1, le=64, description="of Transformers only; divides hidden_size")
+    positions: Literal["sinusoidal", "learned"] = Field(default="sinusoidal", description="of Transformers only")
+    inner_dropout: float = Field(default=0.0, ge=0, lt=1, description="between layers, and within a Transformer's")
     latent_to_input: bool = True
     latent_to_state: bool = True
     input_dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -39,17 +60,33 @@ class NetworkSettings(BaseModel):
     latent_to_output: bool = Field(default=False, description="skip-VAE: z also joins the state before each prediction")
     posterior: PosteriorName = "gaussian"
     batch_norm_scale: float = Field(default=0.6, gt=0, description="of batch-norm posteriors only")
+    scaled_spread: float = Field(
+        default=1.0, gt=0, description="standard deviation that scaled posteriors bring a mean up to"
+    )
     committed_rate_nats: float = Field(default=2.0, gt=0, description="least KL of delta posteriors only")
     concentration: float = Field(default=40.0, gt=0, le=500, description="of von-mises-fisher posteriors only")
 
     refinement_steps: int = Field(default=0, ge=0, le=1000, description="semi-amortized: descent on each posterior")
 
-    @field_validator("pooling")
-    @classmethod
-    def _pooling_is_known(cls, pooling: str) -> str:
-        if pooling not in POOLINGS:
-            raise ValueError(f"expected one of {', '.join(POOLING_NAMES)}")
-        return pooling
+    @model_validator(mode="after")
+    def _layers_fit(self) -> "NetworkSettings":
+        encoder, decoder = ENCODERS[self.encoder], DECODERS[self.decoder]
+        if self.bidirectional and encoder.sees_all:
+            raise ValueError(f"bidirectional is of recurrent encoders; encoder = {self.encoder} sees both ways anyway")
+        if (encoder.has_heads or decoder.has_heads) and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} cannot be divided among num_heads {self.num_heads};"
+                " give a hidden_size that is a multiple of it"
+            )
+        if self.init == "uniform" and not (encoder.takes_uniform and decoder.takes_uniform):
+            kind = self.decoder if encoder.takes_uniform else self.encoder
+            raise ValueError(f"init = uniform starts norms near 0, which {kind} has; give init = default")
+        if POOLINGS[self.pooling].needs_sight and not (self.bidirectional or encoder.sees_all):
+            raise ValueError(
+                f"pooling = {self.pooling} takes a state that in a one-way {self.encoder} has read nothing but <s>,"
+                " the same for every sequence; set bidirectional = true or another encoder"
+            )
+        return self
 
     @model_validator(mode="after")
     def _decoder_sees_latent(self) -> "NetworkSettings":
@@ -83,10 +120,14 @@ class NetworkSettings(BaseModel):
         return 1 + 3 * self.refinement_steps
 
     @property
+    def states_size(self) -> int:
+        """Size of the encoder's state at each token."""
+        return self.hidden_size * (2 if self.bidirectional else 1)
+
+    @property
     def features_size(self) -> int:
         """Size of the pooled feature vector."""
-        steps_size = self.hidden_size * (2 if self.bidirectional else 1)
-        return steps_size * POOLINGS[self.pooling].width
+        return self.states_size * POOLINGS[self.pooling].width
 
 
 FreeBitsName = Literal["none", "total", "per-dimension", "batch-mean"]
@@ -103,3 +144,8 @@ class ObjectiveSettings(AnnealingSettings):
     free_bits: FreeBitsName = "none"
     free_bits_nats: float = Field(default=4.0, gt=0)
     minimum_rate_nats: float | None = Field(default=None, gt=0, description="least mean KL, held by a multiplier")
+    target_kl_nats: float | None = Field(
+        default=None, gt=0, description="mean KL that a controller moves the weight for, up to the scheduled one"
+    )
+    proportional_gain: float = Field(default=0.01, ge=0, description="of that controller")
+    integral_gain: float = Field(default=0.0001, gt=0, description="of that controller, a step")

@@ -113,7 +113,7 @@ def beam(network: SequenceVAE, latent: Latent, max_tokens: int, width: int = 5) 
         token = (best % gains.shape[1]).flatten()
         tokens = torch.cat([tokens[origin], token[:, None]], dim=1)
         done = done[origin] | (token == EOS_ID)
-        state = (state[0][:, origin], state[1][:, origin])
+        state = decoder.layers.reorder(state, origin)
         if bool(done.all()):
             break
     return tokens.view(num, width, -1)[:, 0]

@@ -6,7 +6,7 @@ draw, so that one generator serves every family and draws can be paired between 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -66,6 +66,10 @@ class Posterior:
         log_variance = self.log_variance.float()
         return 0.5 * (self.mean.float().square() + log_variance.exp() - 1.0 - log_variance)
 
+    def charged_kl(self) -> Float[Tensor, "batch latent"]:
+        """Return the KL that training is charged, in nats by sequence and latent dimension: the true one."""
+        return self.kl()
+
     def log_ratio(self, noise: Float[Tensor, "batch samples latent"]) -> Float[Tensor, "batch samples"]:
         """Return log p(z) - log q(z|x) in nats for z = sample(noise)."""
         log_prior = -0.5 * self.sample(noise).square().sum(-1)
@@ -84,6 +88,21 @@ class Posterior:
     def log_own_density(self, noise: Rows) -> Float[Tensor, " batch"]:
         """Return log q(z_i|x_i) + the same constant for z = sample(noise), without cancellation."""
         return -0.5 * (noise.double().square() + self.log_variance.double()).sum(1)
+
+
+@dataclass(frozen=True)
+class ScaledPosterior(Posterior):
+    """A Gaussian whose means are multiplied by a factor of each dimension, and charged as if they were not.
+
+    Scale-VAE (Song et al., LREC-COLING 2024): the factors are those of all sequences alike. `mean` is the scaled mean,
+    which the decoder knows; so all that is reported of it, KL and likelihood included, is true of the model as it is.
+    """
+
+    factor: Float[Tensor, " latent"] = field(default_factory=lambda: torch.ones(()))
+
+    def charged_kl(self) -> Float[Tensor, "batch latent"]:
+        """Return the KL of the posterior with unscaled means."""
+        return Posterior(self.mean / self.factor, self.log_variance, self.features).kl()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.config import NetworkSettings
+from model.config import LONGEST, NetworkSettings
 from model.errors import ModelError
 from model.network.vae import SequenceVAE
 
@@ -29,6 +29,8 @@ class Description(BaseModel):
     network: dict[str, object]
     """Its `NetworkSettings`."""
     vocabulary_size: int = Field(ge=1)
+    longest: int = Field(default=LONGEST, ge=1)
+    """Sequence that learned positions are for, in tokens."""
     epoch: int = Field(default=0, ge=0)
     settings: dict[str, object] = {}
     """Those it was trained by; empty of a network that no study trained."""
@@ -53,6 +55,7 @@ def save_network(network: SequenceVAE, folder: Path, **about: object) -> None:
         "schema_version": SCHEMA_VERSION,
         "network": network.settings.model_dump(),
         "vocabulary_size": network.vocabulary_size,
+        "longest": network.longest,
         **about,
         "digests": digests,
     }
@@ -114,7 +117,7 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> SequenceVA
     description = describe(folder)
     try:
         settings = NetworkSettings.model_validate(description.network)
-        network = SequenceVAE(settings, description.vocabulary_size)
+        network = SequenceVAE(settings, description.vocabulary_size, description.longest)
     except (ValidationError, RuntimeError, MemoryError) as error:
         raise ModelError(f"{folder / DESCRIPTION} does not describe a network: {str(error).splitlines()[0]}") from None
     load_weights(network, folder / WEIGHTS)

@@ -8,7 +8,7 @@ import torch
 from model.config import NetworkSettings
 from model.network.encoder import Encoder
 from model.network.pooling import logsumexp, pool
-from model.registry import POOLING_NAMES
+from model.registry import POOLING_NAMES, POOLINGS_OF_ALL
 
 pytestmark = pytest.mark.on_device
 
@@ -20,6 +20,7 @@ def by_loop(name, steps, lengths, scores, temperature):
         rows.append(
             {
                 "last": lambda: states[-1],
+                "first": lambda: states[0],
                 "first+last": lambda: torch.cat([states[0], states[-1]]),
                 "mean": lambda: sum(states) / length,
                 "max": lambda: torch.stack([max(unit) for unit in states.T]),
@@ -52,14 +53,21 @@ def test_logsumexp_lies_between_mean_and_maximum():
 
 
 @pytest.mark.parametrize(
-    ("name", "bidirectional", "layers"), list(itertools.product(POOLING_NAMES, [False, True], [1, 2]))
+    ("kind", "name", "bidirectional", "layers"),
+    [
+        *itertools.product(["lstm", "gru"], POOLINGS_OF_ALL, [False], [1, 2]),
+        *itertools.product(["lstm", "gru"], POOLING_NAMES, [True], [1, 2]),
+        *itertools.product(["transformer"], POOLING_NAMES, [False], [1, 2]),
+    ],
 )
-def test_the_encoder_gives_a_sequence_the_same_posterior_in_any_company(name, bidirectional, layers):
+def test_the_encoder_gives_a_sequence_the_same_posterior_in_any_company(kind, name, bidirectional, layers):
     torch.manual_seed(0)
     settings = NetworkSettings(
         embedding_size=5,
         hidden_size=6,
         latent_size=2,
+        encoder=kind,
+        num_heads=2,
         pooling=name,
         bidirectional=bidirectional,
         num_encoder_layers=layers,
@@ -77,5 +85,5 @@ def test_last_pooling_of_a_bidirectional_encoder_is_where_each_direction_ends():
     torch.manual_seed(0)
     encoder = Encoder(NetworkSettings(hidden_size=6, latent_size=2, pooling="last", bidirectional=True), 11)
     tokens = torch.tensor([[1, 6, 7, 8, 2]])
-    final = encoder.lstm(encoder.embedding(tokens))[1][0]
+    final = encoder.layers.rnn(encoder.embedding(tokens))[1][0]
     torch.testing.assert_close(encoder(tokens, torch.tensor([5])).features, torch.cat([final[0], final[1]], 1))

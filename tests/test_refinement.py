@@ -80,7 +80,7 @@ def test_encoder_and_decoder_are_trained_through_the_steps(corpus):
     posterior = network.encode(batch.tokens, batch.lengths, 0.5)
     (posterior.mean.sum() + posterior.log_variance.sum()).backward()
     assert float(network.encoder.to_posterior.weight.grad.abs().max()) > 0
-    assert float(network.decoder.lstm.weight_ih_l0.grad.abs().max()) > 0
+    assert float(network.decoder.layers.rnn.weight_ih_l0.grad.abs().max()) > 0
 
 
 def test_semi_amortized_training_counts_every_pass_through_the_decoder(corpus, tmp_path):

@@ -11,7 +11,8 @@ import torch
 
 from model.config import NetworkSettings
 from model.network.vae import SequenceVAE
-from study.config.settings import Settings, TrainingSettings
+from study.config.settings import Settings
+from study.config.training import TrainingSettings
 from study.training.devices import choose_device
 from study.training.step import Stepper
 

@@ -20,7 +20,7 @@ from model.config import NetworkSettings, ObjectiveSettings
 from model.network.vae import SequenceVAE
 from model.objective import negative_elbo
 from model.registry import POOLING_NAMES
-from study.config.settings import TrainingSettings
+from study.config.training import TrainingSettings
 from study.training.devices import autocast, choose_device
 
 SMALL = Sizes(16, 20, 64, 64, 16, 500)

@@ -11,7 +11,7 @@ from benchmarks.gpu_check.common import SIZES, arguments, make_stepper, precisio
 from benchmarks.gpu_check.speed import make_split
 from data.batches import BatchOrder, gather
 from data.corpus import Split
-from study.config.settings import TrainingSettings
+from study.config.training import TrainingSettings
 from study.training.devices import choose_device
 from study.training.evaluation import score
 from study.training.step import Stepper

@@ -1,53 +1,40 @@
-"""From the latent variable to tokens: an autoregressive LSTM, teacher-forced or one step at a time."""
+"""From the latent variable to tokens: autoregressive layers, teacher-forced or one step at a time."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import EVALUATION_ROWS, PAD_ID, UNK_ID, NetworkSettings
+from model.config import EVALUATION_ROWS, LONGEST, PAD_ID, UNK_ID, NetworkSettings
 from model.network.cross_entropy import LinearCrossEntropy
-from model.network.recurrence import State, copied, run_lstm
+from model.network.protocols import SequenceDecoder, State, make, rename_weights
+from model.network.recurrence import copied
+from model.registry import DECODERS
 from model.shapes import Float, Int
 
 
 class Decoder(nn.Module):
-    """One-layer LSTM that sees z at every input, in its initial state and, if so set, at every output.
+    """Layers that see z at every input, in their initial state and, if so set, at every output.
 
     Each can be switched off; z at the output is the skip-VAE of Dieng et al. (arXiv 1807.04863). Without
-    a latent variable it is an LSTM language model.
+    a latent variable it is a language model.
     """
 
-    def __init__(self, settings: NetworkSettings, vocabulary_size: int) -> None:
+    def __init__(self, settings: NetworkSettings, vocabulary_size: int, longest: int = LONGEST) -> None:
         super().__init__()
         self.settings = settings
         self.embedding = nn.Embedding(vocabulary_size, settings.embedding_size, padding_idx=PAD_ID)
-        self.latent_to_input = settings.latent_to_input and settings.has_latent
-        input_size = settings.embedding_size + (settings.latent_size if self.latent_to_input else 0)
-        self.lstm = nn.LSTM(input_size, settings.hidden_size, batch_first=True)
-        self.to_state = self._from_latent() if settings.latent_to_state and settings.has_latent else None
-        self.to_output = self._from_latent() if settings.latent_to_output and settings.has_latent else None
+        self.layers: SequenceDecoder = make(DECODERS[settings.decoder].factory, settings, longest)
+        rename_weights(self, self.layers.renamed)
+        has_output = settings.latent_to_output and settings.has_latent
+        self.to_output = nn.Linear(settings.latent_size, settings.hidden_size, bias=False) if has_output else None
         self.to_logits = nn.Linear(settings.hidden_size, vocabulary_size, bias=False)
-
-    def _from_latent(self) -> nn.Linear:
-        return nn.Linear(self.settings.latent_size, self.settings.hidden_size, bias=False)
-
-    def initial_state(self, latent: Float[Tensor, "batch latent"]) -> State:
-        """Return c = W z and h = tanh(c), or zeros where the latent variable does not enter the state."""
-        if self.to_state is None:
-            zeros = latent.new_zeros(1, len(latent), self.settings.hidden_size)
-            return zeros, zeros
-        cell = self.to_state(latent).unsqueeze(0)
-        return cell.tanh(), cell
 
     def states(
         self, tokens: Int[Tensor, "batch steps"], latent: Float[Tensor, "batch latent"], state: State | None = None
     ) -> tuple[Float[Tensor, "batch steps hidden"], State]:
         """Return the state after reading each token, and the last one; dropout where training."""
         embedded = F.dropout(self.embedding(tokens), self.settings.input_dropout, self.training)
-        if self.latent_to_input:
-            repeated = latent.unsqueeze(1).expand(-1, tokens.shape[1], -1)
-            embedded = torch.cat([embedded, repeated], dim=2)
-        hidden, state = run_lstm(self.lstm, embedded, self.initial_state(latent) if state is None else state)
+        hidden, state = self.layers(embedded, latent, state)
         hidden = F.dropout(hidden, self.settings.output_dropout, self.training)
         if self.to_output is not None:
             hidden = hidden + self.to_output(latent).unsqueeze(1)

@@ -1,37 +1,37 @@
-"""From tokens to the posterior: an LSTM, its states pooled over time, and one linear layer."""
+"""From tokens to the posterior: layers over the sequence, their states pooled over time, and one linear layer."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from model.config import PAD_ID, NetworkSettings
+from model.config import LONGEST, PAD_ID, NetworkSettings
 from model.network.pooling import pool
-from model.network.recurrence import copied, run_both_ways, run_lstm
-from model.posterior import Posterior, SphericalPosterior
-from model.registry import POOLINGS
+from model.network.protocols import SequenceEncoder, make, rename_weights
+from model.network.recurrence import copied
+from model.posterior import Posterior, ScaledPosterior, SphericalPosterior
+from model.registry import ENCODERS, POOLINGS
 from model.shapes import Float, Int
+
+RENEWED = 0.1
+"""Of the running spread of scaled means with each batch."""
+LEAST_SPREAD = 1e-6
+"""Below it, a dimension is as good as constant, and is not scaled further."""
 
 
 class Encoder(nn.Module):
-    """LSTM over the whole sequence, `<s>` and `</s>` included, then pooling and a layer without bias."""
+    """Layers over the whole sequence, `<s>` and `</s>` included, then pooling and a layer without bias."""
 
-    def __init__(self, settings: NetworkSettings, vocabulary_size: int) -> None:
+    def __init__(self, settings: NetworkSettings, vocabulary_size: int, longest: int = LONGEST) -> None:
         super().__init__()
         self.settings = settings
         self.embedding = nn.Embedding(vocabulary_size, settings.embedding_size, padding_idx=PAD_ID)
-        self.lstm = nn.LSTM(
-            settings.embedding_size,
-            settings.hidden_size,
-            settings.num_encoder_layers,
-            batch_first=True,
-            bidirectional=settings.bidirectional,
-        )
-        steps_size = settings.hidden_size * (2 if settings.bidirectional else 1)
+        self.layers: SequenceEncoder = make(ENCODERS[settings.encoder].factory, settings, longest)
+        rename_weights(self, self.layers.renamed)
         learns_scores = "scores" in POOLINGS[settings.pooling].extras
         # Apart from the others' numbers, so that all else starts as it does with another pooling.
         with torch.random.fork_rng(devices=[]):
-            self.attention = nn.Linear(steps_size, 1, bias=False) if learns_scores else None
+            self.attention = nn.Linear(settings.states_size, 1, bias=False) if learns_scores else None
         self.to_posterior = nn.Linear(settings.features_size, 2 * settings.latent_size, bias=False)
         # Its own weight is not used: the scale is fixed. The usual epsilon of 1e-5 would swallow the small
         # means of the uniform initialisation, and the bound on the KL with them.
@@ -40,6 +40,8 @@ class Encoder(nn.Module):
         )
         if self.batch_norm is not None:
             self.batch_norm.weight.requires_grad_(False)
+        if settings.posterior == "scaled":
+            self.register_buffer("spread", torch.ones(settings.latent_size))
         self.largest_log_variance = log_variance_of_rate(settings.committed_rate_nats / settings.latent_size)
 
     def forward(self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"]) -> Posterior:
@@ -50,6 +52,9 @@ class Encoder(nn.Module):
         match self.settings.posterior:
             case "batch-norm":
                 return Posterior(self.normalise(mean), log_variance, features)
+            case "scaled":
+                factor = self.scale_up(mean)
+                return ScaledPosterior(factor * mean, log_variance, features, factor)
             case "delta":
                 # Held under the variance at which a dimension costs its share of the rate with a mean of 0.
                 return Posterior(mean, self.largest_log_variance - nn.functional.softplus(log_variance), features)
@@ -79,15 +84,23 @@ class Encoder(nn.Module):
         )
         return self.settings.batch_norm_scale * (normalised - norm.bias) + norm.bias
 
+    def scale_up(self, mean: Float[Tensor, "batch latent"]) -> Float[Tensor, " latent"]:
+        """Return the factor by which each dimension's standard deviation reaches `scaled_spread`, never below 1.
+
+        By the batch in training, by a running mean of its spreads out of it; nothing is learned through a factor.
+        """
+        spread = running = self.get_buffer("spread")
+        if self.training and len(mean) > 1:
+            spread = mean.detach().float().std(0)
+            running.lerp_(spread, RENEWED)
+        return (self.settings.scaled_spread / spread.clamp(min=LEAST_SPREAD)).clamp(min=1.0)
+
     def steps(
         self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch time hidden"]:
         """Return the top layer's state at each token; what stands at padding has no meaning."""
-        embedded = self.embedding(tokens)
-        if not self.settings.bidirectional:
-            # Padding comes after every real token, so that it cannot reach a state that is used.
-            return run_lstm(self.lstm, embedded)[0]
-        return run_both_ways(self.lstm, embedded, lengths.cpu())
+        states: Tensor = self.layers(self.embedding(tokens), lengths)
+        return states
 
     def pool(
         self, steps: Float[Tensor, "batch time hidden"], lengths: Int[Tensor, " batch"]

@@ -29,6 +29,11 @@ def final_step(steps: Steps, lengths: Lengths, both_ways: bool = False) -> Poole
     return steps.gather(1, place).squeeze(1)
 
 
+def first_step(steps: Steps, lengths: Lengths) -> Pooled:
+    """Return each sequence's state at `<s>`: of a Transformer what others call CLS."""
+    return steps[:, 0]
+
+
 def first_and_last(steps: Steps, lengths: Lengths) -> Pooled:
     """Return each sequence's first and last state side by side."""
     return torch.cat([steps[:, 0], final_step(steps, lengths)], dim=1)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from model.config import PAD_ID, NetworkSettings
+from model.config import LONGEST, PAD_ID, NetworkSettings
 from model.network.decoder import Decoder
 from model.network.encoder import Encoder
+from model.network.recurrence import differentiable
 from model.posterior import Posterior
 from model.refinement import NOISE_SEED, Descent, Refine
 from model.shapes import Float, Int
@@ -20,12 +21,14 @@ class SequenceVAE(nn.Module):
     (arXiv 1901.05534). Raises nothing; settings are validated by `NetworkSettings`.
     """
 
-    def __init__(self, settings: NetworkSettings, vocabulary_size: int) -> None:
+    def __init__(self, settings: NetworkSettings, vocabulary_size: int, longest: int = LONGEST) -> None:
+        """Make a network with a random initialisation; learned positions are as many as the `longest` sequence has."""
         super().__init__()
         self.settings = settings
         self.vocabulary_size = vocabulary_size
-        self.encoder = Encoder(settings, vocabulary_size) if settings.has_latent else None
-        self.decoder = Decoder(settings, vocabulary_size)
+        self.longest = longest
+        self.encoder = Encoder(settings, vocabulary_size, longest) if settings.has_latent else None
+        self.decoder = Decoder(settings, vocabulary_size, longest)
         if settings.init == "uniform":
             initialise_uniformly(self)
 
@@ -68,9 +71,7 @@ class SequenceVAE(nn.Module):
             mean, log_variance = parameters.chunk(2, dim=1)
             q = Posterior(mean, log_variance, posterior.features)
             devices = [tokens.device] if tokens.device.type == "cuda" else []
-            # cuDNN's recurrence has no backward pass out of training; without dropout of its own it is the same.
-            self.decoder.lstm.train()
-            with torch.random.fork_rng(devices=devices, enabled=self.training):
+            with differentiable(self.decoder), torch.random.fork_rng(devices=devices, enabled=self.training):
                 if self.training:
                     torch.manual_seed(seed + step)
                 reconstruction = self.reconstruction(tokens, lengths, q.sample(noise[step].expand_as(mean)))

@@ -44,7 +44,7 @@ def evaluate_model(given: argparse.Namespace) -> None:
     from importlib.util import find_spec
 
     from model.weights import describe, load_network
-    from study.config.settings import TrainingSettings
+    from study.config.training import TrainingSettings
     from study.training.devices import choose_device
 
     network = load_network(given.model, choose_device(TrainingSettings()))

@@ -11,6 +11,7 @@ PLAIN: dict[str, object] = {
     "objective.initial_kl_weight": 0.0,
     "objective.free_bits": "none",
     "objective.minimum_rate_nats": None,
+    "objective.target_kl_nats": None,
     "training.procedure": "plain",
     "training.pretraining_epochs": 0,
 }
@@ -50,6 +51,8 @@ METHODS: dict[str, dict[str, object]] = {
         "objective.annealing_fraction": 0.25,
     },
     "minimum-rate": {"objective.minimum_rate_nats": 4.0},
+    "scale-vae": {"model.posterior": "scaled", "model.scaled_spread": 1.0},
+    "control-vae": {"objective.target_kl_nats": 4.0},
 }
 """What sets each method apart from the plain VAE, as its paper's recipe has it (FIELD names in the README)."""
 
@@ -66,6 +69,8 @@ SOURCES: dict[str, str] = {
     "vmf-vae": "Xu and Durrett, arXiv 1808.10805",
     "skip-vae": "Dieng et al., arXiv 1807.04863",
     "semi-amortized": "each posterior refined by 20 steps of descent, Kim et al., arXiv 1802.02550",
+    "scale-vae": "means scaled up for the decoder, the KL of the unscaled: Song et al., LREC-COLING 2024",
+    "control-vae": "KL weight moved by a controller towards a KL, Shao et al., ICML 2020",
     "minimum-rate": "Pelsmaeker and Aziz, arXiv 1904.08194",
 }
 

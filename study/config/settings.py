@@ -6,14 +6,15 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.files import DamagedFileError, first_problem, read_bytes
-from model.collapse import COLLAPSED_MI_NATS
-from model.config import MAX_DECODER_TOKENS, NetworkSettings, ObjectiveSettings
+from model.config import NetworkSettings, ObjectiveSettings
+from study.config.combinations import refuse_combination
 from study.config.methods import METHODS, method_settings
+from study.config.training import EvaluationSettings, TrainingSettings
 from study.errors import StudyError, did_you_mean, nearest
 
 MOST_TOML_BYTES = 16 * 2**20
@@ -32,73 +33,6 @@ Table = dict[str, Any]
 """A table of TOML, whose values are checked when settings are made of them."""
 
 
-class TrainingSettings(BaseModel):
-    """How the network is trained; epochs are the unit of everything that takes time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    epochs: int = Field(default=20, ge=1)
-    num_sequences: int | None = Field(default=None, ge=1, description="train on so many, all if unset")
-    batch_size: int = Field(default=32, ge=1)
-    max_batch_tokens: int | None = Field(default=None, ge=2, description="batch by padded tokens instead")
-    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0, description="of adamw only")
-    clip_norm: float = Field(default=5.0, gt=0)
-    halving_patience: int = Field(default=2, ge=1, description="epochs without a better validation")
-    first_halving_epoch: int = Field(default=15, ge=1)
-    max_halvings: int = Field(default=5, ge=1, description="training ends when so many are spent")
-    early_stop_patience: int | None = Field(default=None, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    tf32: bool = True
-    cuda_graph: bool = Field(default=False, description="record a step once a shape and replay it, on a GPU")
-    procedure: Literal["plain", "aggressive"] = "plain"
-    pretraining_epochs: int = Field(default=0, ge=0, description="as an autoencoder, before the decoder is reset")
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    checkpoint_minutes: float = Field(default=10.0, gt=0, description="between checkpoints within an epoch")
-
-
-class EvaluationSettings(BaseModel):
-    """How validation is measured after each epoch, and when a trial counts as collapsed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    num_sequences: int | None = Field(default=None, ge=2, description="validate on so many, all if unset")
-    num_samples: int = Field(default=16, ge=1, description="importance samples a sequence, each epoch")
-    final_num_samples: int = Field(default=500, ge=1, description="of `study evaluate`")
-    final_tolerance_nats: float = Field(
-        default=0.0, ge=0, description="stop sampling a sequence at this standard error; 0: never before the last"
-    )
-    final_widen: bool = Field(
-        default=True, description="draw from a posterior drawn towards the prior where that makes more of the samples"
-    )
-    final_num_sequences: int | None = Field(
-        default=None, ge=2, description="of a comparison's test split, all if unset"
-    )
-    batch_size: int = Field(default=64, ge=1)
-    max_decoder_tokens: int = Field(
-        default=MAX_DECODER_TOKENS, ge=1, description="decoded at once, which bounds memory"
-    )
-    criterion: Literal["nll", "elbo"] = "nll"
-    collapse_mi_nats: float = Field(
-        default=COLLAPSED_MI_NATS,
-        ge=0,
-        description="collapsed below this MI, beyond its error; 0: never",
-    )
-    collapse_epochs: int = Field(
-        default=3, ge=1, description="epochs at the final KL weight, collapsed in a row, that end a trial"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _older_names(cls, given: object) -> object:
-        # Of studies of 0.1, whose threshold was one of KL.
-        if isinstance(given, dict) and "collapse_kl_nats" in given:
-            given = dict(given)
-            given["collapse_mi_nats"] = given.pop("collapse_kl_nats")
-        return given
-
-
 class Settings(BaseModel):
     """One trial's settings. Two trials with equal settings on one corpus and machine give equal numbers."""
 
@@ -113,7 +47,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _methods_combine(self) -> Settings:
-        refused = refuse_combination(self)
+        refused = refuse_combination(self.model, self.objective, self.training)
         if refused:
             raise ValueError(refused)
         return self
@@ -141,53 +75,6 @@ class Settings(BaseModel):
         bundle = method_settings(str(values["method"])) if values.get("method") in METHODS else {}
         bundle = {name: value for name, value in bundle.items() if name not in kept}
         return validate(nest(flatten(self.model_dump()) | bundle | dict(values)))
-
-
-def refuse_combination(settings: Settings) -> str:  # noqa: PLR0911 - one a reason
-    """Return why some methods make no sense together, or nothing."""
-    model, objective, training = settings.model, settings.objective, settings.training
-    if not model.has_latent:
-        for name, used in (
-            ("training.procedure = aggressive", training.procedure == "aggressive"),
-            ("training.pretraining_epochs", training.pretraining_epochs > 0),
-            ("objective.free_bits", objective.free_bits != "none"),
-            ("objective.minimum_rate_nats", objective.minimum_rate_nats is not None),
-            ("model.latent_to_output", model.latent_to_output),
-        ):
-            if used:
-                return f"{name} is about the latent variable, and model.posterior = none has none"
-    if model.posterior == "von-mises-fisher":
-        for name, used in (
-            ("objective.free_bits", objective.free_bits != "none"),
-            ("objective.minimum_rate_nats", objective.minimum_rate_nats is not None),
-        ):
-            if used:
-                return f"{name} would hold up a KL that is constant with model.posterior = von-mises-fisher"
-    held_up = objective.free_bits != "none" or objective.minimum_rate_nats is not None
-    if objective.free_bits != "none" and objective.minimum_rate_nats is not None:
-        return "objective.free_bits and objective.minimum_rate_nats both bound the KL from below; choose one"
-    if model.posterior == "delta" and held_up:
-        return (
-            "model.posterior = delta commits to a rate by itself; leave out free bits and objective.minimum_rate_nats"
-        )
-    if model.refinement_steps and held_up:
-        return "model.refinement_steps descends on the ELBO, not on one with free bits or a minimum rate; choose one"
-    if model.posterior == "batch-norm" and training.batch_size < 2 and training.max_batch_tokens is None:
-        return "model.posterior = batch-norm needs training.batch_size of at least 2"
-    return refuse_graph(settings) if training.cuda_graph else ""
-
-
-def refuse_graph(settings: Settings) -> str:
-    """Return why steps cannot be recorded as CUDA graphs, or nothing."""
-    for name, used in (
-        ("model.bidirectional", settings.model.bidirectional),
-        ("model.refinement_steps", settings.model.refinement_steps > 0),
-        ("training.procedure = aggressive", settings.training.procedure == "aggressive"),
-        ("training.max_batch_tokens", settings.training.max_batch_tokens is not None),
-    ):
-        if used:
-            return f"training.cuda_graph records steps that are all alike, which {name} does not take"
-    return ""
 
 
 @cache

@@ -111,11 +111,8 @@ def check_effect(point: Params, space: SearchSpace, text: str, *, drop: bool) ->
     A file of a whole trial has those as well.
     """
     for name in [name for name in point if name in CONDITIONS and not space.applies(name, point)]:
-        other, meaningful = CONDITIONS[name]
         if not drop:
-            raise StudyError(
-                f"--try {text}: {name} has an effect only while {other} is {' or '.join(sorted(meaningful))}; add that"
-            )
+            raise StudyError(f"--try {text}: {name} has an effect only while {space.condition(name)}; add that")
         del point[name]
 
 

@@ -27,7 +27,6 @@ from study.record.trials import (
 from study.reporting.outputs import write_output
 from study.reporting.pooling import pooling_tables
 from study.search.definition import Definition
-from study.search.space import CONDITIONS
 
 if TYPE_CHECKING:
     from study.training.run_folder import RunNote
@@ -189,6 +188,5 @@ def space_table(definition: Definition) -> Table:
     for name in ("setting", "values", "only if"):
         table.add_column(name, overflow="fold")
     for name, allowed in definition.space.searched.items():
-        other, meaningful = CONDITIONS.get(name, ("", frozenset()))
-        table.add_row(name, str(allowed), f"{other} is {' or '.join(sorted(meaningful))}" if other else "")
+        table.add_row(name, str(allowed), definition.space.condition(name))
     return table

@@ -10,14 +10,14 @@ import optuna
 from pydantic import BaseModel, ValidationError
 
 from model.annealing import ANNEALING_NAMES
-from model.registry import POOLING_NAMES, poolings_with
+from model.registry import DECODERS, ENCODERS, POOLINGS_OF_ALL, poolings_with
 from study.config.methods import METHODS, PLAIN, method_settings
 from study.config.settings import Params, Settings, Table, Value, check_name, flatten, nest, validate
 from study.errors import StudyError
 from study.search.ranges import Range
 
 SEARCHED: dict[str, Range] = {
-    "model.pooling": Range(values=POOLING_NAMES),
+    "model.pooling": Range(values=POOLINGS_OF_ALL),
     "model.latent_size": Range(values=(8, 16, 32, 64)),
     "objective.kl_weight": Range(low=0.1, high=1.0),
     "objective.annealing": Range(values=ANNEALING_NAMES),
@@ -33,21 +33,44 @@ OPTIONAL: dict[str, Range] = {
     "model.init": Range(values=("default", "uniform")),
     "model.word_dropout": Range(low=0.0, high=0.6),
     "model.hidden_size": Range(values=(64, 128, 256, 512)),
+    "model.encoder": Range(values=tuple(ENCODERS)),
+    "model.decoder": Range(values=tuple(DECODERS)),
+    "model.num_encoder_layers": Range(low=1, high=4),
+    "model.num_decoder_layers": Range(low=1, high=4),
+    "model.num_heads": Range(values=(1, 2, 4, 8)),
+    "model.positions": Range(values=("sinusoidal", "learned")),
+    "model.inner_dropout": Range(low=0.0, high=0.5),
+    "training.warmup_fraction": Range(low=0.0, high=0.2),
+    "objective.target_kl_nats": Range(low=1.0, high=8.0),
 }
 """What `--search NAME` adds, with these ranges unless a `[search]` table gives others."""
 
-CONDITIONS: dict[str, tuple[str, frozenset[str]]] = {
-    "model.pooling_temperature": ("model.pooling", poolings_with("temperature")),
-    "objective.annealing_fraction": ("objective.annealing", frozenset(ANNEALING_NAMES) - {"constant"}),
-    "objective.initial_kl_weight": ("objective.annealing", frozenset(ANNEALING_NAMES) - {"constant"}),
-    "objective.num_cycles": ("objective.annealing", frozenset({"cyclical", "cyclical-cosine"})),
-    "objective.cycle_rise": ("objective.annealing", frozenset({"cyclical", "cyclical-cosine"})),
-    "objective.free_bits_nats": ("objective.free_bits", frozenset({"total", "per-dimension", "batch-mean"})),
+ANNEALED = frozenset(ANNEALING_NAMES) - {"constant"}
+WITH_HEADS = {
+    "model.encoder": frozenset(name for name, layers in ENCODERS.items() if layers.has_heads),
+    "model.decoder": frozenset(name for name, layers in DECODERS.items() if layers.has_heads),
 }
-"""Settings that mean something only while another one has one of these values."""
+CONDITIONS: dict[str, dict[str, frozenset[str]]] = {
+    "model.pooling_temperature": {"model.pooling": poolings_with("temperature")},
+    "model.bidirectional": {"model.encoder": frozenset(n for n, layers in ENCODERS.items() if not layers.sees_all)},
+    "model.num_heads": WITH_HEADS,
+    "model.positions": WITH_HEADS,
+    "objective.annealing_fraction": {"objective.annealing": ANNEALED},
+    "objective.initial_kl_weight": {"objective.annealing": ANNEALED},
+    "objective.num_cycles": {"objective.annealing": frozenset({"cyclical", "cyclical-cosine"})},
+    "objective.cycle_rise": {"objective.annealing": frozenset({"cyclical", "cyclical-cosine"})},
+    "objective.free_bits_nats": {"objective.free_bits": frozenset({"total", "per-dimension", "batch-mean"})},
+}
+"""Settings that mean something only while another one, or one of several others, has one of these values."""
 
-
-OF_ENCODER = ("model.pooling", "model.pooling_temperature", "model.latent_size", "model.bidirectional")
+OF_ENCODER = (
+    "model.pooling",
+    "model.pooling_temperature",
+    "model.latent_size",
+    "model.bidirectional",
+    "model.encoder",
+    "model.num_encoder_layers",
+)
 """Settings that mean nothing to a language model."""
 
 DECIDED = frozenset(name for method in METHODS for name in method_settings(method))
@@ -93,9 +116,18 @@ class SearchSpace:
             return False
         if name not in CONDITIONS:
             return True
-        other, meaningful = CONDITIONS[name]
-        table, leaf = other.split(".")
-        return values.get(other, getattr(getattr(self.fixed, table), leaf)) in meaningful
+        return any(
+            values.get(other, getattr(getattr(self.fixed, table), leaf)) in meaningful
+            for other, meaningful in CONDITIONS[name].items()
+            for table, leaf in [other.split(".")]
+        )
+
+    @staticmethod
+    def condition(name: str) -> str:
+        """Return in words what else must be for a setting to mean anything; nothing if it always does."""
+        return " or ".join(
+            f"{other} is {' or '.join(sorted(meaningful))}" for other, meaningful in CONDITIONS.get(name, {}).items()
+        )
 
     def suggest(
         self, trial: optuna.Trial, planned: Collection[str] = (), outside: Mapping[str, Value] | None = None

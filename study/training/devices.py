@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from study.config.settings import TrainingSettings
+from study.config.training import TrainingSettings
 from study.errors import StudyError
 from study.training.gpus import CONTEXT_BYTES
 

@@ -107,11 +107,11 @@ def needed_bytes(most: Callable[[str], int], vocabulary_size: int, longest: int)
     """
     hidden, embedding, latent = (most(f"model.{name}_size") for name in ("hidden", "embedding", "latent"))
     both_ways = max(1, most("model.num_encoder_layers")) * (2 if most("model.bidirectional") else 1)
+    layers = both_ways + max(1, most("model.num_decoder_layers"))
     tokens = max(most("training.batch_size") * longest, most("training.max_batch_tokens"))
-    weights = vocabulary_size * (2 * embedding + hidden) + 4 * hidden * (
-        (1 + both_ways) * (embedding + hidden * 2) + 2 * latent
-    )
-    states = 2 * (2 * embedding + latent + 6 * hidden * (1 + both_ways))
+    weights = vocabulary_size * (2 * embedding + hidden) + 4 * hidden * (layers * (embedding + hidden * 3) + 2 * latent)
+    # A Transformer's layer keeps some 16 widths a token, and looks at every token from every other.
+    states = 2 * (2 * embedding + latent + (8 * hidden + longest) * layers)
     training = tokens * (states + 3 * vocabulary_size)
     evaluating = most("evaluation.max_decoder_tokens") * states // 2 + 3 * EVALUATION_ROWS * vocabulary_size
     return CONTEXT_BYTES + int(SLACK * 4 * (4 * weights + max(training, evaluating)))

@@ -36,7 +36,7 @@ from study.training.checkpoints import (
 from study.training.devices import choose_device, peak_memory_bytes, reset_peak_memory, wait_for
 from study.training.ending import outcome
 from study.training.evaluation import feature_dispersion, score
-from study.training.halving import must_halve
+from study.training.learning_rate import must_halve, rate_factor
 from study.training.procedures import goes_on, train_encoder
 from study.training.ranking import chosen_power, measure_best
 from study.training.step import Stepper
@@ -88,7 +88,7 @@ class TrainingRun:
         self.settings, self.corpus, self.folder = settings, corpus, folder
         self.device = choose_device(settings.training, share)
         torch.manual_seed(settings.seed)
-        self.network = SequenceVAE(settings.model, corpus.vocabulary_size).to(self.device)
+        self.network = SequenceVAE(settings.model, corpus.vocabulary_size, corpus.longest).to(self.device)
         self.stepper = Stepper(self.network, settings, self.device)
         self.train_split, self.valid_split = corpus.split("train"), corpus.split("valid")
         training = settings.training
@@ -126,10 +126,12 @@ class TrainingRun:
         )
         for name, optimizer in self.stepper.optimizers.items():
             restore_optimizer(name, optimizer, tensors)
-        self.stepper.set_learning_rate(progress.learning_rate)
+        self.stepper.set_learning_rate(self.learning_rate())
         self.stepper.decoder_tokens = progress.decoder_tokens
         self.sums = tensors["sums"].to(self.device)
         self.stepper.multiplier.copy_(tensors["multiplier"])
+        # Older versions had none.
+        self.stepper.control.copy_(tensors.get("control", self.stepper.control))
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -146,6 +148,7 @@ class TrainingRun:
         for name, optimizer in self.stepper.optimizers.items():
             tensors |= optimizer_tensors(name, optimizer)
         tensors |= {"sums": self.sums, "multiplier": self.stepper.multiplier, "rng.cpu": torch.get_rng_state()}
+        tensors["control"] = self.stepper.control
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(
@@ -194,6 +197,8 @@ class TrainingRun:
     def step(self, batch: Batch) -> None:
         """Take one optimiser step; nothing in it waits for the device, but for aggressive training's rule."""
         parts: tuple[str, ...] = ()
+        if self.settings.training.moves_every_step:
+            self.stepper.set_learning_rate(self.learning_rate())
         if self.progress.aggressive:
             train_encoder(
                 lambda each: self.stepper(each, self.kl_weight(), ("encoder",))[0], batch, self.random_batches()
@@ -217,6 +222,13 @@ class TrainingRun:
         # Of all steps the first is at 0 and the last at 1, so that a weight that moves to the end gets there.
         steps = training.epochs * self.num_batches
         return self.settings.objective.weight(min(1.0, done / training.epochs * steps / max(1, steps - 1)))
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the step that comes next, the first of all being above 0 whatever the warm-up."""
+        training = self.settings.training
+        epochs = training.pretraining_epochs + training.epochs
+        done = self.progress.epoch + (self.progress.batch + 1) / self.num_batches
+        return self.progress.learning_rate * rate_factor(training, min(1.0, done / epochs))
 
     @property
     def is_pretraining(self) -> bool:
@@ -279,7 +291,7 @@ class TrainingRun:
             load_weights(self.network, best_folder(self.folder, progress.best_epoch) / WEIGHTS)
             self.stepper.renew_optimizers()
             progress.learning_rate /= 2
-            self.stepper.set_learning_rate(progress.learning_rate)
+            self.stepper.set_learning_rate(self.learning_rate())
         if progress.aggressive:
             progress.aggressive, progress.best_mi = goes_on(valid["mi_in_batch"], progress.best_mi)
         progress.outcome = outcome(progress, self.settings, valid) or ""
@@ -293,15 +305,16 @@ class TrainingRun:
                 f"the training loss became {loss} (gradient norm {norm}) in epoch {progress.epoch}"
                 f" at learning rate {progress.learning_rate:g}; lower it"
             )
+        controlled = self.settings.objective.target_kl_nats
         rows, tokens = len(self.order.lengths), int(self.order.lengths.sum()) + len(self.order.lengths)
         seconds = progress.seconds - (Epoch.from_json(progress.history[-1]).seconds if progress.history else 0.0)
         return {
             "train/loss": loss / rows,
             "train/reconstruction": reconstruction / rows,
             "train/kl": kl / rows,
-            "train/kl_weight": self.kl_weight(),
+            "train/kl_weight": self.kl_weight() if controlled is None else float(self.stepper.control[1]),
             "train/gradient_norm": norm / self.num_batches,
-            "train/learning_rate": progress.learning_rate,
+            "train/learning_rate": self.learning_rate(),
             "train/decoder_tokens": progress.decoder_tokens,
             "train/seconds": progress.seconds - progress.validation_seconds,
             "train/tokens_per_second": tokens / max(seconds, 1e-9),

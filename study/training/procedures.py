@@ -2,7 +2,8 @@
 
 `aggressive` is He et al. (arXiv 1901.05534): while it lasts, many encoder steps before each decoder step.
 Pretraining as an autoencoder with a decoder reset is Li et al. (arXiv 1909.00868); with per-dimension free
-bits it is their best recipe. The minimum rate is Pelsmaeker and Aziz (arXiv 1904.08194).
+bits it is their best recipe. The minimum rate is Pelsmaeker and Aziz (arXiv 1904.08194), the controlled KL Shao et al.
+(ICML 2020).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data.batches import Batch
+from model.config import ObjectiveSettings
 from model.network.decoder import Decoder
 from model.network.vae import SequenceVAE, initialise_uniformly
 from study.config.settings import Settings
@@ -51,7 +53,7 @@ def reset_decoder(network: SequenceVAE, settings: Settings, seed: int) -> None:
     """Draw the decoder's weights anew and keep the encoder's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1_000_003 * (settings.seed + 1) + seed)
-        fresh = Decoder(settings.model, network.vocabulary_size)
+        fresh = Decoder(settings.model, network.vocabulary_size, network.longest)
         if settings.model.init == "uniform":
             initialise_uniformly(fresh)
     network.decoder.load_state_dict(fresh.state_dict())
@@ -68,3 +70,20 @@ def rate_penalty(multiplier: Tensor, missing_nats: Tensor) -> Tensor:
 def raise_multiplier(multiplier: Tensor, missing_nats: Tensor) -> None:
     """Move the multiplier of the minimum rate with the KL that is missing from it, never below 0, in place."""
     multiplier.add_(missing_nats, alpha=MULTIPLIER_RATE).clamp_(min=0.0)
+
+
+def control(state: Tensor, kl_nats: Tensor, most: float | Tensor, objective: ObjectiveSettings) -> Tensor:
+    """Return the KL weight for a batch's mean KL, between 0 and `most`; `state` is what was summed, and the weight.
+
+    ControlVAE's non-linear PI controller: Kp / (1 + exp(error)) - Ki * sum of errors, the error being target less KL.
+    The sum stands still while the weight is at a bound and the error would push it further, so that it comes off the
+    bound as soon as the error turns. In place, and without a wait for a GPU.
+    """
+    assert objective.target_kl_nats is not None
+    error = objective.target_kl_nats - kl_nats
+    proportional, change = objective.proportional_gain * torch.sigmoid(-error), -objective.integral_gain * error
+    wished = proportional + state[0] + change
+    beyond = ((wished > most) & (change > 0)) | ((wished < 0.0) & (change < 0))
+    state[0] = torch.where(beyond, state[0], state[0] + change)
+    state[1] = (proportional + state[0]).clamp(min=0.0).clamp(max=most)
+    return state[1].clone()

@@ -15,7 +15,7 @@ import torch
 from data.corpus import Split
 from model.network.vae import SequenceVAE
 from model.weights import load_network
-from study.config.settings import EvaluationSettings
+from study.config.training import EvaluationSettings
 from study.epoch import BEST_EPOCH, MEASURED
 from study.record.places import best_folder
 from study.training.checkpoints import Progress

@@ -14,7 +14,6 @@ from data.vocabulary import Vocabulary
 from study.config.addresses import hidden
 from study.config.run_options import RunOptions, find_corpus
 from study.config.settings import (
-    EvaluationSettings,
     Settings,
     flatten,
     merge,
@@ -24,6 +23,7 @@ from study.config.settings import (
     read_toml,
     validate,
 )
+from study.config.training import EvaluationSettings
 from study.epoch import Epoch
 from study.errors import StudyError
 from study.record.places import best_folder

@@ -18,7 +18,7 @@ from model.objective import negative_elbo
 from study.config.settings import Settings
 from study.training.devices import autocast
 from study.training.optimizers import clip_gradients, make_optimizers
-from study.training.procedures import raise_multiplier, rate_penalty, reset_decoder
+from study.training.procedures import control, raise_multiplier, rate_penalty, reset_decoder
 
 Work = Callable[[Tensor, Tensor], Tensor]
 """A step on tokens `[batch, time]` and lengths `[batch]`; returns its sums."""
@@ -30,6 +30,8 @@ class Stepper:
     def __init__(self, network: SequenceVAE, settings: Settings, device: torch.device) -> None:
         self.network, self.settings, self.device = network, settings, device
         self.multiplier = torch.zeros((), device=device)
+        self.control = torch.zeros(2, device=device)
+        """Of a controlled KL: what the controller has summed up, and the weight that it chose last."""
         self.decoder_tokens = 0
         """Tokens that the decoder has read since this object was made."""
         self.renew_optimizers()
@@ -70,9 +72,11 @@ class Stepper:
             posterior = self.network.encode(tokens, lengths, kl_weight)
             latent = posterior.sample(self.draw_noise(len(tokens)))
             reconstruction = self.network.reconstruction(tokens, lengths, latent)
-        kl = posterior.kl()
-        loss = negative_elbo(reconstruction, kl, kl_weight, self.settings.objective)
-        least = self.settings.objective.minimum_rate_nats
+        kl, objective = posterior.kl(), self.settings.objective
+        if objective.target_kl_nats is not None:
+            kl_weight = control(self.control, kl.detach().sum(1).mean(), kl_weight, objective)
+        loss = negative_elbo(reconstruction, posterior.charged_kl(), kl_weight, objective)
+        least = objective.minimum_rate_nats
         if least is not None:
             loss = loss + rate_penalty(self.multiplier, least - kl.sum(1).mean())
         for optimizer in self.optimizers.values():
