@@ -35,7 +35,7 @@ cluster: $(VENV)/installed  ## on several hosts, and faults, but for those that 
 	$(RUN)/python -m pytest -q -rs -m 'cluster and not long'
 
 faults: $(VENV)/installed  ## all of that, and the table of what studies lived through; half an hour
-	$(RUN)/python -m pytest -q -rs -n 2 --dist loadfile --durations 12 -m 'cluster or fault'
+	$(RUN)/python -m pytest -q -rs --durations 12 -m 'cluster or fault'
 
 api: $(VENV)/installed  ## a page for each module, in docs/api; needs no network
 	$(RUN)/pdoc --output-directory docs/api data model study

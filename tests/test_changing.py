@@ -460,6 +460,7 @@ def test_a_range_with_steps_holds_its_steps_alone():
     assert [Range(low=1, high=9, step=4).holds(value) for value in (1, 5, 9, 3)] == [True] * 3 + [False]
 
 
+@pytest.mark.slow
 def test_a_repair_without_the_database_keeps_values_outside_the_space(ray_session, corpus, tiny_toml, tmp_path, call):
     point = "model.pooling=max objective.kl_weight=4 training.epochs=2 objective.annealing=constant"
     arguments = ("--config", tiny_toml, "--scheduler", "none", "--try", point, "--try-outside", "--storage", tmp_path)
@@ -475,6 +476,7 @@ def test_a_repair_without_the_database_keeps_values_outside_the_space(ray_sessio
     assert [line["epochs"] for line in after] == [2]
 
 
+@pytest.mark.slow
 def test_a_repair_without_the_database_keeps_a_pooling_test(ray_session, corpus, tiny_toml, tmp_path, call):
     """Seeds and a language model are values of planned trials alone."""
     test = ("--stages", "pooling,search", "--poolings", "max", "--test-weights", "0.3", "--seeds", 2, "--trials", 1)
@@ -491,6 +493,7 @@ def test_a_repair_without_the_database_keeps_a_pooling_test(ray_session, corpus,
     assert [(line["params"], line["valid"]) for line in after] == [(line["params"], line["valid"]) for line in before]
 
 
+@pytest.mark.slow
 def test_a_dropped_trial_that_is_repaired_is_trained_again_and_stays_dropped(ray_session, own_copy, call):
     storage = ("--storage", own_copy)
     assert call("drop", "done:1", "--why", "bad", *storage)[0] == 0

@@ -45,6 +45,7 @@ def test_a_list_says_what_there_is_and_hides_no_damage(own_copy, call):
     assert call("list", "--storage", own_copy / "nothing")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_study_is_renamed_everywhere_and_goes_on(ray_session, own_copy, call):
     before = json_lines(call("report", "done", "--json", "--storage", own_copy)[1])
     code, _, err = call("rename", "done", "reviews", "--storage", own_copy)
@@ -203,6 +204,7 @@ def test_a_study_that_runs_elsewhere_is_named_with_its_machine(own_copy, call):
 # What was deleted or moved
 
 
+@pytest.mark.slow
 def test_an_experiment_that_was_deleted_in_mlflow_is_restored_for_its_own_study(ray_session, own_copy, call):
     client = client_of(own_copy)
     experiment = client.get_experiment_by_name("done").experiment_id
@@ -214,6 +216,7 @@ def test_an_experiment_that_was_deleted_in_mlflow_is_restored_for_its_own_study(
     assert len(client.search_runs([experiment])) == 8
 
 
+@pytest.mark.slow
 def test_all_can_be_deleted_and_started_over_under_the_same_name(ray_session, own_copy, call, corpus, tiny_toml):
     client = client_of(own_copy)
     client.delete_experiment(client.get_experiment_by_name("done").experiment_id)
@@ -249,6 +252,7 @@ def test_a_name_that_mlflow_has_is_not_given_to_a_study_that_is_named_by_itself(
     assert free_name(own_copy, "done", taken_names(uri)) == "done-2"
 
 
+@pytest.mark.slow
 def test_a_moved_project_is_found_again(ray_session, own_copy, corpus, tmp_path, call):
     """Corpus and storage move together: what is beside the storage is found, and MLflow's artifacts with it."""
     old, new = tmp_path / "old", tmp_path / "new"

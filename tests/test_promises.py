@@ -304,6 +304,7 @@ def listening(process):
     return found
 
 
+@pytest.mark.slow
 def test_a_local_study_listens_on_loopback_alone_and_leaves_no_token_or_folder(
     corpus, tiny_toml, tmp_path, monkeypatch
 ):

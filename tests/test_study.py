@@ -111,6 +111,7 @@ def test_a_trial_that_diverges_is_failed_with_its_reason_and_the_study_goes_on(
     check_records_agree(tmp_path, "x", report)
 
 
+@pytest.mark.slow
 def test_a_study_whose_first_trials_all_fail_is_given_up(ray_session, corpus, tiny_toml, tmp_path, call):
     code, _, err = call(
         "run",
@@ -167,6 +168,7 @@ def test_collapsed_trials_are_ended_and_never_win(ray_session, corpus, tiny_toml
     check_records_agree(tmp_path, "x", report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [("--objective", "pareto"), ("--scheduler", "median", "--floor", "au=1")])
 def test_other_objectives_and_schedules_run(ray_session, corpus, tiny_toml, tmp_path, call, more):
     arguments = (
@@ -186,6 +188,7 @@ def test_other_objectives_and_schedules_run(ray_session, corpus, tiny_toml, tmp_
     check_records_agree(tmp_path, "x", json_lines(call("report", "x", "--json", "--storage", tmp_path)[1]))
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_in_order_and_resuming_completes_the_study(ray_session, corpus, tiny_toml, tmp_path, call):
     code, _, err = call(
         "run",
@@ -234,6 +237,7 @@ def test_a_cluster_that_is_there_is_used_and_left_running(ray_session, finished_
     assert ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_combination_that_is_refused_fails_its_trial_and_the_study_goes_on(
     ray_session, corpus, tiny_toml, tmp_path, call
 ):
@@ -267,6 +271,7 @@ def test_a_combination_that_is_refused_fails_its_trial_and_the_study_goes_on(
     check_records_agree(tmp_path, "x", report)
 
 
+@pytest.mark.slow
 def test_a_new_study_of_an_old_name_has_runs_of_its_own(ray_session, corpus, tiny_toml, tmp_path, call):
     import shutil
 

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,13 @@ def to_html(template: str, content: Mapping[str, Any], drawn: dict[str, Chart]) 
     charts = {name: chart.to_dict() for name, chart in drawn.items()}
     specs = {name: specification(chart) for name, chart in charts.items() if name not in WORDS}
     titles = {name: chart["title"]["text"] for name, chart in charts.items()}
-    script = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
-    return environment().get_template(template).render(**content, specs=specs, titles=titles, script=script)
+    return environment().get_template(template).render(**content, specs=specs, titles=titles, script=drawing_script())
+
+
+@cache
+def drawing_script() -> str:
+    """Return what draws charts in a page, fit for a script element: seconds to make, and always the same."""
+    return vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
 
 
 def now() -> str:
