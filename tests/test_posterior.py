@@ -133,7 +133,35 @@ def test_own_density_is_the_diagonal_of_all_densities(family):
     )
 
 
-@pytest.mark.parametrize("name", ["gaussian", "batch-norm", "delta", "von-mises-fisher"])
+def test_scaled_means_reach_the_spread_and_are_charged_as_if_they_did_not():
+    model = network(posterior="scaled", scaled_spread=1.5).train()
+    tokens, lengths = tokens_and_lengths()
+    posterior = model.encode(tokens, lengths)
+    assert posterior.mean.std(0).tolist() == pytest.approx([1.5] * 4, rel=1e-4)
+    plain = posterior.mean / posterior.factor
+    expected = 0.5 * (plain**2 + posterior.log_variance.exp() - 1 - posterior.log_variance)
+    torch.testing.assert_close(posterior.charged_kl(), expected)
+    # What is reported is the KL of what the decoder is given.
+    assert bool((posterior.kl().sum(1).mean() > posterior.charged_kl().sum(1).mean() + 1.0).all())
+    # No sequence is scaled by its company once training is over.
+    model.eval()
+    alone, together = model.encode(tokens[:1], lengths[:1]), model.encode(tokens, lengths)
+    torch.testing.assert_close(alone.mean[0], together.mean[0], atol=1e-5, rtol=1e-5)
+    # Means that spread enough already stay as they are.
+    wide = network(posterior="scaled", scaled_spread=1e-9).train()
+    assert bool((wide.encode(tokens, lengths).factor == 1.0).all())
+
+
+def test_the_running_spread_is_that_of_recent_batches():
+    model = network(posterior="scaled").train()
+    tokens, lengths = tokens_and_lengths()
+    for _ in range(100):
+        model.encode(tokens, lengths)
+    trained = model.encode(tokens, lengths).factor
+    torch.testing.assert_close(model.eval().encode(tokens, lengths).factor, trained, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "batch-norm", "scaled", "delta", "von-mises-fisher"])
 def test_gradients_reach_the_encoder_through_every_family(name):
     model = network(posterior=name).train()
     tokens, lengths = tokens_and_lengths()

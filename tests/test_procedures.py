@@ -1,15 +1,20 @@
 """Ways to train against what their papers say happens."""
 
+import math
+
 import pytest
 import torch
 from conftest import tiny_settings
 from studies import definition, numbers, stop_after
 
 from data.batches import gather
+from model.config import ObjectiveSettings
 from study.config.settings import validate
+from study.config.training import TrainingSettings
 from study.errors import StudyError
 from study.record.trials import best_row
 from study.training import procedures
+from study.training.learning_rate import rate_factor
 from study.training.loop import TrainingRun, train
 
 
@@ -25,6 +30,20 @@ from study.training.loop import TrainingRun, train
         {"model": {"posterior": "none"}},
         {"model": {"latent_to_output": True, "pooling": "attention"}},
         {"model": {"refinement_steps": 3}},
+        {"model": {"posterior": "scaled"}},
+        {"objective": {"target_kl_nats": 1.0}},
+        {"training": {"warmup_fraction": 0.3, "decay": "cosine"}},
+        {"model": {"encoder": "gru", "decoder": "gru", "num_decoder_layers": 2, "inner_dropout": 0.3}},
+        {
+            "model": {
+                "encoder": "transformer",
+                "decoder": "transformer",
+                "num_encoder_layers": 2,
+                "inner_dropout": 0.1,
+            },
+            "training": {"learning_rate": 0.002, "warmup_fraction": 0.2},
+        },
+        {"model": {"decoder": "transformer", "refinement_steps": 2, "positions": "learned"}},
     ],
 )
 def test_every_method_trains_and_resumes_bit_for_bit(corpus, tmp_path, tables):
@@ -108,9 +127,74 @@ def test_the_minimum_rate_pulls_the_kl_up_to_it(corpus, tmp_path):
     assert held["train/kl"] == pytest.approx(3.0, rel=0.15)
 
 
+def steer(kl_of_weight, num_steps, state=None, target=3.0, most=1.0):
+    """Return the weights that the controller chooses for a network whose KL is a function of the weight."""
+    objective = ObjectiveSettings(target_kl_nats=target, proportional_gain=0.01, integral_gain=0.01)
+    state, weights = torch.zeros(2) if state is None else state, []
+    for _ in range(num_steps):
+        kl = torch.tensor(kl_of_weight(float(state[1])))
+        weights.append(float(procedures.control(state, kl, most, objective)))
+    return weights, state
+
+
+def test_the_controller_is_its_formula():
+    objective = ObjectiveSettings(target_kl_nats=3.0, proportional_gain=0.5, integral_gain=0.01)
+    state, total = torch.zeros(2), 0.0
+    for kl in (5.0, 4.0, 6.0):
+        error = 3.0 - kl
+        total -= 0.01 * error
+        expected = 0.5 / (1 + math.exp(error)) + total
+        assert float(procedures.control(state, torch.tensor(kl), 1.0, objective)) == pytest.approx(expected)
+
+
+def test_the_controller_brings_the_kl_to_its_target_and_comes_off_a_bound_at_once():
+    weights, _ = steer(lambda weight: 6.0 * (1.0 - weight), 2000)
+    assert weights[-1] == pytest.approx(0.5, abs=0.01)
+    assert all(0.0 <= weight <= 1.0 for weight in weights)
+    # A KL that stays far above the target for long: the sum must not have grown meanwhile.
+    weights, state = steer(lambda _: 50.0, 2000)
+    assert weights[-1] == 1.0
+    assert float(state[0]) <= 1.0
+    # KL of 1 for a target of 3: the sum falls by 0.02 a step.
+    after, _ = steer(lambda _: 1.0, 100, state)
+    assert after[60] == 0.0
+    below, state = steer(lambda _: 0.0, 2000)
+    assert below[-1] < 0.01
+    assert steer(lambda _: 50.0, 3, state)[0][-1] > 0.9
+
+
+def test_a_controlled_kl_is_held_and_its_weight_is_on_record(corpus, tmp_path):
+    training = {"epochs": 40, "halving_patience": 99}
+    objective = {"target_kl_nats": 2.0, "integral_gain": 0.01, "annealing": "constant"}
+    settings = tiny_settings(training=training, model={"pooling": "max"}, objective=objective)
+    last = list(train(settings, corpus, tmp_path))[-1]
+    assert last["train/kl"] == pytest.approx(2.0, rel=0.2)
+    assert 0.0 < last["train/kl_weight"] < 1.0
+
+
+def test_the_learning_rate_warms_up_and_falls_by_a_cosine_and_is_each_steps_own():
+    training = TrainingSettings(warmup_fraction=0.2, decay="cosine")
+    assert [rate_factor(training, done) for done in (0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
+    steady = TrainingSettings(warmup_fraction=0.2)
+    assert [rate_factor(steady, done) for done in (0.05, 0.2, 1.0)] == pytest.approx([0.25, 1.0, 1.0])
+
+
+def test_optimisers_are_given_the_rate_of_their_step(corpus, tmp_path):
+    training = {"epochs": 2, "warmup_fraction": 0.5, "decay": "cosine", "learning_rate": 0.01}
+    run, used = TrainingRun(tiny_settings(training=training), corpus, tmp_path), []
+    for optimizer in run.stepper.optimizers.values():
+        optimizer.register_step_pre_hook(lambda each, *_: used.append(each.param_groups[0]["lr"]))
+    run.train_epoch(lambda: False)
+    steps = run.num_batches
+    expected = [0.01 * (step + 1) / steps for step in range(steps)]
+    assert used[::2] == used[1::2] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
+        ({"model": {"posterior": "scaled"}, "objective": {"target_kl_nats": 2.0, "free_bits": "total"}}, "no sense"),
+        ({"model": {"posterior": "none"}, "objective": {"target_kl_nats": 2.0}}, "none has none"),
         ({"model": {"posterior": "none"}, "training": {"procedure": "aggressive"}}, "none has none"),
         ({"model": {"posterior": "none"}, "objective": {"free_bits": "total"}}, "none has none"),
         ({"model": {"posterior": "none"}, "training": {"pretraining_epochs": 1}}, "none has none"),

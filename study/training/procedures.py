@@ -76,14 +76,15 @@ def control(state: Tensor, kl_nats: Tensor, most: float | Tensor, objective: Obj
     """Return the KL weight for a batch's mean KL, between 0 and `most`; `state` is what was summed, and the weight.
 
     ControlVAE's non-linear PI controller: Kp / (1 + exp(error)) - Ki * sum of errors, the error being target less KL.
-    The sum stands still while the weight is at a bound and the error would push it further, so that it comes off the
-    bound as soon as the error turns. In place, and without a wait for a GPU.
+    The sum grows no further than to where the weight is at a bound, so that the weight comes off it as soon as the
+    error turns. In place, and without a wait for a GPU.
     """
     assert objective.target_kl_nats is not None
     error = objective.target_kl_nats - kl_nats
     proportional, change = objective.proportional_gain * torch.sigmoid(-error), -objective.integral_gain * error
-    wished = proportional + state[0] + change
-    beyond = ((wished > most) & (change > 0)) | ((wished < 0.0) & (change < 0))
-    state[0] = torch.where(beyond, state[0], state[0] + change)
+    summed = state[0] + change
+    rising = torch.minimum(summed, torch.maximum(state[0], most - proportional))
+    falling = torch.maximum(summed, torch.minimum(state[0], -proportional))
+    state[0] = torch.where(change > 0, rising, falling)
     state[1] = (proportional + state[0]).clamp(min=0.0).clamp(max=most)
     return state[1].clone()
