@@ -28,6 +28,7 @@ from study.reporting.figures import FIGURES
 from study.reporting.model_figures import PORTRAITS
 from study.reporting.tables import verdict
 from study.search.definition import Definition
+from study.trainable.loading import Trainable
 from study.training.single import tell
 
 
@@ -105,7 +106,7 @@ class Study:
     @property
     def corpus(self) -> Corpus:
         """The prepared corpus of the study; raises CorpusError if it is gone or damaged."""
-        return Corpus.open(self._ledger.definition.corpus)
+        return Corpus.open(self._ledger.definition.with_corpus().corpus)
 
     def figure(self, name: str = "trade-off", trial: int | None = None) -> Chart:
         """Return a figure by name: of the study, or of one trial's model (the best trial's if none is named).
@@ -127,9 +128,13 @@ class Study:
         return PORTRAITS[name](portrait)
 
     @classmethod
-    def run(cls, corpus: str | Path | None = None, *, storage: Path | str = "runs", **options: Any) -> Study:
+    def run(
+        cls, corpus: str | Path | Trainable | None = None, *, storage: Path | str = "runs", **options: Any
+    ) -> Study:
         """Run a study to its end, as `study run CORPUS` does with the same options, and return it.
 
+        A function `train(settings, folder, seed)` in place of a corpus is a trainable of your own, and `space` its
+        settings and ranges, a file or a dictionary with the tables of one; to go on with its study, give it again.
         `set` (settings by name), `try_` (a list of points, each settings by name) and `floor` (metrics by name) are
         dictionaries; `search`, `poolings`, `test_weights` and `stages` are lists; every other option has its name with
         _ for -, such as `trials=40` or `gpus_per_trial=0.5`. `resume="NAME"` goes on with a study, `from_="NAME"`
@@ -137,6 +142,7 @@ class Study:
 
         >>> study = Study.run("corpora/reviews", preset="quick", set={"model.latent_size": 32})     # doctest: +SKIP
         >>> study.best().model().encode(["good value"])                                             # doctest: +SKIP
+        >>> study = Study.run(train, space={"search": {"latent_size": [8, 16, 32]}}, trials=12)     # doctest: +SKIP
         """
         request = request_of(corpus, storage, options)
         if request.resume is not None:
@@ -175,13 +181,17 @@ LISTS = {"search": "also", "poolings": "poolings", "test_weights": "test_weights
 NAMES = {"from_": "from_study"}
 
 
-def request_of(corpus: str | Path | None, storage: Path | str, options: Mapping[str, Any]) -> RunRequest:
+def request_of(corpus: str | Path | Trainable | None, storage: Path | str, options: Mapping[str, Any]) -> RunRequest:
     """Return what options of `Study.run` ask for; raise StudyError for one that there is not."""
     if options.get("dry_run"):
         raise StudyError("Study.run runs a study; to see what it would be, `study run --dry-run`")
-    # Of a study that goes on, where its corpus lies now.
-    place = "moved_corpus" if options.get("resume") else "corpus"
-    asked: dict[str, object] = {"storage": Path(storage), place: None if corpus is None else str(corpus)}
+    asked: dict[str, object] = {"storage": Path(storage)}
+    if callable(corpus):
+        name = f"{corpus.__module__}:{getattr(corpus, '__qualname__', type(corpus).__name__)}"
+        asked |= {"function": corpus, "trainable": name}
+    elif corpus is not None:
+        # Of a study that goes on, where its corpus lies now.
+        asked["moved_corpus" if options.get("resume") else "corpus"] = str(corpus)
     for name, value in options.items():
         if name in DICTIONARIES:
             asked[DICTIONARIES[name]] = tuple(assignment(each, one) for each, one in value.items())

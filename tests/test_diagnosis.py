@@ -8,7 +8,8 @@ from conftest import json_lines, tiny_settings
 from studies import row as make_row
 
 from study.errors import StudyError
-from study.inference.diagnosis import collapsed_since, diagnose_features, read_dump
+from study.inference.diagnosis import collapsed_since, diagnose_features
+from study.trainable.posteriors import read_dump
 from study.training.loop import train
 
 
@@ -103,6 +104,24 @@ def test_what_lies_behind_a_sequence_does_not_matter_and_tensors_are_taken_as_th
     assert diagnose_features(*tensors, lengths).metrics == whole.metrics
 
 
+def test_dumps_by_other_names_and_without_features(tmp_path, call):
+    _, mean, log_variance = dump()
+    np.savez(tmp_path / "dump.npz", mu=mean, logvar=log_variance)
+    code, out, _ = call("diagnose", tmp_path / "dump.npz", "--json")
+    found = json_lines(out)[0]
+    assert code == 0
+    assert found["metrics"]["dispersion"] is None
+    assert not any("cosine" in each for each in found["findings"])
+    whole = diagnose_features(dump()[0], mean, log_variance).metrics
+    assert {name: found["metrics"][name] for name in ("kl", "mi", "au")} == {
+        name: pytest.approx(whole[name]) for name in ("kl", "mi", "au")
+    }
+    np.savez(tmp_path / "twice.npz", mu=mean, mean=mean, logvar=log_variance)
+    code, _, err = call("diagnose", tmp_path / "twice.npz")
+    assert code == 1
+    assert "mean and mu would both be the mean" in err
+
+
 def test_the_epoch_since_which_a_run_is_collapsed():
     def row(epoch, kl, au):
         return make_row(epoch, kl=kl, au=au)
@@ -135,7 +154,7 @@ def test_the_command_reads_models_and_dumps(corpus, tmp_path, call):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"a": [1]}, "has no features"),
+        ({"a": [1]}, "has no log_variance, mean"),
         (b"not a zip", "cannot be read"),
         (b"PK\x03\x04 cut", "cannot be read"),
         (b"", "cannot be read"),

@@ -42,6 +42,7 @@ LAYERS = (
     "search",
     "record",
     "training",
+    "trainable",
     "inference",
     "tracking",
     "analysis",

@@ -25,7 +25,8 @@ from study.errors import StudyError
 from study.search.objective import Goal, pareto_front
 from study.search.ranges import Range
 from study.search.samplers import SAMPLER_NAMES, make_sampler
-from study.search.space import CONDITIONS, OPTIONAL, SEARCHED, SearchSpace, build_space
+from study.search.space import SearchSpace, build_space
+from study.search.usual import CONDITIONS, OPTIONAL, SEARCHED
 
 
 @given(

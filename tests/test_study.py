@@ -5,7 +5,7 @@ import pytest
 from conftest import json_lines
 from studies import check_records_agree
 
-from study.execution.launch import ray_cluster
+from study.execution.connection import ray_cluster
 from study.record.ledger import Ledger
 
 

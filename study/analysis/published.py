@@ -70,7 +70,7 @@ def published_rows(definition: Definition) -> list[dict[str, Any]]:
     corpus_name, evaluation = definition.corpus_name, definition.space.fixed.evaluation
     if corpus_name not in PUBLISHED:
         raise StudyError(f"nothing published is known for {corpus_name}; there are rows for {', '.join(PUBLISHED)}")
-    corpus = Corpus.open(definition.corpus)
+    corpus = Corpus.open(definition.with_corpus().corpus)
     num_test, num_types = len(corpus.split("test")), corpus.vocabulary_size
     if num_test != TEST_SEQUENCES[corpus_name]:
         why = f"are on {TEST_SEQUENCES[corpus_name]:,} test sequences, this corpus has {num_test:,}"

@@ -27,7 +27,8 @@ def diagnose_command(subject: str, corpus: str | None, with_evidence: bool, as_j
     """Say whether SUBJECT has collapsed, since when, in which dimensions, whether its decoder uses z, and what to try.
 
     SUBJECT is a study (its best trial), STUDY:TRIAL, a folder that training wrote, or a .npz or .parquet file with
-    `features` ([N, H], or [N, T, H] with `lengths`), `mean` and `log_variance` ([N, L]) of any VAE.
+    `mean` and `log_variance` ([N, L]; `mu` and `logvar` will do) of any VAE, and to be told of dispersion `features`
+    ([N, H], or [N, T, H] with `lengths`).
 
     \b
     study diagnose quick:0
@@ -51,13 +52,14 @@ def diagnose_command(subject: str, corpus: str | None, with_evidence: bool, as_j
 def diagnose(subject: str, corpus: str | None, storage: Path, *, with_evidence: bool = False) -> Diagnosis:
     """Return the diagnosis of what a SUBJECT argument names; raise StudyError, ModelError or CorpusError."""
     from study.errors import StudyError
-    from study.inference.diagnosis import diagnose_features, diagnose_model, read_dump
+    from study.inference.diagnosis import diagnose_features, diagnose_model
+    from study.trainable.posteriors import read_dump
 
     path = Path(subject)
     if path.suffix in (".npz", ".parquet"):
         if not path.is_file():
             raise StudyError(f"no file {subject}")
-        return diagnose_features(**read_dump(path), with_evidence=with_evidence)
+        return diagnose_features(**({"features": None} | read_dump(path)), with_evidence=with_evidence)
     from study.analysis.findings import informative_peer
     from study.analysis.pooling_test import verdicts
     from study.inference.lookup import model_corpus, model_folder, settings_of

@@ -14,6 +14,8 @@ import click
 from study.cli.types import Folder, Names, Whole, complete_preset, complete_study, storage_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from study.search.definition import Definition
 
 
@@ -64,6 +66,19 @@ if TYPE_CHECKING:
 @click.option("--address", help="A running Ray cluster, such as auto; this machine alone if not given.")
 @click.option("--tracking-uri", help="MLflow server or database; $MLFLOW_TRACKING_URI, or one beside the studies.")
 @click.option("--optuna-url", help="Optuna's database, such as postgresql://USER@HOST/optuna; a file if not given.")
+@click.option(
+    "--trainable",
+    metavar="MODULE:FUNCTION",
+    help="Train by a function of your own, train(settings, folder, seed); see docs/own-model.md.",
+)
+@click.option(
+    "--command",
+    "shell",
+    metavar="'COMMAND {NAME} ...'",
+    help="Train by a command of your own that prints a JSON object an epoch.",
+)
+@click.option("--space", type=click.Path(path_type=Path), help="TOML file: settings and ranges of your own trainable.")
+@click.option("--check", is_flag=True, help="Train one epoch by your own trainable, say what was read, and end.")
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and write nothing.")
 @click.option(
     "--from", "from_study", shell_complete=complete_study, metavar="NAME", help="Begin from what another study found."
@@ -92,6 +107,7 @@ def run_command(**given: object) -> int:
     study run corpora/mine --set model.pooling=max --search training.learning_rate
     study run --resume mine --trials 80 --try "model.pooling=max objective.kl_weight=0.3"
     study run corpora/mine --from mine --search model.hidden_size
+    study run --trainable mymodel.train:train --space space.toml --trials 40
     """
     from study.config.request import RunRequest
     from study.errors import StudyError
@@ -109,10 +125,24 @@ def run_command(**given: object) -> int:
     if request.moved_corpus is not None:
         raise StudyError("--corpus says where the corpus of a study that is resumed lies now; a new one takes CORPUS")
     definition = new_study(request, shlex.join(["study", *sys.argv[1:]]), say=say)
+    if request.check:
+        check_trainable(definition, say)
+        return 0
     if request.dry_run:
         show_plan(definition)
         return 0
     return start(create(request.storage, definition), request)
+
+
+def check_trainable(definition: Definition, say: Callable[[str], None]) -> None:
+    """Have a trainable train one epoch by the middle of its space; say what was read of it."""
+    import tempfile
+
+    from study.planning.own import check_one_epoch
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for line in check_one_epoch(definition, Path(scratch)):
+            say(line)
 
 
 def show_plan(definition: Definition) -> None:
@@ -136,6 +166,9 @@ def show_plan(definition: Definition) -> None:
     console.print(space_table(definition))
     console.print("\nFixed", style="italic")
     fixed = definition.space.fixed.model_dump(exclude_none=True)
+    if definition.is_own:
+        # Of the rest its code makes what it will.
+        fixed = {"seed": fixed["seed"], "own": fixed["own"], "training": {"epochs": fixed["training"]["epochs"]}}
     for name in definition.space.searched:
         table, _, leaf = name.rpartition(".")
         (fixed[table] if table else fixed).pop(leaf, None)

@@ -193,7 +193,7 @@ def settings_command(
     study settings quick:3 --toml > three.toml      # study run --config three.toml; study train --config three.toml
     """
     from study.config.settings import PRESETS, Settings, flatten, preset_names, read_preset
-    from study.search.space import OPTIONAL, SEARCHED
+    from study.search.usual import OPTIONAL, SEARCHED
 
     if name is not None:
         show_settings_of(name, storage, as_toml=as_toml)

@@ -156,7 +156,7 @@ def examine_study(folder: Path) -> Iterator[Finding]:
 def examine_cluster(address: str, storage: Path) -> Iterator[Finding]:
     """Ask every node of a cluster what it runs and whether it sees the storage."""
     from study.config.connectivity import check_ray_address
-    from study.execution.launch import connected
+    from study.execution.connection import connected
     from study.execution.nodes import survey
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -56,6 +57,16 @@ class RunRequest(BaseModel):
     """The study of `--from`."""
     moved_corpus: Path | None = None
     """The place of `--corpus`."""
+    trainable: str | None = None
+    """The function of `--trainable`, package.module:function."""
+    shell: str | None = None
+    """The command of `--command`."""
+    function: Any = None
+    """That function itself, where no module has it: of `Study.run` in a notebook."""
+    space: Path | dict[str, Any] | None = None
+    """The TOML file of `--space`, or its tables: settings and ranges of a trainable of the user's own."""
+    check: bool = False
+    """Have the trainable train one epoch first, and study nothing."""
     stop_when_settled: bool = False
     dry_run: bool = False
     resume: str | None = None
@@ -68,6 +79,11 @@ class RunRequest(BaseModel):
         except ValidationError as error:
             name, _, problem = first_problem(error).partition(": ")
             raise StudyError(f"--{name.partition('.')[0].replace('_', '-')}: {problem}") from None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether trials are trained by code of the user's own."""
+        return self.trainable is not None or self.shell is not None
 
     @property
     def given(self) -> set[str]:

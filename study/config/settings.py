@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,12 @@ LARGEST = 10**12
 UNSET = "unset"
 """What `--set NAME=unset` says to take back an optional setting of a preset."""
 
+OWN = "own."
+"""What the names of settings begin with that only a trainable of the user's own knows."""
+
 PRESETS = Path(__file__).parent.parent / "presets"
 
+OF_OWN = re.compile(r"own\.[A-Za-z_][A-Za-z0-9_-]*")
 Value = bool | int | float | str
 """What a setting may be; None is one that is unset."""
 Params = dict[str, Value]
@@ -44,6 +49,8 @@ class Settings(BaseModel):
     objective: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    own: dict[str, Value] = {}
+    """Those of a trainable of the user's own, which nobody else knows."""
 
     @model_validator(mode="after")
     def _methods_combine(self) -> Settings:
@@ -77,6 +84,17 @@ class Settings(BaseModel):
         return validate(nest(flatten(self.model_dump()) | bundle | dict(values)))
 
 
+def own_name(name: str) -> str:
+    """Return the full name of a setting that may be of the user's own: `own.NAME` of one that is not known here."""
+    return name if name in setting_names() or name.startswith(OWN) else f"{OWN}{name}"
+
+
+def told(settings: Settings) -> Params:
+    """Return what a trainable of the user's own is told: its own settings by their names, the others in full."""
+    known = {name: value for name, value in flatten(settings.model_dump(exclude={"own"})).items() if value is not None}
+    return known | settings.own  # type: ignore[return-value]
+
+
 @cache
 def defaults() -> dict[str, object]:
     """Return every setting's default, by its dotted name."""
@@ -85,6 +103,8 @@ def defaults() -> dict[str, object]:
 
 def check_kind(name: str, value: object) -> None:
     """Raise StudyError for a value of another kind than a setting's, which would be taken for one of its own."""
+    if name.startswith(OWN):
+        return
     usual = defaults()[name]
     if isinstance(value, bool) and not isinstance(usual, bool):
         raise StudyError(f"{name}: expected another value than true or false, got {str(value).lower()}")
@@ -128,7 +148,7 @@ def nest(flat: Mapping[str, object]) -> Table:
 def check_name(name: str) -> None:
     """Raise StudyError unless a setting of this name exists."""
     names = setting_names()
-    if name in names:
+    if name in names or OF_OWN.fullmatch(name):
         return
     leaves, leaf = {known.rsplit(".", 1)[-1]: known for known in names}, name.rsplit(".", 1)[-1]
     close = leaves.get(leaf) or nearest(name, names) or leaves.get(nearest(leaf, leaves))
@@ -151,10 +171,10 @@ def validate(nested: Mapping[str, object]) -> Settings:
         raise StudyError(first_problem(error)) from None
 
 
-def parse_assignment(text: str) -> tuple[str, object]:
-    """Parse `name=value`, the value in TOML's syntax or a bare word."""
+def parse_assignment(text: str, named: Callable[[str], str] = str) -> tuple[str, object]:
+    """Parse `name=value`, the value in TOML's syntax or a bare word, and the name as it is `named` in full."""
     name, sign, value = text.partition("=")
-    name = name.strip()
+    name = named(name.strip())
     if not sign or not name:
         raise StudyError(f"expected NAME=VALUE, got {text!r}; for example --set model.pooling=mean")
     check_name(name)

@@ -66,8 +66,11 @@ def confirm(
     if source.is_locked():
         raise StudyError(f"{folder.name} is still being run; wait for it, or stop it first")
     check_tracking_uri(source.definition.tracking_uri)
-    if Corpus.open(source.definition.corpus).fingerprint != source.definition.corpus_fingerprint:
-        raise StudyError(f"{source.definition.corpus} is not the corpus that {folder.name} was run on; restore it")
+    is_own, corpus = source.definition.is_own, source.definition.corpus
+    if not is_own and Corpus.open(corpus).fingerprint != source.definition.corpus_fingerprint:
+        raise StudyError(f"{corpus} is not the corpus that {folder.name} was run on; restore it")
+    if is_own and register is not None:
+        raise StudyError("--register: the models of a trainable of your own are known to that code alone; leave it out")
     settings = finalists(source.trials(), top)
     if left := source.num_left():
         make_console(stderr=True).print(
@@ -94,7 +97,7 @@ def confirm(
         test, best = crown(ledger, confirmation.standings[0], samples)
         model = registered(ledger, register)
         write_sealed(ledger.folder / CONFIRMED, Confirmed(confirmation, test, model).as_json())
-        if best is not None and not model:
+        if best is not None and not model and not is_own:
             model = register_best(ledger, best, register or folder.name)
         found = Confirmed(confirmation, test, model)
         write_sealed(ledger.folder / CONFIRMED, found.as_json())
@@ -127,11 +130,14 @@ def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, flo
     if not runs or not math.isfinite(winner.mean_nll):
         return {}, None
     definition = ledger.definition
+    best = min(runs, key=lambda trial: trial.best["valid/nll"])
+    if definition.is_own:
+        # Its test split, if there is one, is read by its own code.
+        return {}, best
     corpus = Corpus.open(definition.corpus)
     for trial in runs:
         write_final(ledger.trial_folder(trial.number), corpus, samples, definition.space.fixed)
-    test = scores_on_test([ledger.trial_folder(trial.number) for trial in runs])
-    return test, min(runs, key=lambda trial: trial.best["valid/nll"])
+    return scores_on_test([ledger.trial_folder(trial.number) for trial in runs]), best
 
 
 def registered(ledger: Ledger, name: str | None) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import signal
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,11 +15,10 @@ from typing import TYPE_CHECKING
 
 from study.analysis.answer import answer_of
 from study.analysis.seed_noise import is_settled
-from study.config.addresses import shown
 from study.config.stored import write_json
 from study.errors import StudyError, first_line, tells_of_full_disk
+from study.execution.connection import ray_cluster
 from study.execution.live import LiveView
-from study.execution.local_ray import close_token_file, local_ray, set_environment
 from study.execution.nodes import check_nodes
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
@@ -29,11 +26,11 @@ from study.record.places import TUNE
 from study.record.states import COMPLETE, INTERRUPTED, SETTLED, Ending, State, StudyEnd
 from study.record.trials import TrialRecord, seeds_frame, summary_metrics, trials_frame
 from study.reporting.tables import describe_study
-from study.search.definition import Definition
 from study.tracking import Tracker
 
 if TYPE_CHECKING:
     from study.execution.tuning import EndOfStudy
+    from study.trainable.loading import Trainable
 
 ANSWER_SECONDS = 8.0
 """How long Ray may take to end the trials of a study that was told to end (SIGTERM)."""
@@ -70,9 +67,17 @@ class Budget:
 
 
 def run_study(
-    ledger: Ledger, view: LiveView, *, address: str | None, budget: Budget, with_report: bool = True
+    ledger: Ledger,
+    view: LiveView,
+    *,
+    address: str | None,
+    budget: Budget,
+    with_report: bool = True,
+    function: Trainable | None = None,
 ) -> Outcome:
     """Run what is left of a study; the ledger must be locked by this process.
+
+    `function` trains its trials, where they are the user's own and no module has it.
 
     Ends with no trial left RUNNING anywhere: interrupted ones wait to be resumed. Raises StudyError if
     MLflow or the Ray cluster cannot be reached.
@@ -90,7 +95,7 @@ def run_study(
                     check_nodes(ledger.definition, ledger.folder)
                 tracker.wait_until_ready()
                 catch_up(ledger, tracker)
-                ending = tune_trials(ledger, tracker, view, budget)
+                ending = tune_trials(ledger, tracker, view, budget, function)
         except KeyboardInterrupt:
             view.problem("interrupted again: ending at once")
         finally:
@@ -189,7 +194,9 @@ def draw_report(ledger: Ledger, folder: Path, on_problem: Callable[[str], None])
         return []
 
 
-def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget) -> Ending:
+def tune_trials(
+    ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget, function: Trainable | None = None
+) -> Ending:
     """Run Ray Tune until the study's trials are over; return how it ended."""
     from ray import tune
 
@@ -223,7 +230,8 @@ def tune_trials(ledger: Ledger, tracker: Tracker, view: LiveView, budget: Budget
     with view, stop_on_signals(stopper, give_up), outliving_killed_trials():
         # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
         tune.run(
-            run_trial,
+            # Ray carries it to the workers, as it does any code of a notebook.
+            run_trial if function is None else tune.with_parameters(run_trial, function=function),
             name=TUNE,
             storage_path=str(ledger.folder.absolute()),
             resources_per_trial={"cpu": definition.cpus_per_trial, "gpu": definition.gpus_per_trial},
@@ -275,70 +283,3 @@ def stop_on_signals(stopper: EndOfStudy, give_up: Callable[[], None]) -> Iterato
         timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one on this machine for the study; raise StudyError if there is none.
-
-    A cluster that this process is connected to already is used, and left as it is.
-    """
-    os.environ.update(
-        {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-            "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-            "TUNE_DISABLE_SIGINT_HANDLER": "1",
-            "RAY_AIR_NEW_OUTPUT": "0",
-            # The ledger is what a study is resumed from; Tune's own snapshot is written at the end only.
-            "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-            "TUNE_MAX_LEN_IDENTIFIER": "60",
-            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-            "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        }
-    )
-    # glibc gives each trial's new thread an arena of its own, eight a core, and keeps what every one of them once held.
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
-    if address is None:
-        set_environment()
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    with connected(address, max(1, round(definition.concurrent * definition.cpus_per_trial))):
-        yield
-
-
-@contextmanager
-def connected(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one here; raise StudyError if there is none."""
-    if address is None:
-        quiet_ray()
-        with local_ray(num_cpus):
-            yield
-        return
-    import ray
-
-    quiet_ray()
-    close_token_file()
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:
-        if tells_of_full_disk(str(error)):
-            raise
-        raise StudyError(
-            f"no Ray cluster answers at {shown(address)}: {first_line(error)};"
-            " check with `ray status`, or leave --address out to use this machine alone"
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def quiet_ray() -> None:
-    """Have Ray say nothing of its own: why a trial failed is on record, and its traceback in Tune's folder."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module="ray")

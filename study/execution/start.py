@@ -56,7 +56,9 @@ def start(ledger: Ledger, request: RunRequest, *, show_report: bool = True, prin
         view = LiveView(definition, request.max_gpu_hours)
         memory = shared.memory_bytes if shared is not None else ()
         with serving(definition.gpus_per_trial, memory) if request.mps else nullcontext():
-            outcome = run_study(ledger, view, address=request.address, budget=budget, with_report=show_report)
+            outcome = run_study(
+                ledger, view, address=request.address, budget=budget, with_report=show_report, function=request.function
+            )
     except (StudyError, CorpusError):
         if request.resume is None and not any(trial.started for trial in ledger.trials()):
             # Its name is free again: nothing has been tried.

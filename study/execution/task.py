@@ -25,5 +25,14 @@ class Task(BaseModel):
     cpus: float
     gpus: float
     """Its share of one GPU, 0 for none."""
+    trainable: str = ""
+    """What trains it if that is the user's own, see `Definition`."""
+    shell: str = ""
+    code: str = ""
     final_num_samples: int
     """Importance samples of a last evaluation on the test split; 0 for none."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether code of the user's own trains it."""
+        return bool(self.trainable or self.shell)

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,27 +21,31 @@ if TYPE_CHECKING:
     from data.corpus import Corpus
     from study.config.settings import Settings
     from study.epoch import Epoch
+    from study.execution.task import Task
+    from study.trainable.loading import Trainable
 
 
 GRACE_SECONDS = 60
 """How long a process that was told to end waits for its trial's checkpoint; a spot instance has two minutes."""
 FAILURE = "failure"
 """The result key under which a trial reports why it cannot go on, instead of an epoch."""
+ENDED = "ended"
+"""The result key under which the trial of a trainable of the user's own reports that it has ended by itself."""
 
 
-def run_trial(config: Mapping[str, object]) -> None:
+def run_trial(config: Mapping[str, object], function: Trainable | None = None) -> None:
     """Train a trial and report each epoch to Ray Tune; a retry goes on from the last checkpoint.
 
-    `config` is a `Task` as Tune passes it on.
+    `config` is a `Task` as Tune passes it on; `function` is a trainable of the user's own that no module has.
     """
     import torch
     from ray import tune
 
-    from data.corpus import Corpus
     from study.execution import mps
     from study.execution.task import Task
+    from study.trainable.loop import TrainableError
     from study.training.devices import limit_gpu_memory, system_metrics
-    from study.training.loop import Diverged, train
+    from study.training.loop import Diverged
 
     task = Task.model_validate(config)
     torch.set_num_threads(max(1, int(task.cpus)))
@@ -51,25 +54,66 @@ def run_trial(config: Mapping[str, object]) -> None:
         for name, value in mps.limits(task.gpus, mps.memory_bytes()[:1]).items():
             os.environ.setdefault(name, value)
     limit_gpu_memory(task.gpus)
-    settings, corpus, folder = task.settings, Corpus.open(task.corpus), Path(task.folder)
-    start = partial(train, settings, corpus, folder, rows_seen=task.rows_seen, share=task.gpus)
+    folder, ended_by_itself, reported = Path(task.folder), threading.Event(), False
     try:
         with alone_in(folder):
-            reported = False
+            start = start_own(task, function, ended_by_itself) if task.is_own else start_training(task)
             for row in until_told_to_end(start):
-                if row.outcome:
-                    write_samples(folder, corpus)
-                    write_final(folder, corpus, task.final_num_samples, settings, task.gpus)
                 tune.report(replace(row.with_metrics(system_metrics()), node=os.uname().nodename).to_json())
                 reported = True
-            if not reported:
+            if ended_by_itself.is_set():
+                tune.report({ENDED: True})
+            elif not reported:
                 # Every epoch was on record already; Tune must hear something of a trial.
                 tune.report({"epoch": task.rows_seen})
-    except Diverged as error:
+    except (Diverged, TrainableError) as error:
         tune.report({FAILURE: str(error)})
     finally:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
+
+
+def start_training(task: Task) -> Callable[..., Iterator[Epoch]]:
+    """Return what trains a trial's network, and with its last epoch writes samples and final scores."""
+    from data.corpus import Corpus
+    from study.training.loop import train
+
+    settings, corpus, folder = task.settings, Corpus.open(task.corpus), Path(task.folder)
+
+    def rows(should_stop: Callable[[], bool]) -> Iterator[Epoch]:
+        for row in train(settings, corpus, folder, rows_seen=task.rows_seen, share=task.gpus, should_stop=should_stop):
+            if row.outcome:
+                write_samples(folder, corpus)
+                write_final(folder, corpus, task.final_num_samples, settings, task.gpus)
+            yield row
+
+    return rows
+
+
+def start_own(
+    task: Task, function: Trainable | None, ended_by_itself: threading.Event
+) -> Callable[..., Iterator[Epoch]]:
+    """Return what has a trainable of the user's own train a trial, and notes if it ended before its last epoch was due.
+
+    Raises TrainableError if there is none.
+    """
+    from study.trainable.loading import find
+    from study.trainable.loop import TrainableError, train_own
+
+    try:
+        trainable = function or find(task.trainable, task.shell, task.code)
+    except StudyError as error:
+        raise TrainableError(str(error)) from None
+
+    def rows(should_stop: Callable[[], bool]) -> Iterator[Epoch]:
+        outcome = ""
+        for row in train_own(trainable, task.settings, Path(task.folder), should_stop=should_stop):
+            outcome = row.outcome
+            yield row
+        if not outcome and not should_stop():
+            ended_by_itself.set()
+
+    return rows
 
 
 @contextmanager

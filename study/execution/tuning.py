@@ -19,7 +19,7 @@ from study.execution import mps
 from study.execution.failures import why_it_failed
 from study.execution.schedules import METRIC, earlier, ended_by_schedule, feed, replay, was_stopped
 from study.execution.task import Task
-from study.execution.trial import FAILURE
+from study.execution.trial import ENDED, FAILURE
 from study.record.ledger import Ledger
 from study.record.states import COMPLETE, COUNTED, INTERRUPTED, Ending, State, StudyEnd
 from study.record.trials import TrialRecord, make_record
@@ -70,6 +70,9 @@ class LedgerSearcher(Searcher):
                 rows_seen=len(self.ledger.rows(number)),
                 cpus=definition.cpus_per_trial,
                 gpus=definition.gpus_per_trial,
+                trainable=definition.trainable,
+                shell=definition.shell,
+                code=definition.code,
                 final_num_samples=definition.final_num_samples,
             ).model_dump()
         return Searcher.FINISHED  # type: ignore[no-any-return]
@@ -95,6 +98,7 @@ class LedgerCallback(Callback):
         self.scheduler: TrialScheduler | None = None
         self._failures: dict[int, str] = {}
         self._shared_faults: dict[int, int] = {}
+        self._ended: set[int] = set()
         self._known: set[int] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
@@ -112,6 +116,8 @@ class LedgerCallback(Callback):
         number = trial.config["trial"]
         if FAILURE in result:
             self._failures[number] = str(result[FAILURE])
+        elif ENDED in result:
+            self._ended.add(number)
         elif METRIC in result:
             row = {name: value for name, value in result.items() if is_recorded(name)}
             if self.ledger.add_row(number, Epoch.from_json(row)):
@@ -127,6 +133,8 @@ class LedgerCallback(Callback):
             self._finish(trial, State.FAILED, self._failures[number])
         elif rows and rows[-1].outcome:
             self._finish(trial, *self._own_end(rows))
+        elif number in self._ended:
+            self._finish(trial, State.COMPLETE, "")
         else:
             self._finish(trial, State.PRUNED, ended_by_schedule(rows))
 
@@ -226,4 +234,4 @@ class EndOfStudy(Stopper):
 def is_recorded(name: str) -> bool:
     """Say whether a key of a Tune result is one of ours."""
     own = ("epoch", "step", "seconds", "outcome", "phase", "node")
-    return name in own or name.startswith(("train/", "valid/", "system/", MEASURED))
+    return name in own or name.startswith(("train/", "valid/", "system/", "own/", MEASURED))

@@ -7,10 +7,8 @@ makes of z.
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +25,10 @@ from model.network.vae import SequenceVAE
 from model.posterior import Posterior
 from study.config.settings import Settings
 from study.epoch import Epoch
-from study.errors import StudyError, first_line
+from study.errors import StudyError
 from study.inference.advice import advice
-from study.training.evaluation import INFORMATION_DRAWS, NOISE_SEED, evaluating, score
+from study.trainable.posteriors import as_numbers, posterior_metrics, some_inputs
+from study.training.evaluation import NOISE_SEED, evaluating, score
 
 ALIKE = 0.9
 """Features with a mean cosine similarity above this hardly depend on the input."""
@@ -38,9 +37,6 @@ USED_NATS = 0.1
 """A decoder uses z if another sequence's z costs it at least this much."""
 
 COMPARED = ("last", "mean", "max")
-
-MOST_INPUTS = 5000
-"""Inputs of a stranger's model looked at, drawn at random from more: the aggregate posterior takes their square."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Diagnosis:
 
 
 def diagnose_features(
-    features: ArrayLike,
+    features: ArrayLike | None,
     mean: ArrayLike,
     log_variance: ArrayLike,
     lengths: ArrayLike | None = None,
@@ -68,16 +64,19 @@ def diagnose_features(
     """Diagnose an encoder by its numbers for N inputs, of any kind and from any model with Gaussian posteriors.
 
     `features` is what enters the layer that gives the posterior, `[N, H]`, or the encoder's states over time
-    `[N, T, H]` with `lengths` `[N]`; `mean` and `log_variance` are the posterior's, `[N, L]`. Of more than 5,000
-    inputs, a random 5,000 are looked at, the same each time. Raises StudyError if shapes do not fit or numbers are
+    `[N, T, H]` with `lengths` `[N]`; without them nothing is said of their dispersion. `mean` and `log_variance` are
+    the posterior's, `[N, L]`. Of more than 5,000 inputs, a random 5,000 are looked at, the same each time. Raises
+    StudyError if shapes do not fit or numbers are
     not finite.
     """
     arrays = {"features": features, "mean": mean, "log_variance": log_variance}
-    tensors = {name: as_numbers(name, array) for name, array in arrays.items()}
+    tensors = {name: as_numbers(name, array) for name, array in arrays.items() if array is not None}
+    # As many zeros have no direction, and so no similarity.
+    tensors.setdefault("features", torch.zeros(len(tensors["mean"]), 1))
     places = as_numbers("lengths", lengths) if lengths is not None else None
     check_shapes(tensors, places)
     given = len(tensors["mean"])
-    chosen = torch.randperm(given, generator=torch.Generator().manual_seed(NOISE_SEED))[:MOST_INPUTS].sort().values
+    chosen = some_inputs(given)
     tensors = {name: tensor[chosen].double() for name, tensor in tensors.items()}
     places = places[chosen] if places is not None else None
     steps = tensors["features"] if tensors["features"].ndim == 3 else None
@@ -107,16 +106,6 @@ def diagnose_features(
     return found
 
 
-def as_numbers(name: str, array: ArrayLike) -> Tensor:
-    """Return an array or a tensor, of any device and precision, as a tensor; raise StudyError without numbers."""
-    if isinstance(array, Tensor):
-        return array.detach().cpu()
-    found = np.asarray(array)
-    if found.dtype.kind not in "biuf":
-        raise StudyError(f"{name} holds {found.dtype} values, expected an array of real numbers")
-    return torch.as_tensor(found)
-
-
 def check_shapes(tensors: dict[str, Tensor], lengths: Tensor | None) -> None:
     """Raise StudyError unless arrays fit each other."""
     features, mean, log_variance = tensors["features"], tensors["mean"], tensors["log_variance"]
@@ -131,30 +120,6 @@ def check_shapes(tensors: dict[str, Tensor], lengths: Tensor | None) -> None:
     whole = lengths == lengths.round() if lengths.is_floating_point() else torch.tensor(True)
     if lengths.shape != (len(mean),) or not bool(((lengths >= 1) & (lengths <= steps) & whole).all()):
         raise StudyError(f"expected whole lengths [N] from 1 to T for features [N, T, H], got {shapes}")
-
-
-def posterior_metrics(posterior: Posterior) -> dict[str, Any]:
-    """Return KL, MI, active dimensions and dispersion of a posterior; raise StudyError if its KL is not finite."""
-    by_dimension = posterior.kl().double().mean(0)
-    if not bool(torch.isfinite(by_dimension).all()):
-        raise StudyError(
-            "the KL of these posteriors is not finite; log_variance is the natural logarithm of a variance"
-        )
-    variance = posterior.mean.double().var(0)
-    generator = torch.Generator().manual_seed(NOISE_SEED)
-    draws = torch.randn(INFORMATION_DRAWS, *posterior.mean.shape, generator=generator)
-    mi, mi_se = diagnostics.mutual_information_and_error(posterior, draws)
-    active = diagnostics.active_dimensions(variance.tolist())
-    return {
-        "kl": float(by_dimension.sum()),
-        "mi": mi,
-        "mi_se": mi_se,
-        "au": len(active),
-        "active_dimensions": active,
-        "kl_by_dimension": by_dimension.tolist(),
-        "dispersion": diagnostics.dispersion(posterior.features),
-        "num_inputs": len(posterior.mean),
-    }
 
 
 def diagnose_model(
@@ -266,39 +231,3 @@ def conclude(
         return Diagnosis("not collapsed", findings, [], metrics)
     cosines = metrics.get("cosine_by_pooling", {})
     return Diagnosis(verdict, findings, advice(settings, cosines, tested, with_evidence=with_evidence), metrics)
-
-
-def padded(features: list[Any], arrays: dict[str, Any]) -> dict[str, Any]:
-    """Return features as one array; states over time of unequal number are padded, and their `lengths` found."""
-    counts = [len(each) for each in features]
-    if "lengths" in arrays or len(set(counts)) <= 1 or not all(counts) or not isinstance(features[0][0], list):
-        return {"features": np.array(features)}
-    found = np.zeros((len(features), max(counts), len(features[0][0])))
-    for row, each in zip(found, features, strict=True):
-        row[: len(each)] = each
-    return {"features": found, "lengths": np.array(counts)}
-
-
-def read_dump(path: Path) -> dict[str, Any]:
-    """Read `features`, `mean`, `log_variance` and maybe `lengths` from .npz or .parquet; raise StudyError."""
-    import polars as pl
-
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        else:
-            frame = pl.read_parquet(path)
-            arrays = {name: np.array(frame[name].to_list()) for name in frame.columns if name != "features"}
-            arrays |= padded(frame["features"].to_list(), arrays) if "features" in frame.columns else {}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
-        # NumPy's advice is to unpickle whatever it does not know.
-        said = "it is no .npz file of plain numbers" if "pickle" in str(error) else first_line(error)
-        raise StudyError(f"{path} cannot be read: {said}") from None
-    wanted = {"features", "mean", "log_variance"}
-    if missing := wanted - set(arrays):
-        raise StudyError(
-            f"{path} has no {', '.join(sorted(missing))}; it holds {', '.join(sorted(arrays)) or 'nothing'}."
-            " Expected features [N, H] or [N, T, H] (with lengths [N]), mean [N, L], log_variance [N, L]"
-        )
-    return {name: arrays[name] for name in (*wanted, "lengths") if name in arrays}

@@ -82,7 +82,9 @@ def model_corpus(trained: TrainedModel, name: str, given: str | None, storage: P
     study = name.partition(":")[0]
     if given is None:
         known = (storage / study / DEFINITION).is_file()
-        given = Ledger.open(storage / study).definition.corpus if known else corpus_of_folder(trained.folder)
+        given = (
+            Ledger.open(storage / study).definition.with_corpus().corpus if known else corpus_of_folder(trained.folder)
+        )
     corpus = Corpus.open(given)
     check_vocabulary(corpus, trained.vocabulary, trained.about)
     return corpus

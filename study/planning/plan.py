@@ -9,15 +9,22 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from study.config.connectivity import check_database, check_mps, check_ray_address, check_tracking_uri
-from study.config.naming import absolute_database, check_apart, check_study_name, default_tracking_uri, free_name
+from study.config.naming import (
+    absolute_database,
+    check_apart,
+    check_study_name,
+    default_tracking_uri,
+    free_name,
+)
 from study.config.provenance import here
 from study.config.request import RunRequest
 from study.config.run_options import CORPORA, RunOptions, find_corpus
-from study.config.settings import Params, Table, merge, nest, parse_assignment, read_preset, read_toml
+from study.config.settings import Params, Table, merge, nest, own_name, parse_assignment, read_preset, read_toml
 from study.errors import StudyError, did_you_mean
+from study.planning.own import check_trainable
 from study.planning.points import asked_points
 from study.planning.takeover import take_over
 from study.record.ledger import Ledger
@@ -32,6 +39,17 @@ if TYPE_CHECKING:
     from data.corpus import Corpus
 
 REMOTE_CONCURRENT = 16
+
+
+class DataOf(NamedTuple):
+    """What a study's trials learn from: a corpus, or the name of a trainable that reads its own; see `Definition`."""
+
+    corpus: str
+    corpus_name: str
+    corpus_fingerprint: str
+    trainable: str = ""
+    shell: str = ""
+    code: str = ""
 
 
 def silent(line: str) -> None:
@@ -55,6 +73,7 @@ def new_study(
     earlier = None if request.from_study is None else earlier_study(request, asked, say)
     options = RunOptions.resolve(*run_tables, asked)
     check_choices(options)
+    check_trainable(request, space)
     tested = pooling_test(options, space, asked, over)
     num_searched = num_trials(options, space) if "search" in options.stages else 0
     grid = grid_points(options.sampler, space, space.fixed.seed, num_searched)
@@ -65,15 +84,18 @@ def new_study(
     goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_mi_nats)
     if request.name is not None:
         check_study_name(request.name)
-    corpus, share = corpus_and_share(request, options, space, preset_share)
-    storage, stem = request.storage, request.preset or corpus.name
+    data, share = data_and_share(request, options, space, preset_share)
+    storage, stem = request.storage, request.preset or data.corpus_name
     address = absolute_database(tracking_uri) or default_tracking_uri(storage)
     definition = Definition(
         name=request.name or free_name(storage, stem, taken_names(address)),
         identifier=uuid.uuid4().hex,
-        corpus=str(corpus.folder),
-        corpus_name=corpus.name,
-        corpus_fingerprint=corpus.fingerprint,
+        corpus=data.corpus,
+        corpus_name=data.corpus_name,
+        corpus_fingerprint=data.corpus_fingerprint,
+        trainable=data.trainable,
+        shell=data.shell,
+        code=data.code,
         space=space,
         goal=goal,
         num_trials=len(planned) if grid else len(tested) + max(num_searched, len(tries)),
@@ -116,23 +138,30 @@ def taking_over(
     return replace(definition, planned=planned, learned=taken.learned, num_trials=total)
 
 
-def corpus_and_share(
+def data_and_share(
     request: RunRequest, options: RunOptions, space: SearchSpace, preset_share: float
-) -> tuple[Corpus, float]:
-    """Return the corpus of a study, prepared if it has a name, and the share of a GPU that its trials get."""
+) -> tuple[DataOf, float]:
+    """Return what a study's trials learn from, its corpus prepared if it has a name, and their share of a GPU."""
     from data.corpus import Corpus
 
+    if request.is_own:
+        name = request.shell.split(" ")[0] if request.shell else str(request.trainable).replace(":", ".")
+        own = DataOf("", name, "", request.trainable or "", request.shell or "", str(Path.cwd()))
+        # What it needs of a GPU nobody knows but who asks.
+        return own, options.gpus_per_trial or 0.0
     with tempfile.TemporaryDirectory() as scratch:
         # A dry run leaves nothing behind, a corpus that it had to prepare included.
         corpora = Path(scratch) if request.dry_run else CORPORA
         corpus = Corpus.open(find_corpus(options.corpus, options.vocabulary_size, corpora))
-        return corpus, choose_gpus(options, request.address, space, corpus, preset_share)
+        share = choose_gpus(options, request.address, space, corpus, preset_share)
+        return DataOf(str(corpus.folder), corpus.name, corpus.fingerprint), share
 
 
 def layers_of(request: RunRequest) -> list[Table]:
     """Return the tables of a request's preset and file, in that order."""
     layers = [read_preset(request.preset)] if request.preset is not None else []
-    return [*layers, read_toml(request.config)] if request.config else layers
+    given = [each for each in (request.config, request.space) if each]
+    return [*layers, *(dict(each) if isinstance(each, dict) else read_toml(each) for each in given)]
 
 
 def earlier_study(request: RunRequest, asked: dict[str, object], say: Callable[[str], None]) -> Ledger:
@@ -151,13 +180,14 @@ def earlier_study(request: RunRequest, asked: dict[str, object], say: Callable[[
 
 def asked_space(request: RunRequest, layers: list[Table], over: Table | None) -> SearchSpace:
     """Return the space that a request's preset, file and options leave; raise StudyError."""
-    by_hand = nest(dict(parse_assignment(text) for text in request.assignments))
+    named = own_name if request.is_own else str
+    by_hand = nest(dict(parse_assignment(text, named) for text in request.assignments))
     if request.seed is not None:
         by_hand["seed"] = request.seed
     # A preset is where one starts from; a file or an option is what one wants.
     own = [{name: table for name, table in layer.items() if name != "search"} for layer in layers]
     wanted = merge([*(own[1:] if request.preset is not None else own), by_hand])
-    return build_space([*layers, by_hand, over or {}], request.also, frozenset(wanted))
+    return build_space([*layers, by_hand, over or {}], request.also, frozenset(wanted), is_own=request.is_own)
 
 
 def pooling_test(
@@ -286,7 +316,7 @@ def sharing(definition: Definition) -> Sharing | None:
 
     memory = shown_gpus() if definition.gpus_per_trial else ()
     # A dry run's corpus may be gone again.
-    if not memory or not Path(definition.corpus).is_dir():
+    if not memory or not definition.corpus or not Path(definition.corpus).is_dir():
         return None
     return Sharing(memory, definition.gpus_per_trial, estimate(definition.space, Corpus.open(definition.corpus)))
 

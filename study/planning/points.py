@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from study.config.settings import Params, Value, check_name, flatten, parse_assignment, read_toml
+from study.config.settings import Params, Value, check_name, flatten, own_name, parse_assignment, read_toml
 from study.errors import StudyError, first_line
-from study.search.space import CONDITIONS, SearchSpace
+from study.search.space import SearchSpace
 
 FILES = (".toml", ".csv", ".parquet")
 OF_EXPORT = ("trial", "state", "reason", "feasible", "epochs", "seconds", "best_epoch", "run_id")
@@ -24,7 +24,7 @@ def asked_points(tries: Iterable[str], space: SearchSpace, *, may_be_outside: bo
     """
     found: list[Params] = []
     for text in tries:
-        for given in read_points(text):
+        for given in read_points(text, own_name if space.is_own else str):
             point = checked(given, space, text, may_be_outside=may_be_outside)
             check_effect(point, space, text, drop=is_file(text))
             if point not in found:
@@ -32,17 +32,20 @@ def asked_points(tries: Iterable[str], space: SearchSpace, *, may_be_outside: bo
     return found
 
 
-def read_points(text: str) -> list[dict[str, object]]:
-    """Return the points of one `--try` as they are written."""
+def read_points(text: str, named: Callable[[str], str]) -> list[dict[str, object]]:
+    """Return the points of one `--try` as they are written, each setting as it is `named` in full."""
     if not text.strip():
         raise StudyError("--try is empty; expected NAME=VALUE with blanks between, or a .toml, .csv or .parquet file")
     path = Path(text)
     if is_file(text):
-        points = read_toml_points(path) if path.suffix == ".toml" else read_rows(path)
+        written = read_toml_points(path) if path.suffix == ".toml" else read_rows(path)
+        points = [{named(name): value for name, value in point.items()} for point in written]
+        for name in (name for point in points for name in point):
+            check_name(name)
         if not points:
             raise StudyError(f"--try {path}: no point in it; expected settings by their names, as `study settings` has")
         return points
-    given = [parse_assignment(each) for each in text.split()]
+    given = [parse_assignment(each, named) for each in text.split()]
     names = [name for name, _ in given]
     if twice := [name for name in names if names.count(name) > 1]:
         raise StudyError(f"--try {text}: {twice[0]} is given twice; give each point by a --try of its own")
@@ -61,8 +64,6 @@ def read_toml_points(path: Path) -> list[dict[str, object]]:
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
         raise StudyError(f"--try {path}: expected an array of tables, [[{TABLE}]], got {tables!r}")
     points = [flatten(each) for each in tables]
-    for name in (name for point in points for name in point):
-        check_name(name)
     return [point for point in points if point]
 
 
@@ -79,8 +80,6 @@ def read_rows(path: Path) -> list[dict[str, object]]:
     if "epoch" in frame.columns:
         raise StudyError(f"--try {path} has a row for each epoch; `study export --rows trials` has one for each trial")
     names = [name for name in frame.columns if name not in OF_EXPORT and "/" not in name]
-    for name in names:
-        check_name(name)
     rows = [{name: row[name] for name in names if row[name] is not None} for row in frame.iter_rows(named=True)]
     return [row for row in rows if row]
 
@@ -92,13 +91,13 @@ def checked(given: Mapping[str, object], space: SearchSpace, text: str, *, may_b
     for name, value in given.items():
         # `seed` may be planned by a pooling test; of the search it is one that is held.
         allowed = space.searched.get(name)
-        if allowed is None and held[name] == value:
+        if allowed is None and held.get(name) == value:
             continue
         if value is None or not isinstance(value, bool | int | float | str):
             raise StudyError(f"--try {text}: {name} takes one value, got {value!r}")
-        point[name] = in_kind(value, held[name])
+        point[name] = in_kind(value, held.get(name, value))
         if (allowed is None or not allowed.holds(point[name])) and not may_be_outside:
-            where = f"is held at {held[name]}" if allowed is None else f"is searched among {allowed}"
+            where = f"is held at {held.get(name)}" if allowed is None else f"is searched among {allowed}"
             raise StudyError(f"--try {text}: {name} = {value}, which {where}; --try-outside tries it all the same")
     # Kinds and combinations.
     space.settings(point)
@@ -110,7 +109,7 @@ def check_effect(point: Params, space: SearchSpace, text: str, *, drop: bool) ->
 
     A file of a whole trial has those as well.
     """
-    for name in [name for name in point if name in CONDITIONS and not space.applies(name, point)]:
+    for name in [name for name in point if space.condition(name) and not space.applies(name, point)]:
         if not drop:
             raise StudyError(f"--try {text}: {name} has an effect only while {space.condition(name)}; add that")
         del point[name]

@@ -15,6 +15,7 @@ from study.planning.points import asked_points
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
 from study.tracking.experiments import move_artifacts
+from study.trainable.loading import find
 
 MAY_CHANGE = {
     "resume",
@@ -29,6 +30,8 @@ MAY_CHANGE = {
     "try_outside",
     "moved_corpus",
     "stop_when_settled",
+    "trainable",
+    "function",
 }
 OPTION_NAMES = {"corpus": "CORPUS", "assignments": "--set", "also": "--search", "floors": "--floor"}
 BELONGS_TO_SPACE = {"preset", "config", "assignments", "also"}
@@ -44,12 +47,19 @@ def resume_study(request: RunRequest, say: Callable[[str], None]) -> Ledger:
     refuse_changes(request)
     ledger = Ledger.open(request.storage / check_study_name(request.resume or "", "--resume"), request.moved_corpus)
     definition = ledger.definition
+    if request.trainable is not None and request.trainable != definition.trainable:
+        raise StudyError(
+            f"{definition.name} is trained by {definition.trainable or definition.shell or 'a network of this package'}"
+            f", not by {request.trainable}; start a new study"
+        )
     check_mps(request.mps, request.address)
     check_ray_address(request.address)
     check_tracking_uri(definition.tracking_uri)
+    if definition.is_own and request.function is None:
+        find(definition.trainable, definition.shell, definition.code)
     points = asked_points(request.tries, definition.space, may_be_outside=request.try_outside)
     ledger.lock()
-    if Corpus.open(definition.corpus).fingerprint != definition.corpus_fingerprint:
+    if definition.corpus and Corpus.open(definition.corpus).fingerprint != definition.corpus_fingerprint:
         raise StudyError(f"{definition.corpus} is not the corpus that {definition.name} was started on; restore it")
     if ledger.moved:
         for line in ledger.moved:

@@ -23,7 +23,8 @@ def found_again(folder: Path, definition: Definition, corpus: Path | None = None
     """
     moved = []
     stored = Path(definition.corpus)
-    found = corpus or (None if may_exist(stored) else next(places(folder.parent, stored, definition), None))
+    is_there = not definition.corpus or may_exist(stored)
+    found = corpus or (None if is_there else next(places(folder.parent, stored, definition), None))
     if found is not None and found != stored:
         definition = replace(definition, corpus=str(found))
         moved.append(f"the corpus of {definition.name} was at {stored}; it is taken from {found}")

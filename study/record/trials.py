@@ -223,13 +223,15 @@ def seeds_frame(trials: list[TrialRecord]) -> pl.DataFrame | None:
     if "seed" not in frame.columns or "valid/nll" not in frame.columns:
         return None
     others = list(dict.fromkeys(name for trial in trials for name in trial.params if name != "seed"))
+    # A trainable of the user's own may know fewer.
+    known = [name for name in WIDE if f"valid/{name}" in frame.columns]
     return (
         frame.filter(pl.col("valid/nll").is_not_null() & pl.col("seed").is_not_null())
         .group_by(others or [pl.lit("all").alias("settings")])
         .agg(
             pl.len().alias("seeds"),
-            *[pl.col(f"valid/{name}").cast(pl.Float64).mean().alias(name) for name in WIDE],
-            *[pl.col(f"valid/{name}").cast(pl.Float64).std().fill_null(0.0).alias(f"{name} sd") for name in WIDE],
+            *[pl.col(f"valid/{name}").cast(pl.Float64).mean().alias(name) for name in known],
+            *[pl.col(f"valid/{name}").cast(pl.Float64).std().fill_null(0.0).alias(f"{name} sd") for name in known],
         )
         .sort("nll")
     )

@@ -48,7 +48,9 @@ TITLES = {"mi": "use of the latent variable", "kl": "its rate"}
 def plain(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
     """Return a frame with names that a chart can address, and the pooling of every row."""
     if "model.pooling" not in frame.columns:
-        frame = frame.with_columns(pl.lit(definition.space.fixed.model.pooling).alias("model.pooling"))
+        # How a network of the user's own pools, nobody knows.
+        held = "none" if definition.is_own else definition.space.fixed.model.pooling
+        frame = frame.with_columns(pl.lit(held).alias("model.pooling"))
     frame = frame.rename({"model.pooling": "pooling"}).with_columns(pl.col("pooling").fill_null("none"))
     return frame.rename(
         {name: name.removeprefix("valid/").replace("/", " ").replace(".", " ") for name in frame.columns}
@@ -105,10 +107,11 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
 def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
     """Draw validation nll and KL by epoch, and the KL weight under them, a line a trial; of many, the best."""
     usable = sorted(drawable(definition, trials), key=lambda trial: trial.best["valid/nll"])[:MOST_LINES]
-    frame = plain(epochs_frame(usable), definition).rename({"train kl_weight": "weight"})
+    frame = plain(epochs_frame(usable), definition).rename({"train kl_weight": "weight"}, strict=False)
     if "phase" in frame.columns:
         frame = frame.filter(pl.col("phase").is_null())
-    columns = ["trial", "state", "pooling", "epoch", "nll", "kl", "weight"]
+    # A trainable of the user's own may not say what weight it trained with.
+    columns = [name for name in ("trial", "state", "pooling", "epoch", "nll", "kl", "weight") if name in frame.columns]
     colours, shapes = pooling_scales(frame)
     states = present(frame, "state", STATE_DASHES)
     dashes = alt.Scale(domain=states, range=[STATE_DASHES[name] for name in states])
@@ -137,6 +140,7 @@ def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
         .encode(y=alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=name != "nll")))
         .properties(width=WIDTH, height=height)
         for name, title, height in (("nll", "nll (nats)", 200), ("kl", "KL (nats)", 120), ("weight", "KL weight", 80))
+        if name in columns
     ]
     title = heading(
         f"Validation nll and KL by epoch, in nats a sequence: {definition.corpus_name}",

@@ -34,6 +34,7 @@ BY_HAND = (
     "optuna_name",
     "command",
     "provenance",
+    "code",
 )
 """What does not decide a trial's numbers: changed by hand, it is taken with a warning."""
 
@@ -74,6 +75,25 @@ class Definition:
     """Trials of an earlier study that the sampler knows from the first proposal on."""
     optuna_name: str = ""
     """Its name in Optuna's database, where it was renamed since."""
+    trainable: str = ""
+    """The function of the user's own that trains its trials, `package.module:function`; empty if none does."""
+    shell: str = ""
+    """The command of the user's own that trains them in its place, with `{NAME}` of settings."""
+    code: str = ""
+    """The folder where a trainable of the user's own is looked for, and commands run."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its trials are trained by code of the user's own: there may be no corpus, and there is no network."""
+        return self.space.is_own
+
+    def with_corpus(self) -> Definition:
+        """Return itself; raise StudyError if its trials are the user's own, who alone knows what they learn from."""
+        if self.is_own:
+            raise StudyError(
+                f"{self.name} is of a trainable of your own: its corpus and its models are known to that code alone"
+            )
+        return self
 
     def is_tested(self, number: int) -> bool:
         """Say whether a trial is of the pooling test, which the first ones are."""
@@ -144,6 +164,9 @@ class Stored(BaseModel):
     num_tested: int = Field(default=0, ge=0)
     learned: list[Learned] = []
     optuna_name: str = ""
+    trainable: str = ""
+    shell: str = ""
+    code: str = ""
 
 
 def check_definition(definition: Definition) -> None:

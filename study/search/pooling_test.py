@@ -63,7 +63,8 @@ def test_points(
                     if value is not None and space.applies(name, point):
                         point[name] = value
                 points.append(point)
-    return [*points, {METHOD: LANGUAGE_MODEL, SEED: space.fixed.seed}]
+    # What of the user's own code would be a language model, nobody knows.
+    return points if space.is_own else [*points, {METHOD: LANGUAGE_MODEL, SEED: space.fixed.seed}]
 
 
 def test_weights(space: SearchSpace, weights: Sequence[float] | None) -> list[float]:
@@ -84,7 +85,7 @@ def test_weights(space: SearchSpace, weights: Sequence[float] | None) -> list[fl
 
 def middle(name: str, allowed: Range) -> Value:
     """Return a setting's default if its range has it, else a value in the middle of the range."""
-    usual = defaults()[name]
+    usual = defaults().get(name)
     if isinstance(usual, bool | int | float | str) and allowed.holds(usual):
         return usual
     values = allowed.grid(3)
@@ -94,5 +95,5 @@ def middle(name: str, allowed: Range) -> Value:
 def with_test(space: SearchSpace, points: Sequence[Params]) -> SearchSpace:
     """Return a space whose planned trials may have what only a pooling test tries: seeds, and a language model."""
     seeds = tuple(dict.fromkeys(point[SEED] for point in points))
-    only_planned = {SEED: Range(values=seeds), METHOD: Range(values=(LANGUAGE_MODEL,))}
-    return SearchSpace(space.fixed, space.ranges | only_planned, space.kept, frozenset(only_planned))
+    only_planned = {SEED: Range(values=seeds)} | ({} if space.is_own else {METHOD: Range(values=(LANGUAGE_MODEL,))})
+    return SearchSpace(space.fixed, space.ranges | only_planned, space.kept, frozenset(only_planned), space.is_own)

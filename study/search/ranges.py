@@ -22,6 +22,8 @@ class Range(BaseModel):
     high: int | float | None = None
     log: bool = False
     step: int | float | None = None
+    only_if: dict[str, tuple[Value, ...]] = {}
+    """What other settings must be, each one of some values, for this one to mean anything."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Range:

@@ -3,79 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal, get_args
 
 import optuna
 from pydantic import BaseModel, ValidationError
 
-from model.annealing import ANNEALING_NAMES
-from model.registry import DECODERS, ENCODERS, POOLINGS_OF_ALL, poolings_with
-from study.config.methods import METHODS, PLAIN, method_settings
-from study.config.settings import Params, Settings, Table, Value, check_name, flatten, nest, validate
+from study.config.methods import METHODS, method_settings
+from study.config.settings import (
+    OWN,
+    Params,
+    Settings,
+    Table,
+    Value,
+    check_name,
+    defaults,
+    flatten,
+    nest,
+    own_name,
+    validate,
+)
 from study.errors import StudyError
 from study.search.ranges import Range
-
-SEARCHED: dict[str, Range] = {
-    "model.pooling": Range(values=POOLINGS_OF_ALL),
-    "model.latent_size": Range(values=(8, 16, 32, 64)),
-    "objective.kl_weight": Range(low=0.1, high=1.0),
-    "objective.annealing": Range(values=ANNEALING_NAMES),
-    "objective.annealing_fraction": Range(low=0.1, high=0.6),
-    "objective.num_cycles": Range(low=2, high=6),
-}
-"""What is searched unless it is given."""
-
-OPTIONAL: dict[str, Range] = {
-    "training.learning_rate": Range(low=1e-4, high=1e-2, log=True),
-    "objective.free_bits": Range(values=("none", "total", "per-dimension", "batch-mean")),
-    "objective.free_bits_nats": Range(low=1.0, high=8.0),
-    "model.init": Range(values=("default", "uniform")),
-    "model.word_dropout": Range(low=0.0, high=0.6),
-    "model.hidden_size": Range(values=(64, 128, 256, 512)),
-    "model.encoder": Range(values=tuple(ENCODERS)),
-    "model.decoder": Range(values=tuple(DECODERS)),
-    "model.num_encoder_layers": Range(low=1, high=4),
-    "model.num_decoder_layers": Range(low=1, high=4),
-    "model.num_heads": Range(values=(1, 2, 4, 8)),
-    "model.positions": Range(values=("sinusoidal", "learned")),
-    "model.inner_dropout": Range(low=0.0, high=0.5),
-    "training.warmup_fraction": Range(low=0.0, high=0.2),
-    "objective.target_kl_nats": Range(low=1.0, high=8.0),
-}
-"""What `--search NAME` adds, with these ranges unless a `[search]` table gives others."""
-
-ANNEALED = frozenset(ANNEALING_NAMES) - {"constant"}
-WITH_HEADS = {
-    "model.encoder": frozenset(name for name, layers in ENCODERS.items() if layers.has_heads),
-    "model.decoder": frozenset(name for name, layers in DECODERS.items() if layers.has_heads),
-}
-CONDITIONS: dict[str, dict[str, frozenset[str]]] = {
-    "model.pooling_temperature": {"model.pooling": poolings_with("temperature")},
-    "model.bidirectional": {"model.encoder": frozenset(n for n, layers in ENCODERS.items() if not layers.sees_all)},
-    "model.num_heads": WITH_HEADS,
-    "model.positions": WITH_HEADS,
-    "objective.annealing_fraction": {"objective.annealing": ANNEALED},
-    "objective.initial_kl_weight": {"objective.annealing": ANNEALED},
-    "objective.num_cycles": {"objective.annealing": frozenset({"cyclical", "cyclical-cosine"})},
-    "objective.cycle_rise": {"objective.annealing": frozenset({"cyclical", "cyclical-cosine"})},
-    "objective.free_bits_nats": {"objective.free_bits": frozenset({"total", "per-dimension", "batch-mean"})},
-}
-"""Settings that mean something only while another one, or one of several others, has one of these values."""
-
-OF_ENCODER = (
-    "model.pooling",
-    "model.pooling_temperature",
-    "model.latent_size",
-    "model.bidirectional",
-    "model.encoder",
-    "model.num_encoder_layers",
-)
-"""Settings that mean nothing to a language model."""
-
-DECIDED = frozenset(name for method in METHODS for name in method_settings(method))
-SWITCHES = frozenset(PLAIN) - {"objective.kl_weight", "objective.initial_kl_weight"}
-"""What tells methods apart: given beside several methods, it would make one of them out of another."""
+from study.search.usual import CONDITIONS, DECIDED, OF_ENCODER, OPTIONAL, SEARCHED, SWITCHES
 
 
 class StoredSpace(BaseModel):
@@ -85,6 +35,7 @@ class StoredSpace(BaseModel):
     ranges: dict[str, Range]
     kept: frozenset[str] = frozenset()
     only_planned: frozenset[str] = frozenset()
+    is_own: bool = False
 
 
 class SearchSpace:
@@ -96,38 +47,44 @@ class SearchSpace:
         ranges: dict[str, Range],
         kept: frozenset[str] = frozenset(),
         only_planned: frozenset[str] = frozenset(),
+        is_own: bool = False,
     ) -> None:
         """Hold `fixed` settings and search `ranges`; those `kept` stay as they are whatever a method would have.
 
         The ranges `only_planned` are no part of the search: a trial has a value of them only if it was planned with it.
+        A space `is_own` if it is of a trainable of the user's own, of whose settings only ranges are known.
         """
-        self.fixed, self.kept, self.only_planned = fixed, kept, only_planned
+        self.fixed, self.kept, self.only_planned, self.is_own = fixed, kept, only_planned, is_own
         # A condition's setting is asked for before those that depend on it.
-        self.ranges = dict(sorted(ranges.items(), key=lambda item: (item[0] != "method", item[0] in CONDITIONS)))
+        self.ranges = in_order(ranges)
         for name, values in self.ranges.items():
             for value in values.ends():
                 self.settings({name: value})
 
     def applies(self, name: str, values: Mapping[str, Value]) -> bool:
         """Say whether a searched setting means anything, given the values chosen so far."""
+        if name in self.ranges and not all(
+            self.value_of(other, values) in meaningful for other, meaningful in self.ranges[name].only_if.items()
+        ):
+            return False
         if values.get("method", self.fixed.method) == "language-model" and (
             name in OF_ENCODER or name.startswith("objective.")
         ):
             return False
         if name not in CONDITIONS:
             return True
-        return any(
-            values.get(other, getattr(getattr(self.fixed, table), leaf)) in meaningful
-            for other, meaningful in CONDITIONS[name].items()
-            for table, leaf in [other.split(".")]
-        )
+        return any(self.value_of(other, values) in meaningful for other, meaningful in CONDITIONS[name].items())
 
-    @staticmethod
-    def condition(name: str) -> str:
+    def value_of(self, name: str, values: Mapping[str, Value]) -> object:
+        """Return the value of a setting among those chosen so far, or the one that it is held at."""
+        return values[name] if name in values else flatten(self.fixed.model_dump()).get(name)
+
+    def condition(self, name: str) -> str:
         """Return in words what else must be for a setting to mean anything; nothing if it always does."""
-        return " or ".join(
-            f"{other} is {' or '.join(sorted(meaningful))}" for other, meaningful in CONDITIONS.get(name, {}).items()
-        )
+        own = self.ranges[name].only_if if name in self.ranges else {}
+        asked = [f"{other} is {' or '.join(map(str, meaningful))}" for other, meaningful in own.items()]
+        known = [f"{other} is {' or '.join(sorted(values))}" for other, values in CONDITIONS.get(name, {}).items()]
+        return " and ".join([*asked, *([" or ".join(known)] if known else [])])
 
     def suggest(
         self, trial: optuna.Trial, planned: Collection[str] = (), outside: Mapping[str, Value] | None = None
@@ -230,23 +187,43 @@ class SearchSpace:
         """Return what `from_json` rebuilds the space from."""
         ranges = {name: allowed.model_dump(exclude_defaults=True) for name, allowed in self.ranges.items()}
         stored: dict[str, object] = {"fixed": self.fixed.model_dump(), "ranges": ranges, "kept": sorted(self.kept)}
+        stored |= {"is_own": True} if self.is_own else {}
         return stored | ({"only_planned": sorted(self.only_planned)} if self.only_planned else {})
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> SearchSpace:
         """Rebuild a space that `to_json` stored; raise ValueError if it is none."""
         found = StoredSpace.model_validate(stored)
-        return cls(found.fixed, found.ranges, found.kept, found.only_planned)
+        return cls(found.fixed, found.ranges, found.kept, found.only_planned, found.is_own)
 
 
-def build_space(layers: list[Table], also: tuple[str, ...] = (), by_hand: frozenset[str] = frozenset()) -> SearchSpace:
+def in_order(ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return ranges with each after those that it depends on; raise StudyError if two depend on each other."""
+    left = dict(sorted(ranges.items(), key=lambda item: (item[0] != "method", item[0] in CONDITIONS)))
+    found: dict[str, Range] = {}
+    while left:
+        name = next((name for name, each in left.items() if not left.keys() & each.only_if.keys() - {name}), None)
+        if name is None or name in left[name].only_if:
+            raise StudyError(f"the conditions of {', '.join(left)} depend on each other; leave out one `only_if`")
+        found[name] = left.pop(name)
+    return found
+
+
+def build_space(
+    layers: list[Table],
+    also: tuple[str, ...] = (),
+    by_hand: frozenset[str] = frozenset(),
+    *,
+    is_own: bool = False,
+) -> SearchSpace:
     """Return the space that tables of settings, later ones winning, leave of the default one.
 
     A setting that a table gives is held fixed; one that its `[search]` table names is searched there
     (`false` leaves it at its default). `also` names optional settings to search. Where methods are searched, what
-    is given `by_hand` holds for all of them, and the rest is each method's own. Raises StudyError.
+    is given `by_hand` holds for all of them, and the rest is each method's own. The space of a trainable of the user's
+    own starts empty, and its `[search]` may name whatever its `[own]` table could. Raises StudyError.
     """
-    ranges: dict[str, Range] = dict(SEARCHED)
+    ranges: dict[str, Range] = {} if is_own else dict(SEARCHED)
     given: dict[str, object] = {}
     for layer in layers:
         flat = flatten({name: table for name, table in layer.items() if name != "search"})
@@ -259,11 +236,12 @@ def build_space(layers: list[Table], also: tuple[str, ...] = (), by_hand: frozen
         if layer.get("search", {}).get("method"):
             # What a method decides is searched by searching methods.
             ranges = {name: allowed for name, allowed in ranges.items() if name not in DECIDED}
-        for name, stored in layer.get("search", {}).items():
+        for written, stored in layer.get("search", {}).items():
+            name = own_name(written) if is_own else written
             check_name(name)
             ranges.pop(name, None)
             if stored is not False:
-                ranges[name] = parse_range(name, stored)
+                ranges[name] = parse_range(name, stored, own_name if is_own else str)
                 given.pop(name, None)
     for name in also:
         check_name(name)
@@ -279,14 +257,20 @@ def build_space(layers: list[Table], also: tuple[str, ...] = (), by_hand: frozen
         raise StudyError(
             f"{min(kept & SWITCHES)} is what tells methods apart; leave it to them, or give one method and no others"
         )
-    return SearchSpace(validate(nest(given)), ranges, frozenset(kept))
+    space = SearchSpace(validate(nest(given)), ranges, frozenset(kept), is_own=is_own)
+    if not is_own and (strange := [name for name in (*given, *ranges) if name.startswith(OWN)]):
+        raise StudyError(f"{strange[0]} is a setting of a trainable of your own; name it by --trainable or --command")
+    return space
 
 
-def parse_range(name: str, stored: object) -> Range:
-    """Check one entry of a `[search]` table; raise StudyError."""
+def parse_range(name: str, stored: object, named: Callable[[str], str] = str) -> Range:
+    """Check one entry of a `[search]` table, whose conditions are `named` in full; raise StudyError."""
     try:
         found = Range.model_validate(stored if isinstance(stored, dict) else {"values": stored})
-        if isinstance(flatten(Settings().model_dump())[name], float) and found.low is not None:
+        for other in found.only_if:
+            check_name(named(other))
+        found = found.model_copy(update={"only_if": {named(each): values for each, values in found.only_if.items()}})
+        if isinstance(defaults().get(name), float) and found.low is not None:
             # Whole ends of a setting that is a fraction do not make it whole.
             found = found.model_copy(update={"low": float(found.low), "high": float(found.high or 0.0)})
     except ValidationError as error:

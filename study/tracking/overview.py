@@ -11,7 +11,6 @@ import json
 from study.config.settings import Params
 from study.metrics import SHOWN
 from study.search.definition import Definition
-from study.search.space import CONDITIONS
 
 FEASIBLE_NLL = "best/feasible_nll"
 """The best nll of a trial that may win; others have none, and come last."""
@@ -44,7 +43,7 @@ def settings_tag(params: Params) -> str:
 def overview(definition: Definition) -> str | None:
     """Return the value of `TAG` for a study; None if it searches so much that MLflow would not store it."""
     # A line is drawn of trials that have all of them.
-    searched = [name for name in definition.space.searched if name != "seed" and name not in CONDITIONS]
+    searched = [name for name in definition.space.searched if name != "seed" and not definition.space.condition(name)]
     charts = [
         scatter("best/mi", "best/nll"),
         scatter("best/kl", "best/nll"),

@@ -90,10 +90,15 @@ def artifact_location(uri: str, experiment: str) -> str | None:
     return None if file is None else (file.parent / ARTIFACTS / experiment).as_uri()
 
 
-def describe_corpus(definition: Definition) -> DatasetInput:
-    """Return a study's corpus as MLflow records a dataset: its name, fingerprint, place and the size of its splits."""
+def describe_corpus(definition: Definition) -> list[DatasetInput]:
+    """Return a study's corpus as MLflow records a dataset: its name, fingerprint, place and the size of its splits.
+
+    A trainable of the user's own may have another, of which nothing is known.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
+    if not definition.corpus:
+        return []
     manifest = read_manifest(Path(definition.corpus))
     splits: dict[str, object] = {
         name: {"num_sequences": split.num_sequences, "num_tokens": split.num_tokens}
@@ -106,7 +111,7 @@ def describe_corpus(definition: Definition) -> DatasetInput:
         source=json.dumps({"uri": Path(definition.corpus).absolute().as_uri()}),
         profile=json.dumps(splits | {"vocabulary_size": manifest.vocabulary_size}),
     )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "train and valid")])
+    return [DatasetInput(dataset, [InputTag("mlflow.data.context", "train and valid")])]
 
 
 def provenance(definition: Definition) -> dict[str, str]:

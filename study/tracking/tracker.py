@@ -114,7 +114,7 @@ class Tracker:
     def _work(self) -> None:
         try:
             self._client = connect(self.definition.tracking_uri)
-            self._dataset = describe_corpus(self.definition)
+            self._datasets = describe_corpus(self.definition)
             self._experiment_id = self._find_experiment()
             self._store_page()
             self._parent_id = self._find_parent()
@@ -170,7 +170,7 @@ class Tracker:
             tags = self._tags("study")
             created = self._client.create_run(self._experiment_id, tags=tags, run_name=self.definition.name)
             run_id = str(created.info.run_id)
-            self._client.log_inputs(run_id, [self._dataset])
+            self._client.log_inputs(run_id, self._datasets)
             folder = self.ledger.folder
             self._client.log_artifact(run_id, str(folder / DEFINITION))
         else:
@@ -223,7 +223,7 @@ class Tracker:
             own = {"mlflow.parentRunId": self._parent_id, "seed": str(seed), SETTINGS_TAG: settings_tag(trial.params)}
             tags = self._tags(key) | own
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {trial.number}")
-            self._client.log_inputs(str(run.info.run_id), [self._dataset])
+            self._client.log_inputs(str(run.info.run_id), self._datasets)
             self._told[key] = State.RUNNING
         elif run.info.status != "RUNNING":
             self._told[key] = run.data.tags.get("state", "")
