@@ -91,7 +91,9 @@ def confirmation_study(source: Definition, seeds: int, command: str) -> Definiti
         source,
         name=f"{source.name}{CONFIRMATION}",
         identifier=uuid.uuid4().hex,
-        space=SearchSpace(source.space.fixed, {**ranges, "seed": Range(values=fresh)}, source.space.kept),
+        space=SearchSpace(
+            source.space.fixed, {**ranges, "seed": Range(values=fresh)}, source.space.kept, is_own=source.is_own
+        ),
         num_trials=0,
         planned=(),
         num_tested=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import signal
@@ -227,10 +228,9 @@ def tune_trials(
         finalize(ledger, tracker, INTERRUPTED, view.problem, with_report=False)
         os._exit(EXIT_INTERRUPTED)
 
-    with view, stop_on_signals(stopper, give_up), outliving_killed_trials():
+    with view, stop_on_signals(stopper, give_up), outliving_killed_trials(), carried(function):
         # Not tune.Tuner, which pickles searcher and callbacks: nothing here is restored from a pickle.
         tune.run(
-            # Ray carries it to the workers, as it does any code of a notebook.
             run_trial if function is None else tune.with_parameters(run_trial, function=function),
             name=TUNE,
             storage_path=str(ledger.folder.absolute()),
@@ -250,6 +250,22 @@ def tune_trials(
         )
     ending: Ending = stopper.ending
     return SETTLED if searcher.has_settled and ending == COMPLETE else ending
+
+
+@contextmanager
+def carried(function: Trainable | None) -> Iterator[None]:
+    """Have Ray carry a function of the user's own to workers that may not find its module, as it does a notebook's."""
+    from ray import cloudpickle
+
+    module = inspect.getmodule(function)
+    if module is None or module.__name__ == "__main__":
+        yield
+        return
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 @contextmanager

@@ -56,6 +56,11 @@ def resume_study(request: RunRequest, say: Callable[[str], None]) -> Ledger:
     check_ray_address(request.address)
     check_tracking_uri(definition.tracking_uri)
     if definition.is_own and request.function is None:
+        if definition.trainable.startswith("__main__:") or "<locals>" in definition.trainable:
+            raise StudyError(
+                f"{definition.trainable} is in no module: give it again,"
+                f" Study.run(function, resume={definition.name!r})"
+            )
         find(definition.trainable, definition.shell, definition.code)
     points = asked_points(request.tries, definition.space, may_be_outside=request.try_outside)
     ledger.lock()

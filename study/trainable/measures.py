@@ -77,7 +77,7 @@ def shown(value: object) -> str:
 def posterior_of(given: Mapping[str, Any]) -> Posterior | None:
     """Return the posterior that was yielded, of some inputs if there are many; None without one. Raises StudyError."""
     file = given.get(POSTERIOR)
-    arrays = renamed(given) if file is None else read_dump(Path(file))
+    arrays = renamed(given) | ({} if file is None else read_dump(Path(file)))
     if "mean" not in arrays and "log_variance" not in arrays:
         return None
     for name in ("mean", "log_variance"):
