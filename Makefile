@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .PHONY: study test lint types slow long fuzz browser cluster faults audit api constraints clean \
-	bench-training bench-likelihood bench-data bench-opening bench-memory bench-orchestration bench-search bench-scale gpu-check gpu-pack
+	bench-training bench-networks bench-likelihood bench-data bench-opening bench-memory bench-orchestration bench-search bench-scale gpu-check gpu-pack
 
 study: $(VENV)/installed  ## a whole study on the default corpus
 	$(RUN)/study run --preset quick
@@ -46,6 +46,9 @@ audit: $(VENV)/installed  ## known weaknesses of the pinned packages; needs the 
 bench-training: $(VENV)/installed  ## a training step against its output product and the plain way
 	$(RUN)/study corpus prepare chitchat --vocabulary-size 4000 --out corpora/chitchat-4000
 	$(RUN)/python benchmarks/training_step.py
+
+bench-networks: $(VENV)/installed  ## a training step of each kind of network against the plain one, and an LSTM's
+	PYTHONPATH=. $(RUN)/python benchmarks/networks.py
 
 bench-likelihood: $(VENV)/installed  ## few samples without their bias against 500, on MODEL=...
 	$(RUN)/python benchmarks/likelihood.py $(MODEL)

@@ -85,7 +85,7 @@ def ptb_batch() -> list[tuple[Tensor, Tensor]]:
     return [(torch.randint(4, 10_000, (32, 23)), torch.full((32,), 23))]
 
 
-def plain_step(peer: Straightforward, optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> Step:
+def plain_step(peer: nn.Module, optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> Step:
     """Return a step of the straightforward implementation over all batches."""
 
     def step() -> None:
@@ -164,8 +164,7 @@ class Straightforward(nn.Module):
         latent = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         inputs = F.dropout(self.target(tokens[:, :-1]), self.settings.input_dropout, self.training)
         inputs = torch.cat([inputs, latent.unsqueeze(1).expand(-1, inputs.shape[1], -1)], 2)
-        cell = self.to_state(latent).unsqueeze(0)
-        hidden, _ = self.decoder(inputs, (cell.tanh(), cell))
+        hidden = self.decode(inputs, latent)
         hidden = F.dropout(hidden, self.settings.output_dropout, self.training)
         losses = F.nll_loss(
             self.to_logits(hidden).log_softmax(2).flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
@@ -173,6 +172,12 @@ class Straightforward(nn.Module):
         valid = torch.arange(losses.shape[1]) < lengths[:, None] - 1
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         return ((losses * valid).sum(1) + kl).mean()
+
+    def decode(self, inputs: Tensor, latent: Tensor) -> Tensor:
+        """Return the states of the decoder."""
+        cell = self.to_state(latent).unsqueeze(0)
+        states: Tensor = self.decoder(inputs, (cell.tanh(), cell))[0]
+        return states
 
 
 def straightforward() -> None:
