@@ -11,7 +11,7 @@ from data.batches import BatchOrder, collate, gather, iterate
 from data.corpus import Split, runs
 from model.config import NetworkSettings
 from model.network.vae import SequenceVAE
-from model.registry import POOLING_NAMES
+from model.registry import POOLING_NAMES, POOLINGS_OF_ALL
 from study.config.methods import METHODS
 from study.errors import StudyError
 from study.training import gpus
@@ -29,7 +29,7 @@ def run_on_nothing(settings, corpus, folder):
     batch = next(iterate(run.train_split, run.batches()))
     run.device = run.stepper.device = torch.device("meta")
     run.network.to_empty(device="meta").train()
-    run.stepper.multiplier = run.stepper.multiplier.to("meta")
+    run.stepper.multiplier, run.stepper.control = run.stepper.multiplier.to("meta"), run.stepper.control.to("meta")
     run.stepper.optimizers = {
         name: torch.optim.SGD(part.parameters(), 0.1)
         for name, part in (("encoder", run.network.encoder), ("decoder", run.network.decoder))
@@ -53,11 +53,25 @@ def test_no_step_of_a_method_waits_for_its_device(corpus, tmp_path, method):
     take_a_step_on_nothing(tiny_settings().with_values({"method": method}), corpus, tmp_path)
 
 
-@pytest.mark.parametrize("pooling", POOLING_NAMES)
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("pooling", "bidirectional"),
+    [*((name, False) for name in POOLINGS_OF_ALL), *((name, True) for name in POOLING_NAMES)],
+)
 def test_no_step_with_a_pooling_waits_for_its_device(corpus, tmp_path, pooling, bidirectional):
     settings = tiny_settings(model={"pooling": pooling, "word_dropout": 0.3, "bidirectional": bidirectional})
     take_a_step_on_nothing(settings, corpus, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gru", "transformer"])
+def test_no_step_of_a_network_waits_for_its_device(corpus, tmp_path, kind):
+    layers = {
+        "encoder": kind,
+        "decoder": kind,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "positions": "learned",
+    }
+    take_a_step_on_nothing(tiny_settings(model=layers), corpus, tmp_path)
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
@@ -256,6 +270,7 @@ def test_the_memory_estimate_is_above_what_weights_and_logits_alone_take(corpus)
         "model.embedding_size": 512,
         "model.latent_size": 32,
         "model.num_encoder_layers": 1,
+        "model.num_decoder_layers": 1,
         "model.bidirectional": 0,
         "training.batch_size": 32,
         "training.max_batch_tokens": 0,

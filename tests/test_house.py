@@ -135,6 +135,7 @@ def test_a_folder_holds_no_more_modules_than_one_can_see():
         (
             "ray",
             {
+                "study.execution.connection",
                 "study.execution.failures",
                 "study.execution.launch",
                 "study.execution.local_ray",

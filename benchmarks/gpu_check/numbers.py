@@ -19,16 +19,23 @@ from data.batches import Batch
 from model.config import NetworkSettings, ObjectiveSettings
 from model.network.vae import SequenceVAE
 from model.objective import negative_elbo
-from model.registry import POOLING_NAMES
+from model.registry import POOLINGS_OF_ALL
 from study.config.training import TrainingSettings
 from study.training.devices import autocast, choose_device
 
 SMALL = Sizes(16, 20, 64, 64, 16, 500)
 KINDS: dict[str, dict[str, Any]] = {
-    **{f"pooling {name}": {"pooling": name} for name in POOLING_NAMES},
+    **{f"pooling {name}": {"pooling": name} for name in POOLINGS_OF_ALL},
     **{f"posterior {name}": {"posterior": name} for name in ("batch-norm", "delta", "von-mises-fisher", "none")},
     "bidirectional": {"bidirectional": True, "pooling": "mean"},
-    "two layers": {"num_encoder_layers": 2},
+    "two layers": {"num_encoder_layers": 2, "num_decoder_layers": 2},
+    "GRU": {"encoder": "gru", "decoder": "gru"},
+    "Transformer": {
+        "encoder": "transformer",
+        "decoder": "transformer",
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+    },
 }
 ALLOWED = {"float32": 1e-4, "TF32": 2e-2, "bfloat16": 1e-1}
 """Relative distance of the gradient from float64's."""

@@ -194,6 +194,7 @@ def measure(given: dict[str, Any], plan: tuple[str, int, bool], corpus: Path, de
         "model.embedding_size": sizes.embedding_size,
         "model.latent_size": sizes.latent_size,
         "model.num_encoder_layers": 1,
+        "model.num_decoder_layers": 1,
         "model.bidirectional": 0,
         "training.batch_size": 32,
         "training.max_batch_tokens": 0,

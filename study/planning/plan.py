@@ -82,13 +82,11 @@ def new_study(
     if tested:
         space = with_test(space, tested)
     goal = Goal.parse(options.objective, options.floors, space.fixed.evaluation.collapse_mi_nats)
-    if request.name is not None:
-        check_study_name(request.name)
     data, share = data_and_share(request, options, space, preset_share)
     storage, stem = request.storage, request.preset or data.corpus_name
     address = absolute_database(tracking_uri) or default_tracking_uri(storage)
     definition = Definition(
-        name=request.name or free_name(storage, stem, taken_names(address)),
+        name=name_of(request, stem, address),
         identifier=uuid.uuid4().hex,
         corpus=data.corpus,
         corpus_name=data.corpus_name,
@@ -116,9 +114,21 @@ def new_study(
     )
     if earlier is not None:
         definition = taking_over(earlier, definition, num_searched, len(tested) + len(tries), say)
+    return checked(definition, storage)
+
+
+def checked(definition: Definition, storage: Path) -> Definition:
+    """Return a definition; raise StudyError if its sampler cannot serve it, or its folder has no room."""
     check_sampler(definition)
     check_apart(storage, definition.name, definition.tracking_uri)
     return definition
+
+
+def name_of(request: RunRequest, stem: str, address: str) -> str:
+    """Return the name that was asked for, or a free one; raise StudyError for one that a study cannot have."""
+    if request.name is not None:
+        return check_study_name(request.name)
+    return free_name(request.storage, stem, taken_names(address))
 
 
 def each_once(points: Sequence[Params]) -> tuple[Params, ...]:
@@ -170,6 +180,11 @@ def earlier_study(request: RunRequest, asked: dict[str, object], say: Callable[[
 
     earlier = Ledger.open(request.storage / check_study_name(request.from_study or "", "--from"))
     definition, name = earlier.definition, request.from_study
+    if request.is_own or definition.is_own:
+        if (request.trainable or "", request.shell or "") != (definition.trainable, definition.shell):
+            was = definition.trainable or definition.shell or "this package's own network"
+            raise StudyError(f"--from {name}: its trials are trained by {was}, those of the new study by another")
+        return earlier
     corpus = asked.setdefault("corpus", definition.corpus)
     is_same = Path(str(corpus)).is_dir() and Corpus.open(str(corpus)).fingerprint == definition.corpus_fingerprint
     if definition.num_tested and is_same and "stages" not in asked:
