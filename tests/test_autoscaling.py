@@ -1,4 +1,4 @@
-"""A cluster that grows for a study and shrinks after it: Ray's own autoscaler, nodes that are processes, GPUs that are not there."""
+"""A cluster that grows for a study and shrinks after it: Ray's own autoscaler, nodes that are processes of a CPU each."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ def config():
         "available_node_types": {
             # The provider's own name for the head that is there.
             "ray.head.default": node | {"resources": {"CPU": 0}, "max_workers": 0},
-            "gpu": node | {"resources": {"CPU": 2, "GPU": 1}, "max_workers": 2},
+            "worker": node | {"resources": {"CPU": 1}, "max_workers": 2},
         },
         "head_node_type": "ray.head.default",
         # What `ray up` fills in.
@@ -72,7 +72,7 @@ def config():
 
 @pytest.fixture
 def growing(tmp_path):
-    """The environment of a head without CPUs, whose cluster may grow by two nodes with a GPU each."""
+    """The environment of a head without CPUs, whose cluster may grow by two nodes with a CPU each."""
     # Where `ray up` leaves it on the head.
     path = tmp_path / "ray_bootstrap_config.yaml"
     path.write_text(yaml.safe_dump(config()))
@@ -121,7 +121,7 @@ def test_a_study_grows_its_cluster_at_once_and_leaves_it_as_it_was(growing, corp
     try:
         wait_until(lambda: counts.read_text().startswith("1\n"), 60)
         command = f"""{BIN}/study run {corpus.folder} --config {tiny_toml} --set training.epochs=40 --sampler random
-            --scheduler none --trials 6 --concurrent 2 --cpus-per-trial 1 --gpus-per-trial 1 --name x --address {ADDRESS}
+            --scheduler none --trials 6 --concurrent 2 --cpus-per-trial 1 --name x --address {ADDRESS}
             --storage {tmp_path}"""
         done = subprocess.run(command.split(), env=growing, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
