@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from data.errors import CorpusError
 from data.files import first_line
 from data.manifest import MANIFEST, Manifest, file_stamps, inside, is_verified, read_manifest, remember_verified
-from data.tokens.cleaning import CleaningSettings
 from data.vocabulary import Vocabulary
 
 VOCABULARY = "vocabulary.json"
 Ids = NDArray[np.integer]
 """Token ids, of 16 bits where the vocabulary allows it."""
 _NONE: NDArray[np.int64] = np.empty(0, np.int64)
+
+MOST_TOKENS = 1000
+"""Of a sequence of a corpus whose manifest does not say it."""
 
 
 class Split:
@@ -147,7 +149,7 @@ class Corpus:
     def longest(self) -> int:
         """The most tokens that a sequence of it can have, `<s>` and `</s>` included."""
         most = self.manifest.settings.get("max_tokens")
-        return 2 + (most if isinstance(most, int) else CleaningSettings().max_tokens)
+        return 2 + (most if isinstance(most, int) else MOST_TOKENS)
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 import tomli_w
@@ -463,6 +464,27 @@ def test_optuna_and_mlflow_on_a_postgres_that_is_restarted(corpus, tiny_toml, tm
     check_whole(tmp_path, call, undisturbed)
     assert not (tmp_path / "x/optuna.db").exists()
     end(server)
+
+
+def test_a_study_on_optunas_server_is_renamed_and_deleted_there_too(corpus, tiny_toml, tmp_path, postgres, call):
+    where = ("--storage", tmp_path)
+    run = ("run", corpus.folder, "--config", tiny_toml, "--trials", 2, "--name", "x", *where)
+    for name in ("x", "other"):
+        code, _, err = call(*(name if word == "x" else word for word in run), "--optuna-url", postgres.url("optuna"))
+        assert code == 0, err
+
+    def stored():
+        return optuna.get_all_study_names(postgres.url("optuna").replace("postgresql:", "postgresql+psycopg:"))
+
+    before = stored()
+    assert len(before) == 2
+    assert call("rename", "x", "y", *where)[0] == 0
+    assert len(json_lines(call("report", "y", "--json", *where)[1])) == 2
+    assert call("delete", "y", "--yes", *where)[0] == 0
+    left = stored()
+    assert len(left) == 1
+    assert set(left) < set(before)
+    assert len(json_lines(call("report", "other", "--json", *where)[1])) == 2
 
 
 @pytest.fixture

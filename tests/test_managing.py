@@ -135,6 +135,25 @@ def test_a_moved_study_is_renamed_and_deleted_where_it_is_now(own_copy, call, tm
     assert "7 runs in MLflow" in call("delete", "new", "--storage", tmp_path / "moved")[1]
 
 
+@pytest.mark.parametrize("killed_in", ["study.cluster.removal.forget", "shutil.rmtree", "pathlib.Path.unlink"])
+def test_a_delete_that_was_killed_can_be_repeated(own_copy, call, monkeypatch, killed_in):
+    client = client_of(own_copy)
+    experiment = client.get_experiment_by_name("done").experiment_id
+
+    def die(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(killed_in, die)
+        assert call("delete", "done", "--yes", "--storage", own_copy)[0] == 130
+    assert (own_copy / "done/study.json").is_file()
+    code, _, err = call("delete", "done", "--yes", "--storage", own_copy)
+    assert code == 0, err
+    assert not (own_copy / "done").exists()
+    assert client.get_experiment(experiment).lifecycle_stage == "deleted"
+    assert client.get_experiment_by_name("done") is None
+
+
 def test_a_rename_that_was_killed_can_be_repeated(own_copy, call, monkeypatch):
     def die(*arguments):
         raise KeyboardInterrupt

@@ -266,7 +266,10 @@ def endings(definition: Definition, trials: list[TrialRecord]) -> Chart:
 
 def dispersion_by_pooling(definition: Definition, trials: list[TrialRecord]) -> Chart:
     """Draw how alike the encoder's features are, a point a trial, by pooling."""
-    frame = plain(trials_frame(drawable(definition, trials)), definition).filter(pl.col("dispersion").is_not_nan())
+    frame = plain(trials_frame(drawable(definition, trials)), definition)
+    if "dispersion" not in frame.columns:
+        raise StudyError("the trials' own code says nothing of features")
+    frame = frame.filter(pl.col("dispersion").is_not_nan())
     points = marks(frame).encode(
         x=alt.X("dispersion:Q", title=METRICS["dispersion"].title),
         y=alt.Y("pooling:N", title="pooling"),
