@@ -359,3 +359,18 @@ def test_a_function_of_a_notebook_must_be_given_again(ray_session, tmp_path, mon
     assert Study.run(local, resume="y", trials=2).trials.height == 2
     with pytest.raises(StudyError, match=r"is trained by .*local, not by"):
         Study.run(toy, resume="y", trials=3)
+
+
+@pytest.mark.parametrize("name", ["model.py", "data/__init__.py"])
+def test_a_folder_whose_code_hides_this_programs_is_refused_before_anything_runs(
+    ray_session, tmp_path, monkeypatch, call, name
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    (tmp_path / "hidden_by.py").write_text("def train(settings, folder, seed): return []\n")
+    (tmp_path / "space.toml").write_text("[search]\nrate = [1, 2]\n")
+    code, _, err = call("run", "--trainable", "hidden_by:train", "--space", "space.toml", "--name", "x")
+    assert code == 1
+    assert f"{name} in this folder has the name of a package of this program" in err
+    assert not (tmp_path / "runs/x").exists()

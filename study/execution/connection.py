@@ -7,11 +7,15 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from study.config.addresses import shown
 from study.errors import StudyError, first_line, tells_of_full_disk
 from study.execution.local_ray import close_token_file, local_ray, set_environment
 from study.search.definition import Definition
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN_PACKAGES = ("study", "model", "data")
 
 
 @contextmanager
@@ -40,11 +44,29 @@ def ray_cluster(definition: Definition, address: str | None) -> Iterator[None]:
         set_environment()
     import ray
 
+    check_folder(Path.cwd())
     if ray.is_initialized():
         yield
         return
     with connected(address, max(1, round(definition.concurrent * definition.cpus_per_trial))):
         yield
+
+
+def check_folder(folder: Path) -> None:
+    """Raise StudyError if trials, which import from the folder they are started in first, would not find this program.
+
+    Ray puts the driver's working directory before all others on its workers' path.
+    """
+    if folder == ROOT:
+        return
+    for name in OWN_PACKAGES:
+        for path in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if path.is_file():
+                raise StudyError(
+                    f"{path.relative_to(folder)} in this folder has the name of a package of this program, and trials"
+                    f" would import it in that one's place: start studies from another folder, or put your own code"
+                    f" into a package (mine/{name}.py, imported as mine.{name})"
+                )
 
 
 @contextmanager
