@@ -52,7 +52,7 @@ def test_each_example_does_what_the_document_says(title, tmp_path, monkeypatch, 
         }
         assert max(mi["last"]) < 0.1
         assert min(mi["max"]) > 0.5
-        assert len(lines) == 12 + 12
+        assert len(lines) == 12 + 9
     if name == "printed":
         assert len(lines) == 5
         said = (tmp_path / "runs/printed/trials/00000/output.txt").read_text()
