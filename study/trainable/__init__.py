@@ -3,6 +3,5 @@
 A trainable is `train(settings, folder, seed)`: an iterator of mappings, one an epoch. See docs/own-model.md.
 """
 
-from study.trainable.helpers import epochs_done, set_aside
-
-__all__ = ["epochs_done", "set_aside"]
+from study.trainable.helpers import epochs_done as epochs_done
+from study.trainable.helpers import set_aside as set_aside
