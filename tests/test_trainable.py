@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -343,6 +344,27 @@ def test_a_study_whose_function_is_in_a_file_is_found_by_its_workers(ray_session
     code, out, err = call("confirm", "x", "--seeds", 2, "--top", 2)
     assert code == 0, err
     assert "rate" in out
+
+
+def test_a_project_that_was_moved_takes_its_code_along(ray_session, tmp_path, monkeypatch, call):
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    Path("along.py").write_text(
+        "def train(settings, folder, seed):\n    yield {'nll': settings['rate'], 'kl': 1.0, 'mi': 0.9, 'au': 1}\n"
+    )
+    Path("space.toml").write_text("[search]\nrate = [1, 2, 3]\n[training]\nepochs = 1\n")
+    code, _, err = call("run", "--trainable", "along:train", "--space", "space.toml", "--name", "x", "--trials", 1)
+    assert code == 0, err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
+    # What this process has imported already says nothing of where it is found.
+    monkeypatch.delitem(sys.modules, "along")
+    code, _, err = call("run", "--resume", "x", "--trials", 2)
+    assert code == 0, err
+    assert f"the code that trains x was in {tmp_path / 'old'}; it is taken from {tmp_path / 'new'}" in err
+    lines = json_lines(call("report", "x", "--json")[1])
+    assert [line["state"] for line in lines] == ["complete"] * 2
 
 
 def test_a_function_of_a_notebook_must_be_given_again(ray_session, tmp_path, monkeypatch, call):

@@ -1,8 +1,6 @@
 """Transformers as an encoder's and a decoder's layers: normalised before each part, a cache of keys and values."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +18,10 @@ Mask = Bool[Tensor, "#batch 1 #queries _"]
 Heads = Float[Tensor, "batch heads _ size"]
 SLOWEST = 10_000.0
 """The wavelength of the slowest sinusoid, in tokens over 2 pi (Vaswani et al., arXiv 1706.03762)."""
+REPEATABLE = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+"""Kernels whose backward pass adds up in one order: the memory-efficient one of CUDA does not."""
 WIDENING = 4
 """Units of the layer between, for each of a state's."""
-
-
-@contextmanager
-def repeatable_attention() -> Iterator[None]:
-    """Keep to kernels whose backward pass adds up in one order: the memory-efficient one of CUDA does not."""
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
-        yield
 
 
 class Positions(nn.Module):
@@ -84,7 +77,7 @@ class Block(nn.Module):
         query, key, value = (split(part, self.num_heads) for part in parts)
         if past is not None:
             key, value = torch.cat([past[0].to(key.dtype), key], 2), torch.cat([past[1].to(value.dtype), value], 2)
-        with repeatable_attention():
+        with sdpa_kernel(REPEATABLE):
             looked = F.scaled_dot_product_attention(query, key, value, mask, self.dropout if self.training else 0.0)
         joined = self.from_heads(looked.transpose(1, 2).flatten(2))
         states = states + F.dropout(joined, self.dropout, self.training)

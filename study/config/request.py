@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.files import first_problem
+from study.config.own_code import OwnCode
 from study.errors import StudyError
 
 
@@ -81,9 +82,11 @@ class RunRequest(BaseModel):
             raise StudyError(f"--{name.partition('.')[0].replace('_', '-')}: {problem}") from None
 
     @property
-    def is_own(self) -> bool:
-        """Whether trials are trained by code of the user's own."""
-        return self.trainable is not None or self.shell is not None
+    def code(self) -> OwnCode | None:
+        """What of the user's own trains the trials, found from the working directory; None if nothing does."""
+        if self.trainable is None and self.shell is None:
+            return None
+        return OwnCode(function=self.trainable or "", command=self.shell or "", folder=str(Path.cwd()))
 
     @property
     def given(self) -> set[str]:

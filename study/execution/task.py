@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from study.config.own_code import OwnCode
 from study.config.settings import Params, Settings
 
 
@@ -25,14 +26,7 @@ class Task(BaseModel):
     cpus: float
     gpus: float
     """Its share of one GPU, 0 for none."""
-    trainable: str = ""
-    """What trains it if that is the user's own, see `Definition`."""
-    shell: str = ""
-    code: str = ""
+    code: OwnCode | None = None
+    """What of the user's own trains it, if anything does."""
     final_num_samples: int
     """Importance samples of a last evaluation on the test split; 0 for none."""
-
-    @property
-    def is_own(self) -> bool:
-        """Whether code of the user's own trains it."""
-        return bool(self.trainable or self.shell)

@@ -57,7 +57,8 @@ def run_trial(config: Mapping[str, object], function: Trainable | None = None) -
     folder, ended_by_itself, reported = Path(task.folder), threading.Event(), False
     try:
         with alone_in(folder):
-            start = start_own(task, function, ended_by_itself) if task.is_own else start_training(task)
+            own = task.code is not None
+            start = start_own(task, function, ended_by_itself) if own else start_training(task)
             for row in until_told_to_end(start):
                 tune.report(replace(row.with_metrics(system_metrics()), node=os.uname().nodename).to_json())
                 reported = True
@@ -100,8 +101,9 @@ def start_own(
     from study.trainable.loading import find
     from study.trainable.loop import TrainableError, train_own
 
+    assert task.code is not None
     try:
-        trainable = function or find(task.trainable, task.shell, task.code)
+        trainable = function or find(task.code)
     except StudyError as error:
         raise TrainableError(str(error)) from None
 

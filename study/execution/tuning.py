@@ -70,8 +70,6 @@ class LedgerSearcher(Searcher):
                 rows_seen=len(self.ledger.rows(number)),
                 cpus=definition.cpus_per_trial,
                 gpus=definition.gpus_per_trial,
-                trainable=definition.trainable,
-                shell=definition.shell,
                 code=definition.code,
                 final_num_samples=definition.final_num_samples,
             ).model_dump()

@@ -18,7 +18,8 @@ def check_trainable(request: RunRequest, space: SearchSpace) -> None:
     """Raise StudyError unless the trainable that was asked for can be found and called with a space's settings."""
     if request.trainable and request.shell:
         raise StudyError("--trainable and --command are two ways to train; give one of them")
-    if not request.is_own:
+    code = request.code
+    if code is None:
         given = [name for name in ("space", "check") if name in request.given]
         if given:
             raise StudyError(f"--{given[0]} is of a trainable of your own; name it by --trainable or --command")
@@ -29,10 +30,10 @@ def check_trainable(request: RunRequest, space: SearchSpace) -> None:
             f"a trainable of your own reads its own data, and knows nothing of {name}; leave it out, and put what it"
             " needs, such as a path, into the [own] table of --space"
         )
-    if request.shell:
-        check_places(request.shell, {**told(space.fixed), **dict.fromkeys(short(space)), "folder": "", "seed": 0})
+    if code.command:
+        check_places(code.command, {**told(space.fixed), **dict.fromkeys(short(space)), "folder": "", "seed": 0})
     elif request.function is None:
-        find(request.trainable or "", "", str(Path.cwd()))
+        find(code)
 
 
 def short(space: SearchSpace) -> list[str]:
@@ -42,12 +43,13 @@ def short(space: SearchSpace) -> list[str]:
 
 def check_one_epoch(definition: Definition, folder: Path) -> list[str]:
     """Have a trainable train one epoch in the middle of its space; return in lines what was read. Raises StudyError."""
+    assert definition.code is not None
     values: Params = {}
     for name, allowed in definition.space.searched.items():
         if definition.space.applies(name, values):
             values[name] = middle(name, allowed)
     settings = definition.settings(definition.num_tested, values)
-    row = next(train_own(find(definition.trainable, definition.shell, definition.code), settings, folder), None)
+    row = next(train_own(find(definition.code), settings, folder), None)
     if row is None:
         raise StudyError("the trainable yielded no epoch")
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.metrics.items())

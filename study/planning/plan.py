@@ -19,6 +19,7 @@ from study.config.naming import (
     default_tracking_uri,
     free_name,
 )
+from study.config.own_code import OwnCode
 from study.config.provenance import here
 from study.config.request import RunRequest
 from study.config.run_options import CORPORA, RunOptions, find_corpus
@@ -47,9 +48,7 @@ class DataOf(NamedTuple):
     corpus: str
     corpus_name: str
     corpus_fingerprint: str
-    trainable: str = ""
-    shell: str = ""
-    code: str = ""
+    code: OwnCode | None = None
 
 
 def silent(line: str) -> None:
@@ -91,8 +90,6 @@ def new_study(
         corpus=data.corpus,
         corpus_name=data.corpus_name,
         corpus_fingerprint=data.corpus_fingerprint,
-        trainable=data.trainable,
-        shell=data.shell,
         code=data.code,
         space=space,
         goal=goal,
@@ -154,11 +151,9 @@ def data_and_share(
     """Return what a study's trials learn from, its corpus prepared if it has a name, and their share of a GPU."""
     from data.corpus import Corpus
 
-    if request.is_own:
-        name = request.shell.split(" ")[0] if request.shell else str(request.trainable).replace(":", ".")
-        own = DataOf("", name, "", request.trainable or "", request.shell or "", str(Path.cwd()))
+    if (code := request.code) is not None:
         # What it needs of a GPU nobody knows but who asks.
-        return own, options.gpus_per_trial or 0.0
+        return DataOf("", code.name.split(" ")[0].replace(":", "."), "", code), options.gpus_per_trial or 0.0
     with tempfile.TemporaryDirectory() as scratch:
         # A dry run leaves nothing behind, a corpus that it had to prepare included.
         corpora = Path(scratch) if request.dry_run else CORPORA
@@ -180,10 +175,10 @@ def earlier_study(request: RunRequest, asked: dict[str, object], say: Callable[[
 
     earlier = Ledger.open(request.storage / check_study_name(request.from_study or "", "--from"))
     definition, name = earlier.definition, request.from_study
-    if request.is_own or definition.is_own:
-        if (request.trainable or "", request.shell or "") != (definition.trainable, definition.shell):
-            was = definition.trainable or definition.shell or "this package's own network"
-            raise StudyError(f"--from {name}: its trials are trained by {was}, those of the new study by another")
+    if request.code is not None or definition.code is not None:
+        was, now = (each.name if each else "this package's own network" for each in (definition.code, request.code))
+        if was != now:
+            raise StudyError(f"--from {name}: its trials are trained by {was}, those of the new study by {now}")
         return earlier
     corpus = asked.setdefault("corpus", definition.corpus)
     is_same = Path(str(corpus)).is_dir() and Corpus.open(str(corpus)).fingerprint == definition.corpus_fingerprint
@@ -195,14 +190,14 @@ def earlier_study(request: RunRequest, asked: dict[str, object], say: Callable[[
 
 def asked_space(request: RunRequest, layers: list[Table], over: Table | None) -> SearchSpace:
     """Return the space that a request's preset, file and options leave; raise StudyError."""
-    named = own_name if request.is_own else str
+    named = own_name if request.code else str
     by_hand = nest(dict(parse_assignment(text, named) for text in request.assignments))
     if request.seed is not None:
         by_hand["seed"] = request.seed
     # A preset is where one starts from; a file or an option is what one wants.
     own = [{name: table for name, table in layer.items() if name != "search"} for layer in layers]
     wanted = merge([*(own[1:] if request.preset is not None else own), by_hand])
-    return build_space([*layers, by_hand, over or {}], request.also, frozenset(wanted), is_own=request.is_own)
+    return build_space([*layers, by_hand, over or {}], request.also, frozenset(wanted), is_own=request.code is not None)
 
 
 def pooling_test(

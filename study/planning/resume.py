@@ -14,6 +14,7 @@ from study.planning.plan import grid_points
 from study.planning.points import asked_points
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
+from study.search.definition import Definition
 from study.tracking.experiments import move_artifacts
 from study.trainable.loading import find
 
@@ -47,21 +48,10 @@ def resume_study(request: RunRequest, say: Callable[[str], None]) -> Ledger:
     refuse_changes(request)
     ledger = Ledger.open(request.storage / check_study_name(request.resume or "", "--resume"), request.moved_corpus)
     definition = ledger.definition
-    if request.trainable is not None and request.trainable != definition.trainable:
-        raise StudyError(
-            f"{definition.name} is trained by {definition.trainable or definition.shell or 'a network of this package'}"
-            f", not by {request.trainable}; start a new study"
-        )
+    check_code(definition, request)
     check_mps(request.mps, request.address)
     check_ray_address(request.address)
     check_tracking_uri(definition.tracking_uri)
-    if definition.is_own and request.function is None:
-        if definition.trainable.startswith("__main__:") or "<locals>" in definition.trainable:
-            raise StudyError(
-                f"{definition.trainable} is in no module: give it again,"
-                f" Study.run(function, resume={definition.name!r})"
-            )
-        find(definition.trainable, definition.shell, definition.code)
     points = asked_points(request.tries, definition.space, may_be_outside=request.try_outside)
     ledger.lock()
     if definition.corpus and Corpus.open(definition.corpus).fingerprint != definition.corpus_fingerprint:
@@ -70,7 +60,7 @@ def resume_study(request: RunRequest, say: Callable[[str], None]) -> Ledger:
         for line in ledger.moved:
             say(line)
         move_artifacts(definition.tracking_uri)
-        ledger.change(corpus=definition.corpus, tracking_uri=definition.tracking_uri)
+        ledger.change(corpus=definition.corpus, tracking_uri=definition.tracking_uri, code=definition.code)
     add_trials(ledger, request.trials, points)
     if request.concurrent is not None:
         ledger.change(concurrent=request.concurrent)
@@ -81,6 +71,19 @@ def resume_study(request: RunRequest, say: Callable[[str], None]) -> Ledger:
             f" search: study run --resume {name} --trials N{hint}; for a point of your own: --try"
         )
     return ledger
+
+
+def check_code(definition: Definition, request: RunRequest) -> None:
+    """Raise StudyError unless what trains a study's trials is what trained them, and can be found."""
+    code = definition.code
+    if request.trainable is not None and (code is None or code.function != request.trainable):
+        was = "a network of this package" if code is None else code.name
+        raise StudyError(f"{definition.name} is trained by {was}, not by {request.trainable}; start a new study")
+    if code is None or request.function is not None:
+        return
+    if not code.is_in_a_module:
+        raise StudyError(f"{code.name} is in no module: give it again, Study.run(function, resume={definition.name!r})")
+    find(code)
 
 
 def refuse_changes(request: RunRequest) -> None:

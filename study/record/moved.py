@@ -1,4 +1,4 @@
-"""Where a study's corpus and tracking database lie after the project's folder was moved: their stored paths are old."""
+"""Where a study's corpus, database and code lie after the project's folder was moved: their stored paths are old."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def found_again(folder: Path, definition: Definition, corpus: Path | None = None
     """Return a study's definition with places that exist, and what of it moved; nothing is written.
 
     A corpus that is not where it was is looked for beside the storage, by its fingerprint; `corpus` says where it is.
-    A database of MLflow's that is not where it was is the one beside the studies, if there is one.
+    A database of MLflow's that is not where it was is the one beside the studies, if there is one; code of the user's
+    own is where the folder of all studies is.
     """
     moved = []
     stored = Path(definition.corpus)
@@ -34,6 +35,10 @@ def found_again(folder: Path, definition: Definition, corpus: Path | None = None
     if has_own and file is not None and (not may_exist(file) or is_original(file.parent / folder.name, definition)):
         definition = replace(definition, tracking_uri=beside)
         moved.append(f"MLflow's database was at {uri}; it is taken from {beside}")
+    code, project = definition.code, folder.absolute().parent.parent
+    if code is not None and not may_exist(Path(code.folder)):
+        definition = replace(definition, code=code.model_copy(update={"folder": str(project)}))
+        moved.append(f"the code that trains {definition.name} was in {code.folder}; it is taken from {project}")
     return definition, moved
 
 

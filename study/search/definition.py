@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.files import DamagedFileError, first_problem, read_json, sealed
+from study.config.own_code import OwnCode
 from study.config.settings import Params, Settings, Value
 from study.config.stored import without_nan, write_json
 from study.errors import StudyError, StudyWarning, first_line
@@ -34,7 +35,6 @@ BY_HAND = (
     "optuna_name",
     "command",
     "provenance",
-    "code",
 )
 """What does not decide a trial's numbers: changed by hand, it is taken with a warning."""
 
@@ -75,17 +75,13 @@ class Definition:
     """Trials of an earlier study that the sampler knows from the first proposal on."""
     optuna_name: str = ""
     """Its name in Optuna's database, where it was renamed since."""
-    trainable: str = ""
-    """The function of the user's own that trains its trials, `package.module:function`; empty if none does."""
-    shell: str = ""
-    """The command of the user's own that trains them in its place, with `{NAME}` of settings."""
-    code: str = ""
-    """The folder where a trainable of the user's own is looked for, and commands run."""
+    code: OwnCode | None = None
+    """What of the user's own trains its trials, if anything does."""
 
     @property
     def is_own(self) -> bool:
         """Whether its trials are trained by code of the user's own: there may be no corpus, and there is no network."""
-        return self.space.is_own
+        return self.code is not None
 
     def with_corpus(self) -> Definition:
         """Return itself; raise StudyError if its trials are the user's own, who alone knows what they learn from."""
@@ -115,6 +111,7 @@ class Definition:
             "goal": self.goal.to_json(),
             "planned": list(self.planned),
             "learned": [each.model_dump(mode="json") for each in self.learned],
+            "code": None if self.code is None else self.code.model_dump(),
         }
 
     @classmethod
@@ -164,9 +161,7 @@ class Stored(BaseModel):
     num_tested: int = Field(default=0, ge=0)
     learned: list[Learned] = []
     optuna_name: str = ""
-    trainable: str = ""
-    shell: str = ""
-    code: str = ""
+    code: OwnCode | None = None
 
 
 def check_definition(definition: Definition) -> None:

@@ -55,6 +55,7 @@ class SearchSpace:
         A space `is_own` if it is of a trainable of the user's own, of whose settings only ranges are known.
         """
         self.fixed, self.kept, self.only_planned, self.is_own = fixed, kept, only_planned, is_own
+        self._held = flatten(fixed.model_dump())
         # A condition's setting is asked for before those that depend on it.
         self.ranges = in_order(ranges)
         for name, values in self.ranges.items():
@@ -77,7 +78,7 @@ class SearchSpace:
 
     def value_of(self, name: str, values: Mapping[str, Value]) -> object:
         """Return the value of a setting among those chosen so far, or the one that it is held at."""
-        return values[name] if name in values else flatten(self.fixed.model_dump()).get(name)
+        return values[name] if name in values else self._held.get(name)
 
     def condition(self, name: str) -> str:
         """Return in words what else must be for a setting to mean anything; nothing if it always does."""

@@ -10,10 +10,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from study.config.own_code import OwnCode
 from study.errors import StudyError, did_you_mean, first_line
 
 Trainable = Callable[[Mapping[str, Any], Path, int], Iterable[Mapping[str, Any]]]
@@ -23,25 +23,27 @@ PLACE = re.compile(r"\{([^{}]*)\}")
 LAST_LINES = 20
 
 
-def find(trainable: str, shell: str, folder: str) -> Trainable:
+def find(code: OwnCode) -> Trainable:
     """Return the trainable that a study names: a function, or a command; raise StudyError."""
-    return command_trainable(shell, folder) if shell else load_function(trainable, folder)
+    return command_trainable(code.command, code.folder) if code.command else load_function(code.function, code.folder)
 
 
-def load_function(name: str, folder: str = "") -> Trainable:
+def load_function(name: str, folder: str) -> Trainable:
     """Return the function `package.module:function`, looked for in a folder first; raise StudyError."""
     module_name, sign, function_name = name.partition(":")
     if not sign or not module_name or not function_name:
         raise StudyError(f"--trainable {name}: expected package.module:function")
-    with first_on_path(folder):
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:
-            # Whatever code of the user's raises as it is imported.
-            where = f" from {folder}" if folder else ""
-            raise StudyError(
-                f"--trainable {name} cannot be imported{where}: {type(error).__name__}: {first_line(error)}"
-            ) from None
+    if folder not in sys.path:
+        # For good: what it imports later is found there too.
+        sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        # Whatever code of the user's raises as it is imported.
+        raise StudyError(
+            f"--trainable {name} cannot be imported from {folder}: {type(error).__name__}: {first_line(error)}"
+        ) from None
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
@@ -58,15 +60,6 @@ def check_arguments(function: Callable[..., object], name: str) -> None:
         raise StudyError(f"{name} cannot be called as train(settings, folder, seed): {error}") from None
     except ValueError:
         pass  # one without a signature that can be read
-
-
-@contextmanager
-def first_on_path(folder: str) -> Iterator[None]:
-    """Have modules looked for in a folder first, and from then on."""
-    if folder and folder not in sys.path:
-        sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    yield
 
 
 def command_trainable(command: str, cwd: str = "") -> Trainable:

@@ -39,7 +39,7 @@ from study.training.evaluation import feature_dispersion, score
 from study.training.learning_rate import must_halve, rate_factor
 from study.training.procedures import goes_on, train_encoder
 from study.training.ranking import chosen_power, measure_best
-from study.training.step import Stepper
+from study.training.step import Stepper, padded
 
 BATCHES_AHEAD = 2
 """Batches that are ready before a GPU asks for them."""
@@ -88,7 +88,7 @@ class TrainingRun:
         self.settings, self.corpus, self.folder = settings, corpus, folder
         self.device = choose_device(settings.training, share)
         torch.manual_seed(settings.seed)
-        self.network = SequenceVAE(settings.model, corpus.vocabulary_size, corpus.longest).to(self.device)
+        self.network = SequenceVAE(settings.model, corpus.vocabulary_size, padded(corpus.longest)).to(self.device)
         self.stepper = Stepper(self.network, settings, self.device)
         self.train_split, self.valid_split = corpus.split("train"), corpus.split("valid")
         training = settings.training

@@ -20,6 +20,8 @@ from study.training.devices import autocast
 from study.training.optimizers import clip_gradients, make_optimizers
 from study.training.procedures import control, raise_multiplier, rate_penalty, reset_decoder
 
+MULTIPLE = 8
+"""Of the steps of batches whose step is recorded."""
 Work = Callable[[Tensor, Tensor], Tensor]
 """A step on tokens `[batch, time]` and lengths `[batch]`; returns its sums."""
 
@@ -107,6 +109,11 @@ class Stepper:
             )
 
 
+def padded(num_steps: int) -> int:
+    """Return how many steps a batch of so many has once it is padded, where steps are recorded."""
+    return num_steps + -num_steps % MULTIPLE
+
+
 class StepGraphs:
     """A step recorded once for each shape of a batch, and replayed: one launch in place of some hundreds.
 
@@ -114,7 +121,6 @@ class StepGraphs:
     plainly, which has libraries set up what they keep; the second is recorded.
     """
 
-    MULTIPLE = 8
     MOST = 64
     """Shapes that are recorded; what comes beyond them is stepped on plainly."""
 
@@ -125,7 +131,7 @@ class StepGraphs:
 
     def __call__(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Take a step; lengths are on the device."""
-        tokens = F.pad(tokens, (0, -tokens.shape[1] % self.MULTIPLE), value=PAD_ID)
+        tokens = F.pad(tokens, (0, padded(tokens.shape[1]) - tokens.shape[1]), value=PAD_ID)
         shape = tuple(tokens.shape)
         if shape not in self.seen:
             self.seen.add(shape)
