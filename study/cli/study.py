@@ -42,7 +42,7 @@ def status_command(name: str | None, storage: Path) -> int:
         except StudyError as error:
             # One bad study hides no other.
             damaged = True
-            click.echo(f"{each}: {one_line(str(error))}", err=True)
+            click.echo(one_line(f"{each}: {error}"), err=True)
             continue
         states = (
             ", ".join(f"{count} {state}" for state, count in counts(ledger.definition, trials).items())

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,11 +42,12 @@ def run_trial(config: Mapping[str, object], function: Trainable | None = None) -
     import torch
     from ray import tune
 
+    from data.corpus import Corpus
     from study.execution import mps
     from study.execution.task import Task
     from study.trainable.loop import TrainableError
     from study.training.devices import limit_gpu_memory, system_metrics
-    from study.training.loop import Diverged
+    from study.training.loop import Diverged, train
 
     task = Task.model_validate(config)
     torch.set_num_threads(max(1, int(task.cpus)))
@@ -54,12 +56,21 @@ def run_trial(config: Mapping[str, object], function: Trainable | None = None) -
         for name, value in mps.limits(task.gpus, mps.memory_bytes()[:1]).items():
             os.environ.setdefault(name, value)
     limit_gpu_memory(task.gpus)
-    folder, ended_by_itself, reported = Path(task.folder), threading.Event(), False
+    settings, folder = task.settings, Path(task.folder)
+    # Where the user's own code trains, it alone knows the data.
+    corpus = Corpus.open(task.corpus) if task.code is None else None
+    ended_by_itself, reported = threading.Event(), False
     try:
         with alone_in(folder):
-            own = task.code is not None
-            start = start_own(task, function, ended_by_itself) if own else start_training(task)
+            start: Callable[..., Iterator[Epoch]]
+            if corpus is None:
+                start = start_own(task, function, ended_by_itself)
+            else:
+                start = partial(train, settings, corpus, folder, rows_seen=task.rows_seen, share=task.gpus)
             for row in until_told_to_end(start):
+                if row.outcome and corpus is not None:
+                    write_samples(folder, corpus)
+                    write_final(folder, corpus, task.final_num_samples, settings, task.gpus)
                 tune.report(replace(row.with_metrics(system_metrics()), node=os.uname().nodename).to_json())
                 reported = True
             if ended_by_itself.is_set():
@@ -72,23 +83,6 @@ def run_trial(config: Mapping[str, object], function: Trainable | None = None) -
     finally:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
-
-
-def start_training(task: Task) -> Callable[..., Iterator[Epoch]]:
-    """Return what trains a trial's network, and with its last epoch writes samples and final scores."""
-    from data.corpus import Corpus
-    from study.training.loop import train
-
-    settings, corpus, folder = task.settings, Corpus.open(task.corpus), Path(task.folder)
-
-    def rows(should_stop: Callable[[], bool]) -> Iterator[Epoch]:
-        for row in train(settings, corpus, folder, rows_seen=task.rows_seen, share=task.gpus, should_stop=should_stop):
-            if row.outcome:
-                write_samples(folder, corpus)
-                write_final(folder, corpus, task.final_num_samples, settings, task.gpus)
-            yield row
-
-    return rows
 
 
 def start_own(
