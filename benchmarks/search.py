@@ -32,7 +32,7 @@ from scipy import stats
 
 from study.config.settings import read_preset
 from study.epoch import Epoch
-from study.execution.schedules import EPOCH, METRIC, make_scheduler
+from study.execution.schedules import EPOCH, make_scheduler
 from study.record.trials import best_row
 from study.search.definition import Definition
 from study.search.objective import Goal
@@ -43,7 +43,8 @@ from study.training.ending import collapse_ends, collapsed_so_far
 
 CURVES = Path(__file__).parent / "chitchat-curves.parquet"
 GAUSSIAN = {"trial": 0, "settings": {"model": {"posterior": "gaussian"}}}
-ROWS = ("epoch", "valid/nll", "valid/kl", "valid/mi", "valid/au")
+METRIC = "valid/nll"
+ROWS = ("epoch", METRIC, "valid/kl", "valid/mi", "valid/au")
 
 
 @dataclass

@@ -136,6 +136,11 @@ def names_to(level: int) -> tuple[str, ...]:
     return tuple(metric.name for metric in METRICS.values() if metric.level <= level)
 
 
+def with_ranked(names: tuple[str, ...], ranked: str) -> tuple[str, ...]:
+    """Return names of metrics with the one by which trials rank in the place of `nll`."""
+    return tuple(dict.fromkeys(ranked if name == "nll" else name for name in names))
+
+
 SHOWN, WIDE, COMPARED = names_to(1), names_to(2), names_to(3)
 """The metrics of every table, of wide ones, and of comparisons."""
 FLOORS = tuple(metric.name for metric in METRICS.values() if metric.has_floor)

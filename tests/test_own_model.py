@@ -1,5 +1,6 @@
 """docs/own-model.md, run as it is written, each example from an empty folder."""
 
+import json
 import re
 import shlex
 import signal
@@ -57,6 +58,8 @@ def test_each_example_does_what_the_document_says(title, tmp_path, monkeypatch, 
         assert len(lines) == 5
         said = (tmp_path / "runs/printed/trials/00000/output.txt").read_text()
         assert said.startswith("epoch 0 is over")
+        compared = json.loads(call("compare", "--resume", "sizes", "--json")[1])
+        assert [each["values"] for each in compared["variants"]] == [{"own.latent_size": size} for size in (2, 4, 8)]
 
 
 @pytest.mark.slow

@@ -1,13 +1,16 @@
 """Training code of the user's own: what it may yield, how it is found, called again and judged."""
 
+import inspect
 import json
 import math
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from conftest import json_lines
 
@@ -71,6 +74,7 @@ def test_a_posterior_is_measured_here(tmp_path, names, kind):
     [
         (3.0, "yielded 3.0, not a mapping"),
         ({"kl": 1.0}, "no nll, mi, au: it yielded kl; expected nll"),
+        ({"elbo": 1.0, "kl": 1.0}, "yielded elbo and no nll; --objective elbo has the study rank by it"),
         (PLAIN | {"nll": "low"}, "nll = 'low', which is no number"),
         (PLAIN | {"nll": np.zeros(3)}, "ndarray [3], which is no number"),
         ({"nll": 1.0, "mean": np.zeros((4, 2))}, "half a posterior, without log_variance"),
@@ -309,6 +313,11 @@ def test_a_study_of_a_function_has_all_that_a_study_has(ray_session, tmp_path, m
     assert study.best().settings.own.keys() == {"rate"}
     with pytest.raises(StudyError, match="corpus and its models are known to that code alone"):
         _ = study.corpus
+    # It is this module's, which no worker finds.
+    code, _, err = call("confirm", "mine", "--seeds", 2)
+    assert code == 1
+    assert "cannot be imported" in err.splitlines()[-1]
+    assert not (tmp_path / "runs/mine-confirm").exists()
     code, out, _ = call("report", "mine", "--html", "mine.html")
     assert code == 0, out
     assert "own.rate" in (tmp_path / "mine.html").read_text()
@@ -318,6 +327,48 @@ def test_a_study_of_a_function_has_all_that_a_study_has(ray_session, tmp_path, m
         code, _, err = call(*arguments)
         assert code == 1
         assert len(err.splitlines()) == 1, err
+
+
+def bounded(given, folder, seed):
+    """The toy as code that knows nothing better than its ELBO."""
+    for epoch in toy(given, folder, seed):
+        yield {"elbo": epoch.pop("nll"), **epoch}
+
+
+def test_a_study_that_ranks_by_its_elbo_calls_it_so_everywhere(ray_session, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    source = [inspect.getsource(each) for each in (toy, bounded)]
+    (tmp_path / "by_elbo.py").write_text("import math\n" + "\n".join(source))
+    (tmp_path / "space.toml").write_text(tomli_w.dumps(SPACE))
+    run = ("run", "--trainable", "by_elbo:bounded", "--space", "space.toml", "--trials", 3, "--name", "mine")
+    code, out, err = call(*run, "--objective", "elbo")
+    assert code == 0, err
+    assert "nll" not in (out + err).lower()
+    study = Study("mine")
+    assert set(study.trials["state"]) <= {"complete", "pruned", "collapsed"}
+    trials = study.trials.filter(study.trials["feasible"] & (study.trials["state"] == "complete"))
+    assert study.best().metrics["elbo"] == trials["valid/elbo"].min()
+    said = json.dumps(study.answer)
+    assert "nll" not in said
+    assert study.answer["best"]["elbo"] == trials["valid/elbo"].min()
+    assert set(study.answer["pooling"][0]) >= {"elbo", "detectable_elbo"}
+    for arguments in (
+        ("report", "mine"),
+        ("report", "mine", "--markdown", "mine.md"),
+        ("report", "mine", "--html", "mine.html"),
+        ("report", "mine", "--answer"),
+        ("confirm", "mine", "--seeds", 3, "--top", 2),
+    ):
+        code, out, err = call(*arguments)
+        assert code == 0, err
+        assert "nll" not in (out + err).lower(), arguments
+    assert re.search(r"^mine .* 50.\d\d \(elbo\)", call("list")[1], re.MULTILINE)
+    page = (tmp_path / "mine.html").read_text()
+    for text in ((tmp_path / "mine.md").read_text(), re.sub("<script>.*?</script>", "", page, flags=re.DOTALL)):
+        assert "ELBO" in text
+        assert "nll" not in text.lower()
+    with pytest.raises(StudyError, match="--objective elbo is for code of your own"):
+        new_study(RunRequest.of({"storage": tmp_path / "other", "objective": "elbo", "corpus": "chitchat"}), "")
 
 
 def test_a_study_whose_function_is_in_a_file_is_found_by_its_workers(ray_session, tmp_path, monkeypatch, call):

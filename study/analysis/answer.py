@@ -55,10 +55,25 @@ class Answer:
     pooling: list[PoolingVerdict]
     best: Best | None
     language_model: LanguageModel | None
+    ranked: str = "nll"
+    """What is called nll here: the metric by which the study ranks."""
 
     def as_json(self) -> dict[str, object]:
-        """Return it as JSON values."""
-        return asdict(self)
+        """Return it as JSON values, in which what ranks has its own name."""
+        found = asdict(self)
+        return found if self.ranked == "nll" else renamed(found, self.ranked)
+
+
+def renamed(found: dict[str, object], ranked: str) -> dict[str, object]:
+    """Return JSON values whose keys that speak of nll speak of what ranks."""
+    return {
+        name.replace("nll", ranked): [renamed(each, ranked) if isinstance(each, dict) else each for each in value]
+        if isinstance(value, list)
+        else renamed(value, ranked)
+        if isinstance(value, dict)
+        else value
+        for name, value in found.items()
+    }
 
 
 TRUSTED_BIAS = 0.15
@@ -67,7 +82,8 @@ TRUSTED_BIAS = 0.15
 
 def answer_of(definition: Definition, trials: Sequence[TrialRecord]) -> Answer:
     """Return a study's answer: pooling by its pooling test, the best settings by all its trials."""
-    return Answer(verdicts(definition, trials), best_of(definition, trials), language_model_of(definition, trials))
+    found = verdicts(definition, trials), best_of(definition, trials), language_model_of(definition, trials)
+    return Answer(*found, definition.goal.ranked)
 
 
 def best_of(definition: Definition, trials: Sequence[TrialRecord]) -> Best | None:
@@ -80,8 +96,8 @@ def best_of(definition: Definition, trials: Sequence[TrialRecord]) -> Best | Non
     return Best(
         trial=found.number,
         settings=found.params,
-        nll=row["valid/nll"],
-        nll_se=row.get("valid/nll_se"),
+        nll=found.score,
+        nll_se=row.get(f"valid/{found.ranked}_se"),
         at_most=row.get("valid/untrusted") > TRUSTED or row.get("valid/nll_bias_bound") > TRUSTED_BIAS,
         kl=row["valid/kl"],
         mi=row["valid/mi"],
@@ -96,39 +112,44 @@ def language_model_of(definition: Definition, trials: Sequence[TrialRecord]) -> 
     for trial in trials:
         if definition.is_tested(trial.number) and is_language_model(definition, trial) and trial.best:
             best = best_trial(list(trials))
-            less = None if best is None else best.best["valid/nll"] - trial.best["valid/nll"]
+            less = None if best is None else best.score - trial.score
             noise = seed_noise(list(trials))[0]
-            return LanguageModel(trial.number, trial.best["valid/nll"], less, None if math.isnan(noise) else noise)
+            return LanguageModel(trial.number, trial.score, less, None if math.isnan(noise) else noise)
     return None
 
 
-def in_short(pooling: Sequence[PoolingVerdict]) -> str:
+def in_short(pooling: Sequence[PoolingVerdict], likelihood_name: str = "likelihood") -> str:
     """Return what the pooling test comes to, in a sentence."""
     told = []
     for one in pooling:
         if one.verdict in ("more", "less"):
-            likelihood = "a better likelihood" if one.nll.high < 0 else "a worse likelihood" if one.nll.low > 0 else ""
-            beside = f"at {likelihood}" if likelihood else "at a likelihood that is not seen to differ"
+            better = "better" if one.nll.high < 0 else "worse" if one.nll.low > 0 else ""
+            beside = (
+                f"at a {better} {likelihood_name}" if better else f"at a {likelihood_name} that is not seen to differ"
+            )
             told.append(f"{one.pooling} pooling carries {one.verdict} of the input than {one.against}, {beside}")
     return f"In short: {'; '.join(told) or 'this test does not show that pooling makes a difference here'}."
 
 
 def sentences(definition: Definition, found: Answer) -> list[str]:
     """Return the answer in words: pooling first, then the best settings, then what a latent variable costs or gains."""
-    told = [in_short(found.pooling)] if found.pooling else []
+    ranked = found.ranked
+    told = [in_short(found.pooling, "likelihood" if ranked == "nll" else ranked)] if found.pooling else []
     told += [f"Pooling: {one.pooling} against {one.against}: {one.verdict}; {one.why}." for one in found.pooling]
     for one in found.pooling:
         if one.verdict != NOT_TESTABLE:
             interval = f"{one.nll.difference:z.2f} nats, 95 % interval [{one.nll.low:z.2f}, {one.nll.high:z.2f}]"
             told.append(
-                f"The nll of {one.pooling} less that of {one.against}: {interval}; of {one.pairs} such pairs a"
+                f"The {ranked} of {one.pooling} less that of {one.against}: {interval}; of {one.pairs} such pairs a"
                 f" difference below {one.detectable_nll:.2f} may stay unseen."
             )
     best = found.best
     if best is None:
         return [*told, "Best settings: no trial has ended an epoch."]
     bound = "at most " if best.at_most else ""
-    numbers = f"nll {bound}{best.nll:.2f} nats (KL {best.kl:.2f}, mutual information {best.mi:z.2f} ± {best.mi_se:.2f})"
+    numbers = (
+        f"{ranked} {bound}{best.nll:.2f} nats (KL {best.kl:.2f}, mutual information {best.mi:z.2f} ± {best.mi_se:.2f})"
+    )
     early = "" if best.to_its_end else ", which was ended early"
     if best.feasible:
         told.append(f"Best settings: trial {best.trial}{early}, {numbers}.")
@@ -142,7 +163,7 @@ def sentences(definition: Definition, found: Answer) -> list[str]:
         beside = "" if less is None else f"; the best trial is {abs(less):.2f} nats {'better' if less < 0 else 'worse'}"
         if less is not None and model.seed_noise is not None and abs(less) < BEYOND_LUCK * model.seed_noise:
             beside += ", as seeds alone may make two runs differ"
-        told.append(f"A language model of the same decoder has an nll of {model.nll:.2f}{beside}.")
+        told.append(f"A language model of the same decoder has {ranked} {model.nll:.2f}{beside}.")
     if best.feasible and best.mi < LITTLE_MI_NATS:
         told.append(f"The latent variable carries little: {best.mi:.2f} nats.")
     return told

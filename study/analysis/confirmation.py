@@ -44,7 +44,7 @@ class Standing:
     trials: list[int]
     seeds: list[int]
     nll: list[float]
-    """The lowest validation nll by seed; infinite where the run failed or is not feasible."""
+    """The lowest validation nll (or what else ranks) by seed; infinite where the run failed or is not feasible."""
     means: dict[str, float]
     deviations: dict[str, float]
 
@@ -69,7 +69,7 @@ class Confirmation:
 def finalists(trials: list[TrialRecord], top: int) -> list[Params]:
     """Return the searched values, without the seed, of the best feasible trials; raise StudyError if there is none."""
     usable = [trial for trial in trials if trial.feasible and trial.state == State.COMPLETE]
-    ranked = [without_seed(trial.params) for trial in sorted(usable, key=lambda trial: trial.best["valid/nll"])]
+    ranked = [without_seed(trial.params) for trial in sorted(usable, key=lambda trial: trial.score)]
     distinct = [params for place, params in enumerate(ranked) if params not in ranked[:place]]
     if not distinct:
         raise StudyError("no trial of the study is complete and feasible; there is nothing to confirm")
@@ -100,6 +100,7 @@ def confirmation_study(source: Definition, seeds: int, command: str) -> Definiti
         sampler="random",
         scheduler="none",
         final_num_samples=0,
+        compared=(),
         command=command,
         provenance=here(),
     )
@@ -144,7 +145,7 @@ def rank(settings: list[Params], seeds: list[int], trials: list[TrialRecord]) ->
                 params,
                 [run.number for run in runs],
                 [int(run.params["seed"]) for run in runs],
-                [run.best["valid/nll"] if run.feasible and run.state == State.COMPLETE else math.inf for run in runs],
+                [run.score if run.feasible and run.state == State.COMPLETE else math.inf for run in runs],
                 {name: float(np.mean(found)) for name, found in values.items()},
                 {name: float(np.std(found, ddof=1)) if len(found) > 1 else math.nan for name, found in values.items()},
             )
@@ -219,10 +220,12 @@ def scores_on_test(folders: list[Path]) -> dict[str, float]:
 def confirmation_tables(confirmation: Confirmation, test: dict[str, float]) -> RenderableType:
     """Return what `study confirm` prints."""
     table = Table(title="Validation, mean ± s.d. over seeds", title_justify="left", box=None, pad_edge=False)
-    for name in ("seeds", *WIDE, "settings"):
+    # Code of a user's own says nothing of some.
+    names = [name for name in WIDE if not all(math.isnan(each.means[name]) for each in confirmation.standings)]
+    for name in ("seeds", *names, "settings"):
         table.add_column(name, justify="left" if name == "settings" else "right", overflow="fold")
     for standing in confirmation.standings:
-        cells = [mean_and_spread(standing.means[name], standing.deviations[name]) for name in WIDE]
+        cells = [mean_and_spread(standing.means[name], standing.deviations[name]) for name in names]
         table.add_row(str(len(standing.seeds)), *cells, show_params(standing.params))
     parts: list[RenderableType] = [table, Text(confirmation.sentence)]
     if test:

@@ -59,12 +59,12 @@ def price_of_use(definition: Definition, best: TrialRecord, collapsed: list[Tria
     others = [trial for trial in collapsed if trial.number != best.number]
     if not others:
         return ""
-    lowest = min(others, key=lambda trial: trial.best["valid/nll"])
+    lowest = min(others, key=lambda trial: trial.score)
     number, epochs = lowest.number, lowest.rows[-1].number
     earlier = best_row([row for row in best.rows if row.number <= epochs], definition)
     if not earlier:
         return ""
-    gap = lowest.best["valid/nll"] - earlier["valid/nll"]
+    gap = lowest.score - earlier[f"valid/{best.ranked}"]
     how = f"; the best of them (trial {number}) was {abs(gap):.2f} nats {'better' if gap < 0 else 'worse'} than trial"
     how += f" {best.number} after the same {epochs} epochs"
     if math.isnan(noise_nats):
@@ -81,10 +81,10 @@ def informative_peer(trials: list[TrialRecord]) -> str:
     usable = [trial for trial in ended if trial.best["valid/mi"] >= LITTLE_MI_NATS]
     if not usable:
         return ""
-    best = min(usable, key=lambda trial: trial.best["valid/nll"])
+    best = min(usable, key=lambda trial: trial.score)
     return (
-        f"do as trial {best.number} of this study, which carries {best.best['valid/mi']:.2f} nats at an nll of"
-        f" {best.best['valid/nll']:.2f}: {show_params(best.params)}"
+        f"do as trial {best.number} of this study, which carries {best.best['valid/mi']:.2f} nats at {best.ranked}"
+        f" {best.score:.2f}: {show_params(best.params)}"
     )
 
 
@@ -94,11 +94,11 @@ def informative_alternative(best: TrialRecord, front: list[TrialRecord]) -> str:
         return ""
     others = [trial for trial in front if trial.best["valid/mi"] >= LITTLE_MI_NATS and trial.number != best.number]
     if not others:
-        return f"No trial carries {LITTLE_MI_NATS:g} nats at a competitive nll."
-    other = min(others, key=lambda trial: trial.best["valid/nll"])
+        return f"No trial carries {LITTLE_MI_NATS:g} nats at a competitive {best.ranked}."
+    other = min(others, key=lambda trial: trial.score)
     return (
-        f"Of those that carry at least {LITTLE_MI_NATS:g} nats the best is trial {other.number} (nll"
-        f" {other.best['valid/nll']:.2f}, mutual information {other.best['valid/mi']:z.2f})."
+        f"Of those that carry at least {LITTLE_MI_NATS:g} nats the best is trial {other.number} ({other.ranked}"
+        f" {other.score:.2f}, mutual information {other.best['valid/mi']:z.2f})."
     )
 
 

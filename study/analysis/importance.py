@@ -20,9 +20,6 @@ LEAST_TRIALS = 8
 BEST_TRIALS = 5
 """At least so many trials make up the best ones that the others are compared with."""
 
-TARGETS = {"nll": 1.0, "mi": -1.0}
-"""Metrics explained, and the sign that makes less of them better."""
-
 
 def importances(definition: Definition, trials: list[TrialRecord]) -> pl.DataFrame:
     """Return `metric`, `setting`, `importance`, `low`, `high`: shares of 1, with a bootstrap interval over trials.
@@ -53,7 +50,8 @@ def importances(definition: Definition, trials: list[TrialRecord]) -> pl.DataFra
             }
         )
     distributions = {name: as_distribution(definition.space.searched[name]) for name in names}
-    for metric, sign in TARGETS.items():
+    # The sign makes less of them better.
+    for metric, sign in ((definition.goal.ranked, 1.0), ("mi", -1.0)):
         found = evaluate(usable, definition.grace_epochs, names, distributions, metric, sign)
         draw = np.random.default_rng(0)
         resampled = np.array(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from io import StringIO
 
 from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from study.analysis.comparison import COLUMNS, TOGETHER, Comparison, comparison_rows, notes, tables
 from study.record.formats import code
@@ -17,15 +19,20 @@ SPECIAL = str.maketrans({"±": r"$\pm$", "%": r"\%", "_": r"\_", "&": r"\&", "#"
 
 def markdown(comparison: Comparison, columns: tuple[str, ...] = COLUMNS) -> str:
     """Return a comparison's tables, notes and command as Markdown."""
+    return as_markdown(tables(comparison, columns), [*notes(comparison), code(comparison.ledger.definition.command)])
+
+
+def as_markdown(shown: Sequence[Table], below: Sequence[str]) -> str:
+    """Return tables as Markdown, with what is said below them."""
     parts = []
-    for table in tables(comparison, columns):
+    for table in shown:
         parts.append(f"**{table.title}**")
         table.title, table.box, table.pad_edge = None, box.MARKDOWN, True
         console = Console(file=StringIO(), width=100_000, highlight=False, emoji=False)
         with console.capture() as captured:
             console.print(table)
         parts.append(re.sub("-{4,}", "---", re.sub(" {2,}", " ", captured.get().strip())))
-    return "\n\n".join([*parts, *notes(comparison), code(comparison.ledger.definition.command)]) + "\n"
+    return "\n\n".join([*parts, *below]) + "\n"
 
 
 def latex(comparison: Comparison, columns: tuple[str, ...] = COLUMNS) -> str:

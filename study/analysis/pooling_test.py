@@ -62,6 +62,7 @@ class PoolingVerdict:
     mi: Interval
     kl: Interval
     nll: Interval
+    """Of the nll, or of what else ranks the study's trials."""
     detectable_nll: float
     """The smallest difference in nll that so many pairs would have shown in 8 of 10 studies, in nats."""
     p: float
@@ -119,13 +120,15 @@ def judge(
     needed = {pooling, REFERENCE}
     pairs = {place: (found[pooling], found[REFERENCE]) for place, found in blocks.items() if needed <= set(found)}
 
+    ranked = definition.goal.ranked
+
     def interval(metric: str) -> tuple[Interval, float]:
         differences: dict[float, list[float]] = {}
         for (weight, _), (own, other) in pairs.items():
             differences.setdefault(weight, []).append(own.best[f"valid/{metric}"] - other.best[f"valid/{metric}"])
         return stratified(list(differences.values()))
 
-    (mi, _), (kl, _), (nll, detectable) = interval("mi"), interval("kl"), interval("nll")
+    (mi, _), (kl, _), (nll, detectable) = interval("mi"), interval("kl"), interval(ranked)
     own = count_collapsed(definition, [pair[0] for pair in pairs.values()])
     other = count_collapsed(definition, [pair[1] for pair in pairs.values()])
     verdict, why = conclude(pooling, len(pairs), mi, p_value, (own, other))

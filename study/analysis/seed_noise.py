@@ -25,7 +25,7 @@ BEYOND_LUCK = 2 * math.sqrt(2)
 
 
 def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
-    """Return the pooled standard deviation in nats of the validation nll over seeds, and how many settings it rests on.
+    """Return the pooled standard deviation in nats of what ranks over seeds, and how many settings it rests on.
 
     Trials that were ended early, collapsed or pruned, are left out: they did not train for as long. (nan, 0) where no
     setting was tried with two seeds.
@@ -34,7 +34,7 @@ def seed_noise(trials: list[TrialRecord]) -> tuple[float, int]:
     for trial in trials:
         if trial.best and trial.state == State.COMPLETE:
             # The same setting with the same seed is the same run again.
-            groups[key(without_seed(trial.params))][trial.params.get("seed")] = trial.best["valid/nll"]
+            groups[key(without_seed(trial.params))][trial.params.get("seed")] = trial.score
     repeated = [list(found.values()) for found in groups.values() if len(found) > 1]
     if not repeated:
         return math.nan, 0
@@ -64,12 +64,15 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
             "Seed noise: not measured, so that small differences may be luck;"
             f" `study confirm {name}{hint}` measures it.",
         )
-    sentence = f"Seed noise: nll varies by {noise:.2f} nats (s.d.) over seeds alone, in {settings} settings {source}"
+    ranked = ledger.definition.goal.ranked
+    sentence = (
+        f"Seed noise: {ranked} varies by {noise:.2f} nats (s.d.) over seeds alone, in {settings} settings {source}"
+    )
     best = best_trial(trials)
     if best is None:
         return noise, f"{sentence}."
     near = sum(
-        trial.feasible and trial.best["valid/nll"] - best.best["valid/nll"] < BEYOND_LUCK * noise
+        trial.feasible and trial.score - best.score < BEYOND_LUCK * noise
         for trial in trials
         if trial.best and trial.state == State.COMPLETE
     )
@@ -83,5 +86,5 @@ def known_noise(ledger: Ledger, trials: list[TrialRecord]) -> tuple[float, str]:
 def is_settled(definition: Definition, trials: list[TrialRecord]) -> bool:
     """Say whether a study's search can be expected to gain less than its seed noise; never where that is not known."""
     search = [trial for trial in trials if not definition.is_tested(trial.number) and trial.state in COUNTED]
-    values = [float(trial.best["valid/nll"]) if trial.feasible else math.inf for trial in search]
+    values = [trial.score if trial.feasible else math.inf for trial in search]
     return has_settled(values, seed_noise(trials)[0])

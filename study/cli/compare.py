@@ -1,10 +1,11 @@
-"""The command compare: methods beside each other over seeds."""
+"""The command compare: methods, or the values of any settings, beside each other over seeds."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ from study.cli.types import MOST_DRAWN, Names, Number, Whole, complete_preset, c
 
 if TYPE_CHECKING:
     from study.analysis.comparison import Comparison
+    from study.config.request import RunRequest
+    from study.record.ledger import Ledger
+    from study.search.definition import Definition
 
 
 @click.command("compare")
@@ -27,7 +31,16 @@ if TYPE_CHECKING:
     " `study settings --methods` lists them.",
 )
 @click.option("--poolings", default="last,max", show_default=True, help="Names, with commas between.")
-@click.option("--seeds", type=Whole(max=1000), default=3, show_default=True, help="Runs of each method and pooling.")
+@click.option(
+    "--variants",
+    multiple=True,
+    metavar="NAME=A,B,...",
+    help="In place of methods: values of a setting (repeatable: each combination), held against the first.",
+)
+@click.option("--trainable", metavar="MODULE:FUNCTION", help="Compare --variants of code of your own, as in study run.")
+@click.option("--command", "shell", metavar="'COMMAND {NAME} ...'", help="The same, of a command of your own.")
+@click.option("--space", type=click.Path(path_type=Path), help="TOML file: settings and ranges of your own code.")
+@click.option("--seeds", type=Whole(max=1000), default=3, show_default=True, help="Runs of each row.")
 @click.option(
     "--preset", shell_complete=complete_preset, help="Settings to start from; what a method decides is left to it."
 )
@@ -89,6 +102,7 @@ def compare_command(
     markdown: Path | None,
     latex: Path | None,
     columns: tuple[str, ...] | None,
+    variants: tuple[str, ...],
     **given: object,
 ) -> int:
     """Train METHODS x POOLINGS x SEEDS on CORPUS and judge the four claims made for pooling.
@@ -96,59 +110,156 @@ def compare_command(
     Every run is evaluated once on the test split. Costs are relative to the plain VAE of the same run. What --set or
     --config give of a method's numbers, such as objective.kl_weight, holds for all methods.
 
+    With --variants, train every combination of these values x SEEDS instead, all else equal, and say by how much each
+    differs from the first, on the validation split; also of code of your own.
+
     \b
     study compare chitchat --preset quick --methods vae,aggressive --poolings last,max --seeds 3
+    study compare chitchat --preset quick --variants model.encoder=lstm,gru --seeds 5
+    study compare --trainable motion:train --space space.toml --variants latent_size=4,16
     study compare --resume compare-chitchat --markdown table.md
     study compare --resume compare-chitchat --latex table.tex --columns nll,kl,mi
     """
-    from data.files import write_text
-    from study.analysis import comparison, paper_tables
-    from study.analysis.published import published_rows
+    from study.analysis import comparison
     from study.config.request import RunRequest
     from study.execution.start import start
-    from study.planning.plan import create, new_comparison
+    from study.planning.comparing import new_comparison, new_variants
+    from study.planning.plan import create
     from study.planning.resume import resume_study
     from study.reporting.outputs import check_output
 
-    shown = comparison.check_columns(columns or ())
+    output = Output(comparison.check_columns(columns or ()), markdown, latex, as_json, published)
     for path, ending, option in ((markdown, ".md", "--markdown"), (latex, ".tex", "--latex")):
         if path is not None:
             check_output(path, (ending,), option)
-    request = RunRequest.of(given)
+    request, command = RunRequest.of(given), shlex.join(["study", *sys.argv[1:]])
+    check_kind(variants, request)
     if request.resume is not None:
-        refuse_idle_options()
         ledger = resume_study(request, partial(click.echo, err=True))
+        check_comparison(ledger)
+    elif variants:
+        ledger = create(request.storage, new_variants(request, variants, seeds, command))
     else:
         planned = comparison.points(methods.split(","), poolings.split(","), seeds)
-        definition = new_comparison(request, planned, samples, shlex.join(["study", *sys.argv[1:]]))
+        definition = new_comparison(request, planned, samples, command)
         if published:
-            published_rows(definition)
+            check_published(definition)
         ledger = create(request.storage, definition)
     code = start(ledger, request, show_report=False)
+    return show_variants(ledger, code, output) if ledger.definition.compared else show_methods(ledger, code, output)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What of a comparison is to be written and printed."""
+
+    columns: tuple[str, ...]
+    markdown: Path | None
+    latex: Path | None
+    as_json: bool
+    published: bool
+
+
+def check_published(definition: Definition) -> None:
+    """Raise StudyError unless something was published on a comparison's corpus."""
+    from study.analysis.published import published_rows
+
+    published_rows(definition)
+
+
+def check_kind(variants: tuple[str, ...], request: RunRequest) -> None:
+    """Raise StudyError for options of a comparison of methods in one of variants, and the other way round."""
+    from study.errors import StudyError
+
+    if request.resume is not None:
+        names: tuple[str, ...] = ("methods", "poolings", "seeds", "samples", "variants")
+        refuse_options(names, "--resume goes on with a comparison as it was defined")
+    elif variants:
+        names = ("methods", "poolings", "samples", "published", "latex", "columns")
+        refuse_options(names, "--variants are compared in place of methods")
+    elif request.code is not None or request.space is not None:
+        name = "--trainable" if request.trainable else "--command" if request.shell else "--space"
+        raise StudyError(f"{name}: of your own code variants are compared; name them, --variants NAME=VALUE,VALUE")
+
+
+def refuse_options(names: tuple[str, ...], why: str) -> None:
+    """Raise StudyError for options that would have no effect."""
+    from study.errors import StudyError
+
+    context = click.get_current_context()
+    if idle := [name for name in names if was_given(context, name)]:
+        raise StudyError(f"{why}; leave out --{', --'.join(idle)}")
+
+
+def check_comparison(ledger: Ledger) -> None:
+    """Raise StudyError, and let go of a study, if it is no comparison, or one that lacks a table that is asked for."""
+    from study.errors import StudyError
+
+    try:
+        refuse_others(ledger.definition)
+    except StudyError:
+        ledger.close()
+        raise
+
+
+def refuse_others(definition: Definition) -> None:
+    """Raise StudyError for a study that is no comparison, or one that lacks a table that is asked for."""
+    from study.errors import StudyError
+
+    name = definition.name
+    if not definition.is_comparison:
+        raise StudyError(f"{name} is no comparison but a search; go on with it by: study run --resume {name}")
+    if definition.compared:
+        refuse_options(("latex", "columns", "published"), "a comparison of variants has no such table")
+
+
+def show_methods(ledger: Ledger, code: int, output: Output) -> int:
+    """Print a comparison of methods, and write its tables where that was asked for; return the exit code."""
+    from data.files import write_text
+    from study.analysis import comparison, paper_tables
+    from study.analysis.published import published_rows
+
     found = comparison.Comparison(ledger, comparison.results(ledger))
     if found.runs.height == 0:
         click.echo("no trial has been evaluated yet", err=True)
         return code or 1
     stored = comparison.store(found, is_whole=code == 0)
-    for path, write in ((markdown, paper_tables.markdown), (latex, paper_tables.latex)):
+    for path, write in ((output.markdown, paper_tables.markdown), (output.latex, paper_tables.latex)):
         if path is not None:
-            write_text(path, write(found, shown))
-    if as_json:
-        rows = {"published": published_rows(ledger.definition)} if published else {}
+            write_text(path, write(found, output.columns))
+    if output.as_json:
+        rows = {"published": published_rows(ledger.definition)} if output.published else {}
         click.echo(json.dumps(stored | rows, indent=1))
     else:
-        show(found, shown, published=published)
+        show(found, output.columns, published=output.published)
     return code
 
 
-def refuse_idle_options() -> None:
-    """Raise StudyError for options that a comparison which is gone on with does not heed."""
-    from study.errors import StudyError
+def show_variants(ledger: Ledger, code: int, output: Output) -> int:
+    """Print a comparison of variants, and write its tables where that was asked for; return the exit code."""
+    from data.files import write_text
+    from study.analysis import paper_tables, variants
+    from study.config.stored import without_nan
+    from study.console import make_console
+    from study.record.formats import code as code_span
 
-    context = click.get_current_context()
-    idle = [name for name in ("methods", "poolings", "seeds", "samples") if was_given(context, name)]
-    if idle:
-        raise StudyError(f"--resume goes on with a comparison as it was defined; leave out --{', --'.join(idle)}")
+    definition, trials = ledger.definition, ledger.trials()
+    tables = variants.variant_tables(definition, trials)
+    if not tables:
+        click.echo("no trial has ended yet", err=True)
+        return code or 1
+    if output.markdown is not None:
+        write_text(output.markdown, paper_tables.as_markdown(tables, [code_span(definition.command)]))
+        # Written as Markdown, they have lost their titles.
+        tables = variants.variant_tables(definition, trials)
+    if output.as_json:
+        click.echo(json.dumps(without_nan(variants.as_json(definition, trials)), indent=1))
+        return code
+    console = make_console()
+    for table in tables:
+        console.print(table)
+        console.print()
+    return code
 
 
 def show(found: Comparison, columns: tuple[str, ...], *, published: bool) -> None:

@@ -203,7 +203,7 @@ def list_command(folder: Path) -> None:
     from data.manifest import MANIFEST
     from data.sources.named import NAMED
 
-    found = sorted(folder.glob(f"*/{MANIFEST}"))
+    found = sorted(path for path in folder.glob("*/*") if path.name == MANIFEST)
     for path in found:
         try:
             corpus = Corpus.open(path.parent)

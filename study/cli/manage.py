@@ -50,7 +50,11 @@ def list_command(storage: Path) -> int:
         state = "running" if ledger.is_locked() else "unfinished" if ledger.num_left() else "complete"
         numbers = ["", "", ""]
         if best is not None:
-            numbers = [f"trial {best.number}", f"{best.best['valid/nll']:.2f}", f"{best.best['valid/mi']:z.2f}"]
+            numbers = [
+                f"trial {best.number}",
+                f"{best.score:.2f}{'' if best.ranked == 'nll' else f' ({best.ranked})'}",
+                f"{best.best['valid/mi']:z.2f}",
+            ]
         over = sum(trial.state in ENDS for trial in trials)
         count = f"{over} of {ledger.definition.num_trials}"
         table.add_row(name, ledger.definition.corpus_name, count, state, *numbers, size)

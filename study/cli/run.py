@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 )
 @click.option("--mps", is_flag=True, help="Have trials that share a GPU compute at once, by NVIDIA MPS.")
 @click.option("--sampler", help="tpe, random, grid, qmc, gp, cma-es or nsga2.")
-@click.option("--objective", help="nll: lowest of trials that are not collapsed; pareto: low nll and high mi.")
+@click.option(
+    "--objective",
+    help="nll: lowest of trials that may win; pareto: low nll and high mi; elbo: for your own code without nll.",
+)
 @click.option(
     "--floor", "floors", multiple=True, metavar="METRIC=VALUE", help="Least au, mi or kl of a winner (repeatable)."
 )

@@ -232,6 +232,6 @@ def show_settings_of(name: str, storage: Path, *, as_toml: bool) -> None:
             how = "searched" if each in trial.params else ""
             click.echo(f"{each:36} {'unset' if value is None else value!s:12} {how}".rstrip())
         return
-    nll = f", nll {trial.best['valid/nll']:.4f} nats" if trial.best else ""
-    click.echo(f"# Trial {trial.number} of {definition.name} on {definition.corpus_name}, {trial.state}{nll}")
+    score = f", {trial.ranked} {trial.score:.4f} nats" if trial.best else ""
+    click.echo(f"# Trial {trial.number} of {definition.name} on {definition.corpus_name}, {trial.state}{score}")
     click.echo(tomli_w.dumps(settings.model_dump(exclude_none=True)), nl=False)

@@ -82,7 +82,7 @@ def _unneeded(ledger: Ledger, num_kept: int) -> Iterator[Garbage]:
         # Mending it may need everything else.
         return
     trials = [trial for trial, _ in found if trial is not None]
-    usable = sorted((t for t in trials if t.feasible and t.state in USABLE), key=lambda t: t.best["valid/nll"])
+    usable = sorted((t for t in trials if t.feasible and t.state in USABLE), key=lambda t: t.score)
     is_over = ledger.num_left() == 0 and all(trial.state in ENDS for trial in trials)
     kept = {trial.number for trial in usable[:num_kept]}
     for trial in trials:

@@ -85,11 +85,7 @@ def confirm(
             raise StudyError(f"{own.name} was begun with --seeds {len(fresh)}; go on with as many, or remove {own}")
         while points := next_points(settings, fresh, ledger.trials()):
             ledger.extend(points)
-            code = start(
-                ledger,
-                RunRequest(storage=folder.parent, resume=ledger.definition.name, address=address),
-                show_report=False,
-            )
+            code = start(ledger, RunRequest(storage=folder.parent, address=address), show_report=False)
             if ledger.num_left():
                 return code, None
             ledger.lock()
@@ -119,7 +115,7 @@ def open_confirmation(own: Path, definition: Definition, name: str) -> Ledger:
 
 
 def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, float], TrialRecord | None]:
-    """Evaluate each run of the winner on the test split, once; return that, and its run of the lowest validation nll.
+    """Evaluate each run of the winner on the test split, once; return that, and its run that ranks first.
 
     Nothing of either where no setting is feasible with every seed.
     """
@@ -130,7 +126,7 @@ def crown(ledger: Ledger, winner: Standing, samples: int) -> tuple[dict[str, flo
     if not runs or not math.isfinite(winner.mean_nll):
         return {}, None
     definition = ledger.definition
-    best = min(runs, key=lambda trial: trial.best["valid/nll"])
+    best = min(runs, key=lambda trial: trial.score)
     if definition.is_own:
         # Its test split, if there is one, is read by its own code.
         return {}, best
@@ -187,10 +183,10 @@ def record(ledger: Ledger, found: Confirmed) -> None:
 
 def describe(definition: Definition, found: Confirmed) -> str:
     """Return the story of a confirmation in Markdown."""
-    first = found.confirmation.standings[0]
+    first, ranked = found.confirmation.standings[0], definition.goal.ranked
     lines = [
         f"**{definition.name}** on corpus {code(definition.corpus_name)}: {found.confirmation.sentence}",
-        f"Validation nll {first.means['nll']:.2f} ± {first.deviations['nll']:.2f} over seeds {first.seeds}."
+        f"Validation {ranked} {first.means[ranked]:.2f} ± {first.deviations[ranked]:.2f} over seeds {first.seeds}."
         + (f" Test nll {found.test['nll']:.2f} ± {found.test.get('nll_sd', math.nan):.2f}." if found.test else "")
         + (f" Registered: `{found.model}`." if found.model else ""),
         f"Reproduce: {code(definition.command)}",

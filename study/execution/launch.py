@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from study.config.stored import write_json
 from study.errors import StudyError, first_line, tells_of_full_disk
 from study.execution.connection import ray_cluster
 from study.execution.live import LiveView
-from study.execution.nodes import check_nodes
+from study.execution.nodes import check_code, check_nodes
 from study.record.journal import storage_hint
 from study.record.ledger import Ledger
 from study.record.places import TUNE
@@ -92,8 +92,8 @@ def run_study(
         try:
             # With nothing left to try, only MLflow may have something to hear.
             with ray_cluster(ledger.definition, address) if ledger.num_left() else nullcontext():
-                if address is not None and ledger.num_left():
-                    check_nodes(ledger.definition, ledger.folder)
+                if ledger.num_left():
+                    check_workers(ledger, address, function)
                 tracker.wait_until_ready()
                 catch_up(ledger, tracker)
                 ending = tune_trials(ledger, tracker, view, budget, function)
@@ -102,6 +102,17 @@ def run_study(
         finally:
             recorded = finalize(ledger, tracker, ending, view.problem, with_report=with_report)
         return Outcome(ending, recorded)
+
+
+def check_workers(ledger: Ledger, address: str | None, function: Trainable | None) -> None:
+    """Raise StudyError unless the connected workers have what the study's trials need."""
+    definition = ledger.definition
+    # A function that is at hand goes along with each trial.
+    code = definition.code if function is None else None
+    if address is not None:
+        check_nodes(replace(definition, code=code), ledger.folder)
+    elif code is not None:
+        check_code(code)
 
 
 @contextmanager

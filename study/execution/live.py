@@ -16,7 +16,7 @@ from study.console import make_console
 from study.record.formats import show_params
 from study.record.states import USABLE, State
 from study.record.trials import TrialRecord
-from study.reporting.tables import METRIC_COLUMNS, metric_cells
+from study.reporting.tables import headings, metric_cells, shown_metrics
 from study.search.definition import Definition
 
 SHOWN_FINISHED, BAR_WIDTH = 8, 24
@@ -66,7 +66,8 @@ class LiveView:
         if self._live is not None:
             return
         if not trial.is_running:
-            metrics = zip(METRIC_COLUMNS, metric_cells(trial.best), strict=True)
+            names = shown_metrics(self.definition)
+            metrics = zip(headings(names), metric_cells(trial.best, names), strict=True)
             cells = ", ".join(f"{name} {cell}" for name, cell in metrics)
             self.console.print(
                 f"[{self.num_over()}/{self.definition.num_trials}] {ended}:"
@@ -140,7 +141,8 @@ class LiveView:
         head = f"{self.definition.name} {bar} {over}/{total} trials, {seconds / 60:.1f} min"
         head += self._gpus()
         table = Table(box=None, pad_edge=False, expand=True)
-        for name in ("trial", "state", "epoch", *METRIC_COLUMNS[:4]):
+        names = shown_metrics(self.definition)[:4]
+        for name in ("trial", "state", "epoch", *headings(names)):
             table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
         # What is left of the line: the numbers come first.
         table.add_column("settings", overflow="ellipsis", no_wrap=True, ratio=1)
@@ -148,7 +150,7 @@ class LiveView:
         finished = sorted(number for number, each in self.shown.items() if not each.is_running)
         for number in [*finished[-SHOWN_FINISHED:], *running]:
             each = self.shown[number]
-            cells = metric_cells(each.rows[-1] if each.is_running and each.rows else each.best)[:4]
+            cells = metric_cells(each.rows[-1] if each.is_running and each.rows else each.best, names)
             table.add_row(str(number), each.state, str(each.epochs), *cells, show_params(each.params))
         parts: list[RenderableType] = [Text(head + self._eta()), Text(self._best_so_far()), table]
         if self.last:
@@ -157,8 +159,8 @@ class LiveView:
 
     def _best_so_far(self) -> str:
         found = [each for each in self.shown.values() if each.state in USABLE and each.feasible]
-        usable = [(each.best["valid/nll"], each.number) for each in found]
+        usable = [(each.score, each.number) for each in found]
         if not usable:
             return "best so far: none feasible yet"
-        nll, number = min(usable)
-        return f"best so far: trial {number}, nll {nll:.2f}"
+        score, number = min(usable)
+        return f"best so far: trial {number}, {self.definition.goal.ranked} {score:.2f}"

@@ -1,6 +1,7 @@
 """Whether every node of a Ray cluster can run a study's trials: asked before the first one starts.
 
-Each node answers for itself: which versions it runs, and whether it reads and writes the study's folder and the corpus.
+Each node answers for itself: which versions it runs, whether it reads and writes the study's folder and the corpus, and
+whether it finds the code of a user's own that trains.
 A node that joins later is not asked; a trial that fails there says why.
 """
 
@@ -11,12 +12,14 @@ import os
 import platform
 import secrets
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from study.config.own_code import OwnCode
 from study.errors import StudyError, StudyWarning
 from study.search.definition import Definition
 
@@ -33,7 +36,7 @@ def check_nodes(definition: Definition, folder: Path) -> None:
     if gpus and not definition.gpus_per_trial:
         idle = f"the cluster has {gpus:g} GPUs, and trials get none of them: --gpus-per-trial 0.25 packs four on one"
         warnings.warn(StudyWarning(idle), stacklevel=2)
-    found = [line for _, lines in survey(folder, definition.corpus) for line in lines]
+    found = [line for _, lines in survey(folder, definition.corpus, definition.code) for line in lines]
     if found:
         raise StudyError("the cluster cannot run this study:\n" + "\n".join(f"  {line}" for line in found))
 
@@ -45,14 +48,24 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def survey(folder: Path, corpus: str = "") -> list[tuple[str, list[str]]]:
-    """Return each node of the connected cluster, and what keeps it from working in a folder and on a corpus."""
+def check_code(code: OwnCode) -> None:
+    """Raise StudyError unless a worker of this machine's own Ray finds the code that is to train."""
+    for _, answer in ask_nodes(alive_nodes(), lack_of_code, code):
+        if lack := answer.get("code", ""):
+            raise StudyError(
+                f"{lack}; start from where it can be imported, or where it is a function of a notebook's, give it:"
+                " Study.run(train, resume=NAME)"
+            )
+
+
+def survey(folder: Path, corpus: str = "", code: OwnCode | None = None) -> list[tuple[str, list[str]]]:
+    """Return each node of the connected cluster, and what keeps it from working in a folder, on a corpus, with code."""
     token = secrets.token_hex(8)
     probe = folder.absolute() / f".probe-{token}"
     probe.write_text(token)
     try:
         here = describe_node(str(probe), token, corpus)
-        answers = ask_nodes(alive_nodes(), str(probe), token, corpus)
+        answers = ask_nodes(alive_nodes(), describe_node, str(probe), token, corpus, code)
     finally:
         for path in probe.parent.glob(f".probe-{token}*"):
             path.unlink()
@@ -88,16 +101,18 @@ def could_come(config: dict[str, Any], wanted: dict[str, float]) -> bool:
     )
 
 
-def ask_nodes(nodes: list[dict[str, Any]], probe: str, token: str, corpus: str) -> list[tuple[str, dict[str, str]]]:
-    """Return each node's name and its description of itself; of one that cannot give it, an `error`."""
+def ask_nodes(
+    nodes: list[dict[str, Any]], question: Callable[..., dict[str, str]], *arguments: object
+) -> list[tuple[str, dict[str, str]]]:
+    """Return each node's name and what a function says there; of one that cannot be asked, an `error`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ask = ray.remote(describe_node)
+    ask = ray.remote(question)
     asked = [
         ask.options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(probe, token, corpus)
+        ).remote(*arguments)
         for node in nodes
     ]
     answers = []
@@ -111,8 +126,21 @@ def ask_nodes(nodes: list[dict[str, Any]], probe: str, token: str, corpus: str) 
     return answers
 
 
-def describe_node(probe: str, token: str, corpus: str) -> dict[str, str]:
-    """Return what this node runs, and whether the study's folder and the corpus can be used from here."""
+def lack_of_code(code: OwnCode | None) -> dict[str, str]:
+    """Return why this node cannot train with a user's own code, as `code`; an empty text if it can."""
+    from study.trainable.loading import find
+
+    if code is None:
+        return {"code": ""}
+    try:
+        find(code)
+    except StudyError as error:
+        return {"code": str(error)}
+    return {"code": ""}
+
+
+def describe_node(probe: str, token: str, corpus: str, code: OwnCode | None = None) -> dict[str, str]:
+    """Return what this node runs, and whether the study's folder, the corpus and a user's own code can be used here."""
     from data.corpus import Corpus
     from data.errors import CorpusError
 
@@ -122,6 +150,7 @@ def describe_node(probe: str, token: str, corpus: str) -> dict[str, str]:
         "source": source_digest(),
         "storage": "",
         "corpus": "",
+        **lack_of_code(code),
     }
     try:
         if Path(probe).read_text() != token:
@@ -162,7 +191,12 @@ def problems(name: str, there: dict[str, str], here: dict[str, str]) -> list[str
             f"{name}: cannot read the corpus ({there['corpus']}); prepare it into the shared storage:"
             " study corpus prepare ... --out SHARED/corpora/NAME"
         )
-    elif there["fingerprint"] != here["fingerprint"]:
+    if there["code"]:
+        found.append(
+            f"{name}: {there['code']}; put the code where every node finds it, such as the shared storage, or let"
+            " `study submit --working-dir .` take it along"
+        )
+    if not there["corpus"] and there["fingerprint"] != here["fingerprint"]:
         found.append(f"{name}: holds another corpus than the driver in that place; copy the driver's there")
     return found
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Result = Mapping[str, Stored]
 """An epoch as Tune passes it on."""
-METRIC, EPOCH = "valid/nll", "epoch"
+EPOCH = "epoch"
 BEHIND_NATS = 1e6
 
 
@@ -47,11 +47,12 @@ def ranked(trial: Trial | EarlierTrial, result: Result, goal: Goal) -> Result | 
     """
     if trial.config["settings"]["model"]["posterior"] == "none":
         return None
-    if METRIC not in result:
+    metric = f"valid/{goal.ranked}"
+    if metric not in result:
         return result
     epoch = Epoch(1, 0, 0.0, {name: float(result[name] or 0) for name in result if name.startswith("valid/")})
     missed = goal.missed_by(epoch)
-    return {**result, METRIC: epoch[METRIC] + BEHIND_NATS * (1 + missed)} if missed else result
+    return {**result, metric: epoch[metric] + BEHIND_NATS * (1 + missed)} if missed else result
 
 
 class GoalAware:
@@ -75,18 +76,18 @@ class GoalAware:
 
 
 class GoalAwareASHA(GoalAware, ASHAScheduler):
-    """ASHA on nll that knows what may win."""
+    """ASHA on what ranks that knows what may win."""
 
     def __init__(self, definition: Definition, **options: float) -> None:
-        super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
+        super().__init__(metric=f"valid/{definition.goal.ranked}", mode="min", time_attr=EPOCH, **options)
         self.definition = definition
 
 
 class GoalAwareMedian(GoalAware, MedianStoppingRule):
-    """The median rule on nll that knows what may win."""
+    """The median rule on what ranks that knows what may win."""
 
     def __init__(self, definition: Definition, **options: float) -> None:
-        super().__init__(metric=METRIC, mode="min", time_attr=EPOCH, **options)
+        super().__init__(metric=f"valid/{definition.goal.ranked}", mode="min", time_attr=EPOCH, **options)
         self.definition = definition
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial | EarlierTrial, result: Result) -> str:
@@ -106,8 +107,9 @@ class GoalAwareMedian(GoalAware, MedianStoppingRule):
 def make_scheduler(definition: Definition, ledger: Ledger) -> TrialScheduler:
     """Return the schedule of a definition, knowing what earlier runs of the study have seen.
 
-    Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll`, which is
-    at KL weight 1 whatever a trial trains with, collapsed trials last. Raises StudyError if the name is unknown.
+    Rungs count epochs, come after the longest warm-up that is searched, and rank `valid/nll` (or what else ranks),
+    which is at KL weight 1 whatever a trial trains with, collapsed trials last. Raises StudyError if the name is
+    unknown.
     """
     scheduler = new_scheduler(definition)
     for trial in ledger.trials():

@@ -73,7 +73,9 @@ def check_can_settle(ledger: Ledger) -> None:
     """Raise StudyError where it could never be said that a search has settled."""
     definition = ledger.definition
     if definition.goal.is_pareto:
-        raise StudyError("--stop-when-settled asks what the nll can still gain; the objective pareto has no such end")
+        raise StudyError(
+            "--stop-when-settled asks what the best trial can still gain; the objective pareto has no such end"
+        )
     if definition.num_tested == 0 and math.isnan(seed_noise(ledger.trials())[0]):
         raise StudyError(
             "--stop-when-settled needs the noise of seeds, and no setting of this study has several: add the pooling"

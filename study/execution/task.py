@@ -28,5 +28,7 @@ class Task(BaseModel):
     """Its share of one GPU, 0 for none."""
     code: OwnCode | None = None
     """What of the user's own trains it, if anything does."""
+    ranked: str = "nll"
+    """The metric by which the study's trials rank, which such code must yield."""
     final_num_samples: int
     """Importance samples of a last evaluation on the test split; 0 for none."""

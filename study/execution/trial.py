@@ -103,7 +103,7 @@ def start_own(
 
     def rows(should_stop: Callable[[], bool]) -> Iterator[Epoch]:
         outcome = ""
-        for row in train_own(trainable, task.settings, Path(task.folder), should_stop=should_stop):
+        for row in train_own(trainable, task.settings, Path(task.folder), ranked=task.ranked, should_stop=should_stop):
             outcome = row.outcome
             yield row
         if not outcome and not should_stop():

@@ -17,7 +17,7 @@ from study.epoch import MEASURED, Epoch, Stored
 from study.errors import StudyError, tells_of_full_disk
 from study.execution import mps
 from study.execution.failures import why_it_failed
-from study.execution.schedules import METRIC, earlier, ended_by_schedule, feed, replay, was_stopped
+from study.execution.schedules import earlier, ended_by_schedule, feed, replay, was_stopped
 from study.execution.task import Task
 from study.execution.trial import ENDED, FAILURE
 from study.record.ledger import Ledger
@@ -37,7 +37,7 @@ class LedgerSearcher(Searcher):
     """
 
     def __init__(self, ledger: Ledger, callback: LedgerCallback, is_settled: Callable[[], bool] | None = None) -> None:
-        super().__init__(metric=METRIC, mode="min")
+        super().__init__(metric=f"valid/{ledger.definition.goal.ranked}", mode="min")
         self.ledger = ledger
         self.callback = callback
         self.left = ledger.num_left()
@@ -71,6 +71,7 @@ class LedgerSearcher(Searcher):
                 cpus=definition.cpus_per_trial,
                 gpus=definition.gpus_per_trial,
                 code=definition.code,
+                ranked=definition.goal.ranked,
                 final_num_samples=definition.final_num_samples,
             ).model_dump()
         return Searcher.FINISHED  # type: ignore[no-any-return]
@@ -116,7 +117,7 @@ class LedgerCallback(Callback):
             self._failures[number] = str(result[FAILURE])
         elif ENDED in result:
             self._ended.add(number)
-        elif METRIC in result:
+        elif f"valid/{self.ledger.definition.goal.ranked}" in result:
             row = {name: value for name, value in result.items() if is_recorded(name)}
             if self.ledger.add_row(number, Epoch.from_json(row)):
                 # Retries count from the last epoch: a trial that goes on may lose its machine any number of times.

@@ -49,7 +49,7 @@ def check_one_epoch(definition: Definition, folder: Path) -> list[str]:
         if definition.space.applies(name, values):
             values[name] = middle(name, allowed)
     settings = definition.settings(definition.num_tested, values)
-    row = next(train_own(find(definition.code), settings, folder), None)
+    row = next(train_own(find(definition.code), settings, folder, ranked=definition.goal.ranked), None)
     if row is None:
         raise StudyError("the trainable yielded no epoch")
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.metrics.items())

@@ -29,7 +29,7 @@ from study.planning.own import check_trainable
 from study.planning.points import asked_points
 from study.planning.takeover import take_over
 from study.record.ledger import Ledger
-from study.search.definition import NEVER, Definition
+from study.search.definition import Definition
 from study.search.objective import Goal
 from study.search.pooling_test import test_points, why_not, with_test
 from study.search.space import SCHEDULER_NAMES, SearchSpace, build_space
@@ -71,7 +71,7 @@ def new_study(
     asked = {name: getattr(request, name) for name in request.given & RunOptions.model_fields.keys()}
     earlier = None if request.from_study is None else earlier_study(request, asked, say)
     options = RunOptions.resolve(*run_tables, asked)
-    check_choices(options)
+    check_choices(options, is_own=request.code is not None)
     check_trainable(request, space)
     tested = pooling_test(options, space, asked, over)
     num_searched = num_trials(options, space) if "search" in options.stages else 0
@@ -230,26 +230,6 @@ def check_servers(request: RunRequest) -> str | None:
     return tracking_uri
 
 
-def new_comparison(request: RunRequest, points: list[Params], samples: int, command: str) -> Definition:
-    """Return the definition of a comparison of some points: method, pooling, seed. Raises StudyError or CorpusError."""
-    if not points or samples < 1:
-        raise StudyError(f"--seeds and --samples must be at least 1, got {len(points)} runs and {samples} samples")
-    names = ("method", "model.pooling", "seed")
-    searched = {name: list(dict.fromkeys(point[name] for point in points if name in point)) or False for name in names}
-    # Each trial is trained to its end, collapsed or not.
-    over = {"search": {**searched, "model.latent_size": False}, "evaluation": {"collapse_epochs": NEVER}}
-    own = {"sampler": "random", "scheduler": "none", "trials": len(points), "stages": ("search",)}
-    definition = new_study(request.model_copy(update=own), command, over)
-    stem = f"compare-{definition.corpus_name}"
-    return replace(
-        definition,
-        num_trials=len(points),
-        planned=tuple(points),
-        final_num_samples=samples,
-        name=request.name or free_name(request.storage, stem, taken_names(definition.tracking_uri)),
-    )
-
-
 def create(storage: Path, definition: Definition) -> Ledger:
     """Create and lock a study's ledger."""
     return Ledger.create(storage / definition.name, definition)
@@ -264,8 +244,8 @@ def grid_points(sampler: str, space: SearchSpace, seed: int, num: int) -> tuple[
     return tuple(points[:num])
 
 
-def check_choices(options: RunOptions) -> None:
-    """Raise StudyError unless sampler and scheduler are known."""
+def check_choices(options: RunOptions, *, is_own: bool) -> None:
+    """Raise StudyError unless sampler and scheduler are known, and what ranks is what the trials measure."""
     from study.search.samplers import SAMPLER_NAMES
 
     for kind, name, known in (
@@ -274,6 +254,8 @@ def check_choices(options: RunOptions) -> None:
     ):
         if name not in known:
             raise StudyError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
+    if options.objective == "elbo" and not is_own:
+        raise StudyError("--objective elbo is for code of your own; this package's network is ranked by its nll")
 
 
 def check_sampler(definition: Definition) -> None:

@@ -106,7 +106,7 @@ def add_trials(ledger: Ledger, trials: int | None, points: list[Params]) -> None
     definition = ledger.definition
     if trials is None and not points:
         return
-    if definition.final_num_samples:
+    if definition.is_comparison:
         raise StudyError(f"{definition.name} is a comparison, whose runs are all planned; compare anew by another name")
     total, on_record = definition.num_trials, len(ledger.trials())
     if trials is not None:

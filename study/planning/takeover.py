@@ -69,7 +69,7 @@ def take_over(earlier: Ledger, definition: Definition, num_searched: int) -> Tak
             reasons[reason or "its numbers are not all finite"] += 1
             if inside and trial.feasible and trial.state == State.COMPLETE:
                 others.append((trial, inside))
-    others.sort(key=lambda each: each[0].best["valid/nll"])
+    others.sort(key=lambda each: each[0].score)
     most = min(MOST_TRIED, max(1, num_searched // 2))
     points = list({str(sorted(point.items())): point for _, point in others}.values())[:most]
     if not learned and not points:
@@ -117,7 +117,7 @@ def as_learned(name: str, trial: TrialRecord, inside: Params, definition: Defini
     constraints = goal.constraints(trial.best)
     if not all(map(math.isfinite, [*values, *constraints.values()])):
         return None
-    epochs = {row.number: float(row["valid/nll"]) for row in trial.rows if row.counts and not goal.is_pareto}
+    epochs = {row.number: float(row[f"valid/{goal.ranked}"]) for row in trial.rows if row.counts and not goal.is_pareto}
     return Learned(
         study=name,
         trial=trial.number,

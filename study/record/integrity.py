@@ -34,12 +34,15 @@ def disagreement(trial: FrozenTrial, rows: list[Epoch], best: Epoch, definition:
     stored = trial.user_attrs.get(VALUES_DIGEST)
     if stored is not None and stored != digest_of_values(trial.params):
         return "its values in the database are not those that it was given"
-    journal = {row.number: float(row["valid/nll"]) for row in rows if row.counts}
-    for epoch, nll in trial.intermediate_values.items():
+    ranked = definition.goal.ranked
+    if any(f"valid/{ranked}" not in row.metrics for row in rows):
+        return f"an epoch of its journal has no {ranked}, by which the study ranks"
+    journal = {row.number: float(row[f"valid/{ranked}"]) for row in rows if row.counts}
+    for epoch, value in trial.intermediate_values.items():
         if epoch not in journal:
             return f"the database knows epoch {epoch}, which is not in its journal of {len(rows)} epochs"
-        if not equal(journal[epoch], nll):
-            return f"nll of epoch {epoch} is {nll!r} in the database and {journal[epoch]!r} in its journal"
+        if not equal(journal[epoch], value):
+            return f"{ranked} of epoch {epoch} is {value!r} in the database and {journal[epoch]!r} in its journal"
     return of_ended(trial, rows, best, definition, len(journal)) if trial.state.is_finished() else ""
 
 
@@ -48,6 +51,8 @@ def of_ended(  # noqa: PLR0911 - one a difference
 ) -> str:
     """Return in what they differ about a trial that is over, or nothing."""
     told, goal = trial.user_attrs, definition.goal
+    if not all(isinstance(name, str) for name in told):
+        return "the database has an attribute of it without a name"
     state = told.get("state", State.FAILED)
     if OPTUNA_STATES.get(state) != trial.state:
         return f"the database says both {str(state)[:40]!r} and {trial.state.name}"

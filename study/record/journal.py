@@ -87,7 +87,9 @@ def checked(row: Mapping[str, Stored], before: list[Epoch], where: str) -> Epoch
     wrong = [name for name, value in row.items() if "/" in name and not isinstance(value, int | float)]
     if wrong:
         raise DamagedFileError(f"{where}: {wrong[0]} is no number")
-    missing = {"valid/nll", "valid/kl", "valid/mi", "valid/au", "outcome"} - row.keys()
+    # Where it has no nll, a minus ELBO ranks.
+    ranked = "valid/elbo" if "valid/elbo" in row and "valid/nll" not in row else "valid/nll"
+    missing = {ranked, "valid/kl", "valid/mi", "valid/au", "outcome"} - row.keys()
     if missing:
         raise DamagedFileError(f"{where} lacks {', '.join(sorted(missing))}")
     return Epoch.from_json(row)

@@ -264,7 +264,7 @@ class Ledger:
             with warnings.catch_warnings():
                 # Of an interrupted trial, epochs that Optuna has already.
                 warnings.simplefilter("ignore", UserWarning)
-                trial.report(row["valid/nll"], row.number)
+                trial.report(row[f"valid/{self.definition.goal.ranked}"], row.number)
 
     def finish(self, number: int, state: State, reason: str = "") -> tuple[State, str]:
         """Tell Optuna, once, what became of a trial: `complete`, `pruned`, `collapsed` or `failed`.

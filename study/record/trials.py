@@ -37,6 +37,13 @@ class TrialRecord:
     """Its run in MLflow."""
     started: bool = True
     """Whether it has ever been handed out: an enqueued trial waits before that."""
+    ranked: str = "nll"
+    """The metric by which trials rank, see `study.search.objective.Goal`."""
+
+    @property
+    def score(self) -> float:
+        """What ranks it: that metric of its best epoch; raise KeyError without one."""
+        return self.best[f"valid/{self.ranked}"]
 
     @property
     def seconds(self) -> float:
@@ -72,8 +79,8 @@ def make_record(
     started: bool = True,
 ) -> TrialRecord:
     """Return a trial with what follows from its epochs: the best of them, and whether it may win."""
-    best = best_row(rows, definition)
-    return TrialRecord(number, state, reason, params, rows, best, definition.goal.is_feasible(best), run_id, started)
+    best, goal = best_row(rows, definition), definition.goal
+    return TrialRecord(number, state, reason, params, rows, best, goal.is_feasible(best), run_id, started, goal.ranked)
 
 
 def best_row(rows: Sequence[Epoch], definition: Definition) -> Epoch:
@@ -90,7 +97,8 @@ def best_row(rows: Sequence[Epoch], definition: Definition) -> Epoch:
         for row in rows:
             if row.number == int(last[BEST_EPOCH]):
                 return row.with_metrics({**measured, BEST_EPOCH: last[BEST_EPOCH]})
-    criterion = f"valid/{definition.space.fixed.evaluation.criterion}"
+    ranked = definition.goal.ranked
+    criterion = f"valid/{definition.space.fixed.evaluation.criterion if ranked == 'nll' else ranked}"
     finite = [row for row in rows if math.isfinite(row.get(criterion)) and row.counts]
     return min(finite, key=lambda row: row[criterion], default=NO_EPOCH)
 
@@ -161,18 +169,18 @@ def is_language_model(definition: Definition, trial: TrialRecord) -> bool:
 
 
 def best_trial(trials: list[TrialRecord]) -> TrialRecord | None:
-    """Return the trial with the lowest validation nll among those that are feasible, if there is one.
+    """Return the trial with the lowest nll (or what else ranks) among those that are feasible, if there is one.
 
     One that was ended early never wins over one that was trained to its end.
     """
     usable = [trial for trial in trials if trial.feasible and trial.state in USABLE]
-    return min(usable, key=lambda trial: (trial.state != State.COMPLETE, trial.best["valid/nll"]), default=None)
+    return min(usable, key=lambda trial: (trial.state != State.COMPLETE, trial.score), default=None)
 
 
 def nearest_to_feasible(definition: Definition, trials: list[TrialRecord]) -> TrialRecord | None:
     """Return which trial comes nearest to what is asked of a winner where none reaches it: misses it by the least."""
     usable = [trial for trial in trials if trial.best and trial.state in (*USABLE, State.COLLAPSED)]
-    return min(usable, key=lambda trial: (definition.goal.missed_by(trial.best), trial.best["valid/nll"]), default=None)
+    return min(usable, key=lambda trial: (definition.goal.missed_by(trial.best), trial.score), default=None)
 
 
 def pareto_trials(trials: list[TrialRecord], over: str = "mi") -> list[TrialRecord]:
@@ -180,9 +188,9 @@ def pareto_trials(trials: list[TrialRecord], over: str = "mi") -> list[TrialReco
     usable = [trial for trial in trials if trial.best and trial.state != State.FAILED]
     if not usable:
         return []
-    points = np.array([[trial.best["valid/nll"], -trial.best[f"valid/{over}"]] for trial in usable])
+    points = np.array([[trial.score, -trial.best[f"valid/{over}"]] for trial in usable])
     front = [trial for trial, kept in zip(usable, pareto_front(points), strict=True) if kept]
-    return sorted(front, key=lambda trial: trial.best["valid/nll"])
+    return sorted(front, key=lambda trial: trial.score)
 
 
 def counts(definition: Definition, trials: list[TrialRecord]) -> dict[str, int]:
@@ -210,7 +218,7 @@ def summary_metrics(definition: Definition, trials: list[TrialRecord]) -> dict[s
         summary["best/trial"] = float(best.number)
     elif any(trial.state == State.DROPPED for trial in trials):
         # What was the best may be what was dropped; a metric cannot be taken back.
-        summary |= {"best/nll": math.nan, "best/trial": math.nan}
+        summary |= {f"best/{definition.goal.ranked}": math.nan, "best/trial": math.nan}
     return summary
 
 
@@ -219,19 +227,19 @@ def seeds_frame(trials: list[TrialRecord]) -> pl.DataFrame | None:
 
     None where seeds were not searched.
     """
-    frame = trials_frame(trials)
-    if "seed" not in frame.columns or "valid/nll" not in frame.columns:
+    frame, ranked = trials_frame(trials), trials[0].ranked if trials else "nll"
+    if "seed" not in frame.columns or f"valid/{ranked}" not in frame.columns:
         return None
     others = list(dict.fromkeys(name for trial in trials for name in trial.params if name != "seed"))
     # A trainable of the user's own may know fewer.
     known = [name for name in WIDE if f"valid/{name}" in frame.columns]
     return (
-        frame.filter(pl.col("valid/nll").is_not_null() & pl.col("seed").is_not_null())
+        frame.filter(pl.col(f"valid/{ranked}").is_not_null() & pl.col("seed").is_not_null())
         .group_by(others or [pl.lit("all").alias("settings")])
         .agg(
             pl.len().alias("seeds"),
             *[pl.col(f"valid/{name}").cast(pl.Float64).mean().alias(name) for name in known],
             *[pl.col(f"valid/{name}").cast(pl.Float64).std().fill_null(0.0).alias(f"{name} sd") for name in known],
         )
-        .sort("nll")
+        .sort(ranked)
     )

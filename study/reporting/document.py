@@ -23,7 +23,7 @@ from study.analysis.seed_noise import known_noise
 from study.config.stored import without_nan
 from study.errors import StudyError, StudyWarning, first_line
 from study.inference.portrait import portrait_of
-from study.metrics import METRICS, WIDE
+from study.metrics import METRICS, WIDE, with_ranked
 from study.record.final_scores import read_samples
 from study.record.formats import code as code_span
 from study.record.formats import code_block, prose, show_params, show_value
@@ -36,7 +36,7 @@ from study.reporting.chart_style import Chart, save
 from study.reporting.figures import FIGURES
 from study.reporting.model_figures import PORTRAITS
 from study.reporting.outputs import check_output, refuse_foreign
-from study.reporting.pooling import TEST_COLUMNS, VERDICT_COLUMNS, test_rows, verdict_cells
+from study.reporting.pooling import test_columns, test_rows, verdict_cells, verdict_columns
 from study.reporting.tables import seed_rows
 from study.search.definition import Definition
 from study.search.ranges import Range
@@ -174,6 +174,9 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
     noise_nats, noise = known_noise(ledger, trials)
     ranges = definition.space.searched
+    # Code of a user's own says nothing of some.
+    known = {name for trial in trials for name in trial.best.valid} or set(WIDE)
+    names = [name for name in with_ranked(WIDE, definition.goal.ranked) if name in known]
     return {
         "definition": definition,
         "answer": answer(definition, trials, noise, noise_nats),
@@ -184,14 +187,15 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "best": best,
         "best_settings": {} if best is None else best.params,
         "pareto": [table_row(definition, trial) for trial in pareto_trials(trials)],
-        "metrics": WIDE,
-        "terms": [METRICS[name] for name in WIDE],
+        "ranked": definition.goal.ranked,
+        "metrics": names,
+        "terms": [METRICS[name] for name in names],
         "trials": [table_row(definition, trial) for trial in trials],
         "seeds": None if definition.num_tested else seed_rows(trials),
         "pooling_rows": test_rows(definition, trials),
-        "test_columns": TEST_COLUMNS,
+        "test_columns": test_columns(definition),
         "verdict_rows": [verdict_cells(one) for one in verdicts(definition, trials)],
-        "verdict_columns": VERDICT_COLUMNS,
+        "verdict_columns": verdict_columns(definition),
         "pattern": collapse_pattern(definition, trials).to_dicts(),
         "num_collapsed": sum(has_collapsed(definition, trial) for trial in trials),
         "collapsed_otherwise": [
@@ -232,7 +236,7 @@ def table_row(definition: Definition, trial: TrialRecord) -> dict[str, object]:
         "epochs": len(trial.rows),
         "seconds": f"{trial.seconds:.0f}",
         "settings": show_params(trial.params),
-        **{name: METRICS[name].show(trial.best.get(f"valid/{name}")) for name in WIDE},
+        **{name: METRICS[name].show(trial.best.get(f"valid/{name}")) for name in with_ranked(WIDE, trial.ranked)},
     }
 
 

@@ -86,8 +86,9 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
     usable = drawable(definition, trials)
     frame = plain(trials_frame(usable), definition)
     x = alt.X(f"{over}:Q", title=METRICS[over].title, scale=from_zero(frame, over))
-    y = alt.Y("nll:Q", title=METRICS["nll"].title, scale=alt.Scale(zero=False, padding=16))
-    front = plain(trials_frame(pareto_trials(trials, over)), definition).select("mi", "kl", "nll")
+    ranked = definition.goal.ranked
+    y = alt.Y(f"{ranked}:Q", title=METRICS[ranked].title, scale=alt.Scale(zero=False, padding=16))
+    front = plain(trials_frame(pareto_trials(trials, over)), definition).select("mi", "kl", ranked)
     line = alt.Chart(front).mark_line(color="#888888", strokeDash=[4, 3]).encode(x=x, y=y, order=alt.Order(f"{over}:Q"))
     points = marks(frame).encode(x=x, y=y, tooltip=[name for name in frame.columns if name not in ("reason", "run_id")])
     layers: list[alt.Chart] = [line, points]
@@ -97,7 +98,8 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
             winner.mark_text(align="left", dx=7, dy=11, fontSize=11, text=f"best: trial {best.number}").encode(x=x, y=y)
         )
     title = heading(
-        f"Validation likelihood against {TITLES[over]}: {definition.corpus_name}, {len(usable)} trials",
+        f"Validation {'likelihood' if ranked == 'nll' else ranked} against {TITLES[over]}: {definition.corpus_name},"
+        f" {len(usable)} trials",
         f"lower is better, and at equal height further right; dashed: not beaten in both. {FILLS};"
         " each at its best epoch, and collapsed trials end early",
     )
@@ -106,12 +108,14 @@ def trade_off(definition: Definition, trials: list[TrialRecord], over: str = "mi
 
 def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
     """Draw validation nll and KL by epoch, and the KL weight under them, a line a trial; of many, the best."""
-    usable = sorted(drawable(definition, trials), key=lambda trial: trial.best["valid/nll"])[:MOST_LINES]
+    usable = sorted(drawable(definition, trials), key=lambda trial: trial.score)[:MOST_LINES]
     frame = plain(epochs_frame(usable), definition).rename({"train kl_weight": "weight"}, strict=False)
     if "phase" in frame.columns:
         frame = frame.filter(pl.col("phase").is_null())
     # A trainable of the user's own may not say what weight it trained with.
-    columns = [name for name in ("trial", "state", "pooling", "epoch", "nll", "kl", "weight") if name in frame.columns]
+    ranked = definition.goal.ranked
+    wanted = ("trial", "state", "pooling", "epoch", ranked, "kl", "weight")
+    columns = [name for name in wanted if name in frame.columns]
     colours, shapes = pooling_scales(frame)
     states = present(frame, "state", STATE_DASHES)
     dashes = alt.Scale(domain=states, range=[STATE_DASHES[name] for name in states])
@@ -136,16 +140,21 @@ def learning_curves(definition: Definition, trials: list[TrialRecord]) -> Chart:
         size=alt.condition(near, alt.value(3.5), alt.value(1.2)),
     )
     parts = [
-        alt.layer(curves.add_params(near) if name == "nll" else curves, ends)
-        .encode(y=alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=name != "nll")))
+        alt.layer(curves.add_params(near) if name == ranked else curves, ends)
+        .encode(y=alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=name != ranked)))
         .properties(width=WIDTH, height=height)
-        for name, title, height in (("nll", "nll (nats)", 200), ("kl", "KL (nats)", 120), ("weight", "KL weight", 80))
+        for name, title, height in (
+            (ranked, f"{ranked} (nats)", 200),
+            ("kl", "KL (nats)", 120),
+            ("weight", "KL weight", 80),
+        )
         if name in columns
     ]
     title = heading(
-        f"Validation nll and KL by epoch, in nats a sequence: {definition.corpus_name}",
-        "below, the KL weight that each trial trained with; nll and KL are measured at weight 1"
-        + (f"; the {MOST_LINES} trials of lowest nll" if len(trials) > MOST_LINES else "")
+        f"Validation {ranked} and KL by epoch, in nats a sequence: {definition.corpus_name}",
+        "below, the KL weight that each trial trained with;"
+        f" {ranked} and KL are measured at weight 1"
+        + (f"; the {MOST_LINES} trials of lowest {ranked}" if len(trials) > MOST_LINES else "")
         + "; a mark stands at each trial's last epoch",
     )
     return alt.vconcat(*parts).properties(title=title)
@@ -169,7 +178,7 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
         f"Each setting's share in what separates the best trials from all, after {definition.grace_epochs} epochs",
         "lines: 90 % bootstrap interval over trials; wide is unsure" + (f"; left out: {left_out}" if left_out else ""),
     )
-    by_metric = alt.Column("metric:N", title="explained metric", sort=["nll", "mi"])
+    by_metric = alt.Column("metric:N", title="explained metric", sort=[definition.goal.ranked, "mi"])
     chart: Chart = layer.facet(column=by_metric).properties(title=title)
     return chart
 
@@ -177,6 +186,7 @@ def setting_importance(definition: Definition, trials: list[TrialRecord]) -> Cha
 def scaled(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
     """Return a row for each trial and searched setting: its value, and its `place` in the searched range, 0 to 1."""
     rows: list[dict[str, object]] = []
+    ranked = definition.goal.ranked
     for name, allowed in definition.space.searched.items():
         if name not in frame.columns:
             continue
@@ -185,7 +195,7 @@ def scaled(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
                 {
                     "trial": row["trial"],
                     "state": row["state"],
-                    "nll": row["valid/nll"],
+                    ranked: row[f"valid/{ranked}"],
                     "setting": name.rsplit(".", 1)[-1],
                     "value": show_value(row[name]),
                     "place": allowed.place(row[name]),
@@ -196,7 +206,7 @@ def scaled(frame: pl.DataFrame, definition: Definition) -> pl.DataFrame:
 
 def parallel_coordinates(definition: Definition, trials: list[TrialRecord]) -> Chart:
     """Draw each trial as a line over its settings, each scaled to the range that was searched, nll as colour."""
-    usable = sorted(drawable(definition, trials), key=lambda trial: trial.best["valid/nll"])
+    usable = sorted(drawable(definition, trials), key=lambda trial: trial.score)
     drawn = usable[:: math.ceil(len(usable) / MOST_PATHS)]
     data = scaled(trials_frame(sorted(drawn, key=lambda trial: trial.number)), definition)
     if data.height == 0:
@@ -209,8 +219,8 @@ def parallel_coordinates(definition: Definition, trials: list[TrialRecord]) -> C
             for value in allowed.ends()
         ]
     ).filter(pl.col("setting").is_in(order))
-    collapsed = alt.datum.state == State.COLLAPSED.value
-    healthy = data.filter(pl.col("state") != State.COLLAPSED.value)["nll"].to_list()
+    collapsed, ranked = alt.datum.state == State.COLLAPSED.value, definition.goal.ranked
+    healthy = data.filter(pl.col("state") != State.COLLAPSED.value)[ranked].to_list()
     # What collapsed trials reached is drawn grey, and must not take up the colours of the others.
     shades = alt.Scale(scheme="viridis", domain=[min(healthy), max(healthy)] if healthy else [0, 1])
     x = alt.X("setting:N", title=None, sort=order, axis=alt.Axis(labelAngle=-20))
@@ -221,16 +231,18 @@ def parallel_coordinates(definition: Definition, trials: list[TrialRecord]) -> C
             x=x,
             y=alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, 1])),
             detail="trial:N",
-            color=alt.condition(collapsed, alt.value("#cccccc"), alt.Color("nll:Q", title="nll (nats)", scale=shades)),
+            color=alt.condition(
+                collapsed, alt.value("#cccccc"), alt.Color(f"{ranked}:Q", title=f"{ranked} (nats)", scale=shades)
+            ),
             opacity=alt.condition(collapsed, alt.value(0.6), alt.value(0.9)),
-            tooltip=["trial", "state", "setting", "value", "nll"],
+            tooltip=["trial", "state", "setting", "value", ranked],
         )
     )
     labels = alt.Chart(ends).mark_text(align="left", dx=5, fontSize=9, color="#333333")
     text = labels.encode(x=x, y="place:Q", text="value:N")
-    whose = "every trial" if len(drawn) == len(usable) else f"{len(drawn)} of {len(usable)} trials, evenly by nll"
+    whose = "every trial" if len(drawn) == len(usable) else f"{len(drawn)} of {len(usable)} trials, evenly by {ranked}"
     title = heading(
-        f"Settings of {whose}, validation nll as colour",
+        f"Settings of {whose}, validation {ranked} as colour",
         "each axis is the range that was searched; dark is better; grey lines have collapsed",
     )
     return alt.layer(lines, text).properties(title=title, width=WIDTH, height=300)
@@ -273,7 +285,7 @@ def dispersion_by_pooling(definition: Definition, trials: list[TrialRecord]) -> 
     points = marks(frame).encode(
         x=alt.X("dispersion:Q", title=METRICS["dispersion"].title),
         y=alt.Y("pooling:N", title="pooling"),
-        tooltip=["trial", "state", "pooling", "dispersion", "kl", "nll"],
+        tooltip=["trial", "state", "pooling", "dispersion", "kl", definition.goal.ranked],
     )
     title = heading(
         "How alike the encoder's features are, by pooling", f"1: every input gives the same feature vector. {FILLS}"
@@ -283,10 +295,17 @@ def dispersion_by_pooling(definition: Definition, trials: list[TrialRecord]) -> 
 
 
 def studies_trade_off(studies: list[tuple[Definition, list[TrialRecord]]]) -> Chart:
-    """Draw nll over mutual information of several studies, the study as colour; raise StudyError if one is empty."""
+    """Draw nll over mutual information of several studies, the study as colour.
+
+    Raises StudyError if one is empty, or they do not rank by the same metric.
+    """
+    ranked = studies[0][0].goal.ranked
+    if any(definition.goal.ranked != ranked for definition, _ in studies):
+        told = ", ".join(f"{definition.name} by {definition.goal.ranked}" for definition, _ in studies)
+        raise StudyError(f"studies that rank by different numbers have no figure together: {told}")
     frames = [
         plain(trials_frame(drawable(definition, trials)), definition)
-        .select("trial", "state", "pooling", "epochs", "nll", "mi", "kl", "au")
+        .select("trial", "state", "pooling", "epochs", ranked, "mi", "kl", "au")
         .with_columns(pl.lit(definition.name).alias("study"))
         for definition, trials in studies
     ]
@@ -297,7 +316,7 @@ def studies_trade_off(studies: list[tuple[Definition, list[TrialRecord]]]) -> Ch
     shapes = alt.Scale(domain=names, range=[SHAPES[place % len(SHAPES)] for place in range(len(names))])
     points = marks(frame).encode(
         x=alt.X("mi:Q", title=METRICS["mi"].title, scale=from_zero(frame, "mi")),
-        y=alt.Y("nll:Q", title=METRICS["nll"].title, scale=alt.Scale(zero=False)),
+        y=alt.Y(f"{ranked}:Q", title=METRICS[ranked].title, scale=alt.Scale(zero=False)),
         fill=alt.Fill("study:N", title="study", scale=colours),
         stroke=alt.Stroke("study:N", title="study", scale=colours),
         shape=alt.Shape("study:N", title="study", scale=shapes),

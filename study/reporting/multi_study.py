@@ -29,7 +29,7 @@ def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[s
         cells = (
             ["-"] * len(MEASURED)
             if best is None
-            else [METRICS[name].show(best.best[f"valid/{name}"]) for name in MEASURED]
+            else [METRICS[name].show(best.best.get(f"valid/{name}")) for name in MEASURED]
         )
         states = ", ".join(f"{count} {state}" for state, count in counts(definition, trials).items())
         noise, settings = seed_noise(trials)

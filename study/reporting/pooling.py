@@ -9,7 +9,7 @@ from rich.table import Table
 from model.collapse import COLLAPSED_MI_NATS
 from study.analysis.pooling_test import Interval, PoolingVerdict, collapse_weights, shown_p, tested, verdicts
 from study.errors import StudyError
-from study.metrics import METRICS
+from study.metrics import METRICS, with_ranked
 from study.record.formats import mean_and_spread
 from study.record.trials import TrialRecord, has_collapsed
 from study.reporting.chart_style import WIDTH, Chart, heading, pooling_scales
@@ -17,6 +17,11 @@ from study.search.definition import Definition
 from study.search.pooling_test import POOLING, SEED, WEIGHT
 
 SHOWN = ("mi", "kl", "nll", "dispersion")
+
+
+def shown(definition: Definition) -> tuple[str, ...]:
+    """Return the metrics that are shown of a pooling test."""
+    return with_ranked(SHOWN, definition.goal.ranked)
 
 
 def test_frame(definition: Definition, trials: list[TrialRecord]) -> pl.DataFrame:
@@ -27,7 +32,7 @@ def test_frame(definition: Definition, trials: list[TrialRecord]) -> pl.DataFram
             "pooling": str(run.params[POOLING]),
             "weight": float(run.params.get(WEIGHT, definition.space.fixed.objective.kl_weight)),
             "seed": int(run.params[SEED]),
-            **{name: float(run.best.get(f"valid/{name}")) for name in (*SHOWN, "mi_se")},
+            **{name: float(run.best.get(f"valid/{name}")) for name in (*shown(definition), "mi_se")},
             "collapsed": has_collapsed(definition, run),
         }
         for run in tested(definition, trials)
@@ -60,7 +65,7 @@ def information_by_weight(definition: Definition, trials: list[TrialRecord]) -> 
         y=y,
         color=colour,
         shape=alt.Shape("pooling:N", title="pooling", scale=shapes),
-        tooltip=["trial", "pooling", "weight", "seed", "mi", "mi_se", "kl", "nll", "collapsed"],
+        tooltip=["trial", "pooling", "weight", "seed", "mi", "mi_se", "kl", definition.goal.ranked, "collapsed"],
     )
     layers: list[alt.Chart] = [lines, points]
     ends = collapse_weights(definition, tested(definition, trials)).items()
@@ -80,32 +85,39 @@ def information_by_weight(definition: Definition, trials: list[TrialRecord]) -> 
 
 def test_rows(definition: Definition, trials: list[TrialRecord]) -> list[list[str]]:
     """Return the cells of a table of the pooling test: by weight and pooling, mean ± standard deviation over seeds."""
-    frame = test_frame(definition, trials)
+    frame, names = test_frame(definition, trials), shown(definition)
     if frame.height == 0:
         return []
     grouped = frame.group_by("weight", "pooling", maintain_order=True).agg(
         pl.len().alias("runs"),
         pl.col("collapsed").sum(),
-        *[pl.col(name).mean() for name in SHOWN],
-        *[pl.col(name).std().alias(f"{name} sd") for name in SHOWN],
+        *[pl.col(name).mean() for name in names],
+        *[pl.col(name).std().alias(f"{name} sd") for name in names],
     )
     return [
         [
             f"{row['weight']:g}",
             row["pooling"],
-            *(mean_and_spread(row[name], row[f"{name} sd"]) for name in SHOWN),
+            *(mean_and_spread(row[name], row[f"{name} sd"]) for name in names),
             f"{row['collapsed']} of {row['runs']}",
         ]
         for row in grouped.sort("weight", maintain_order=True).iter_rows(named=True)
     ]
 
 
-TEST_COLUMNS = ("KL weight", "pooling", *(METRICS[name].heading for name in SHOWN), "collapsed")
-VERDICT_COLUMNS = ("pooling", "against", "pairs", "MI", "KL", "NLL", "NLL seen from", "p", "collapses at", "verdict")
+def test_columns(definition: Definition) -> tuple[str, ...]:
+    """Return what the columns of a pooling test's runs are called."""
+    return ("KL weight", "pooling", *(METRICS[name].heading for name in shown(definition)), "collapsed")
+
+
+def verdict_columns(definition: Definition) -> tuple[str, ...]:
+    """Return what the columns of a pooling test's verdicts are called."""
+    ranked = METRICS[definition.goal.ranked].heading
+    return "pooling", "against", "pairs", "MI", "KL", ranked, f"{ranked} seen from", "p", "collapses at", "verdict"
 
 
 def verdict_cells(one: PoolingVerdict) -> list[str]:
-    """Return a verdict's row, as `VERDICT_COLUMNS` names its cells."""
+    """Return a verdict's row, as `verdict_columns` names its cells."""
 
     def show(interval: Interval) -> str:
         return f"{interval.difference:+z.2f} [{interval.low:z.2f}, {interval.high:z.2f}]"
@@ -127,10 +139,10 @@ def pooling_tables(definition: Definition, trials: list[TrialRecord]) -> list[Ta
     rows, found = test_rows(definition, trials), verdicts(definition, trials)
     made = []
     for title, columns, cells in (
-        ("The pooling test: mean ± standard deviation over seeds", TEST_COLUMNS, rows),
+        ("The pooling test: mean ± standard deviation over seeds", test_columns(definition), rows),
         (
             "Differences from last: mean of the pairs and 95 % interval; p of MI, for all poolings together",
-            VERDICT_COLUMNS,
+            verdict_columns(definition),
             [verdict_cells(one) for one in found],
         ),
     ):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from study.analysis.answer import answer_of, sentences
 from study.epoch import BEST_EPOCH, MEASURED, Epoch
-from study.metrics import METRICS, SHOWN, WIDE
+from study.metrics import METRICS, SHOWN, WIDE, with_ranked
 from study.record.formats import LINE_BREAK, code, mean_and_spread, show_params, show_value
 from study.record.states import State
 from study.record.trials import (
@@ -56,28 +56,39 @@ def verdict(trials: list[TrialRecord]) -> str:
         return "No trial may win: each collapsed, failed, is under a floor or was dropped."
     row, early = best.best, "" if best.state == State.COMPLETE else f" ({best.state}, not at its end)"
     return (
-        f"Best: trial {best.number}{early} with nll {row['valid/nll']:.2f} nats, KL {row['valid/kl']:.2f},"
+        f"Best: trial {best.number}{early} with {best.ranked} {best.score:.2f} nats, KL {row['valid/kl']:.2f},"
         f" MI {row['valid/mi']:z.2f} nats, {row['valid/au']} active units."
     )
 
 
-def metric_cells(best: Epoch) -> list[str]:
-    """Return the cells that every table of trials shows of a best epoch."""
-    return [METRICS[name].show(best.get(f"valid/{name}")) for name in SHOWN]
+def shown_metrics(definition: Definition) -> tuple[str, ...]:
+    """Return the metrics that every table of a study's trials shows."""
+    return with_ranked(SHOWN, definition.goal.ranked)
 
 
-METRIC_COLUMNS = tuple(METRICS[name].heading for name in SHOWN)
+def headings(names: tuple[str, ...]) -> list[str]:
+    """Return what metrics are called."""
+    return [METRICS[name].heading for name in names]
+
+
+def metric_cells(best: Epoch, names: tuple[str, ...] = SHOWN) -> list[str]:
+    """Return the cells that a table shows of a best epoch."""
+    return [METRICS[name].show(best.get(f"valid/{name}")) for name in names]
 
 
 def trial_table(definition: Definition, title: str, trials: list[TrialRecord]) -> Table:
     """Return a table of trials, a line each."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("trial", "state", *METRIC_COLUMNS):
+    names = shown_metrics(definition)
+    for name in ("trial", "state", *headings(names)):
         table.add_column(name, justify="left" if name == "state" else "right")
     table.add_column("settings", overflow="fold")
     for trial in trials:
         table.add_row(
-            str(trial.number), shown_state(definition, trial), *metric_cells(trial.best), show_params(trial.params)
+            str(trial.number),
+            shown_state(definition, trial),
+            *metric_cells(trial.best, names),
+            show_params(trial.params),
         )
     return table
 
@@ -87,16 +98,17 @@ def seed_rows(trials: list[TrialRecord]) -> tuple[list[str], list[list[str]]] | 
     frame = seeds_frame(trials)
     if frame is None:
         return None
+    names = [name for name in with_ranked(WIDE, trials[0].ranked) if name in frame.columns]
     others = frame.columns[: frame.columns.index("seeds")]
     rows = [
         [
             *(show_value(row[name]) for name in others),
             str(row["seeds"]),
-            *(mean_and_spread(row[name], row[f"{name} sd"]) for name in WIDE),
+            *(mean_and_spread(row[name], row[f"{name} sd"]) for name in names),
         ]
         for row in frame.iter_rows(named=True)
     ]
-    return [*(name.rsplit(".", 1)[-1] for name in others), "seeds", *WIDE], rows
+    return [*(name.rsplit(".", 1)[-1] for name in others), "seeds", *names], rows
 
 
 def over_seeds(definition: Definition, trials: list[TrialRecord]) -> Table | None:
@@ -132,7 +144,9 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
     parts += [
         Text(),
         trial_table(
-            definition, "Trade-off: no other trial has both a lower NLL and a higher MI", pareto_trials(trials)
+            definition,
+            f"Trade-off: no other trial has both a lower {METRICS[definition.goal.ranked].heading} and a higher MI",
+            pareto_trials(trials),
         ),
     ]
     for table in (*pooling_tables(definition, trials), over_seeds(definition, trials)):
@@ -145,8 +159,9 @@ def study_report(definition: Definition, trials: list[TrialRecord], noise: str) 
             parts += [Text(f"trial {trial.number}: {trial.reason}") for trial in found]
     parts.append(
         Text(
-            "\nNLL, KL, MI in nats a sequence on the validation split at KL weight 1; AU: active units;"
-            " cosine: features' mean cosine similarity. An MI of 0 is estimated a little above or below it.\n"
+            f"\n{METRICS[definition.goal.ranked].heading}, KL, MI in nats a sequence on the validation split at KL"
+            " weight 1; AU: active units; cosine: features' mean cosine similarity."
+            " An MI of 0 is estimated a little above or below it.\n"
             "Other terms: docs/glossary.md."
         )
     )
@@ -161,7 +176,7 @@ def run_report(folder: Path, note: RunNote, rows: list[Epoch]) -> RenderableType
     if note.origin:
         lines.append(f"Settings of {note.origin}{f', but {changed}' if changed else ''}")
     table = Table(box=None, pad_edge=False)
-    for name in ("epoch", *METRIC_COLUMNS):
+    for name in ("epoch", *headings(SHOWN)):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(str(row.number), *metric_cells(row))

@@ -77,6 +77,13 @@ class Definition:
     """Its name in Optuna's database, where it was renamed since."""
     code: OwnCode | None = None
     """What of the user's own trains its trials, if anything does."""
+    compared: tuple[str, ...] = ()
+    """The settings whose values it compares over seeds, of a comparison of variants."""
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether every run of it was planned, for a comparison of methods or of variants."""
+        return bool(self.compared or self.final_num_samples)
 
     @property
     def is_own(self) -> bool:
@@ -110,6 +117,7 @@ class Definition:
             "space": self.space.to_json(),
             "goal": self.goal.to_json(),
             "planned": list(self.planned),
+            "compared": list(self.compared),
             "learned": [each.model_dump(mode="json") for each in self.learned],
             "code": None if self.code is None else self.code.model_dump(),
         }
@@ -120,12 +128,13 @@ class Definition:
         found = Stored.model_validate(stored)
         if found.schema_version != SCHEMA_VERSION:
             raise ValueError(f"expected schema version {SCHEMA_VERSION}, got {found.schema_version}")
-        own = ("schema_version", "space", "goal", "planned", "learned")
+        own = ("schema_version", "space", "goal", "planned", "learned", "compared")
         return cls(
             space=SearchSpace.from_json(found.space),
             goal=Goal.from_json(found.goal),
             planned=tuple(found.planned),
             learned=tuple(found.learned),
+            compared=tuple(found.compared),
             **{name: getattr(found, name) for name in Stored.model_fields if name not in own},
         )
 
@@ -162,6 +171,7 @@ class Stored(BaseModel):
     learned: list[Learned] = []
     optuna_name: str = ""
     code: OwnCode | None = None
+    compared: list[str] = []
 
 
 def check_definition(definition: Definition) -> None:

@@ -22,7 +22,9 @@ from study.metrics import FLOORS
 class Goal:
     """`nll` (lowest among feasible trials) or `pareto` (low nll, high mi), and what makes a trial feasible.
 
-    All metrics are those of the validation split at KL weight 1, so that no searched setting moves them.
+    `elbo` is the lowest minus ELBO, for code of the user's own that computes nothing better: a bound, which a better
+    posterior lowers at an equal likelihood. All metrics are those of the validation split at KL weight 1, so that no
+    searched setting moves them.
     A trial is feasible if it has not collapsed and reaches every floor; unless another is given, the floor of the
     mutual information is 0.5 nats, and 0 takes it away.
     """
@@ -34,8 +36,8 @@ class Goal:
     @classmethod
     def parse(cls, name: str, floors: Sequence[str], collapse_mi_nats: float) -> Goal:
         """Return the goal of an --objective and its --floor METRIC=VALUE; raise StudyError."""
-        if name not in ("nll", "pareto"):
-            raise StudyError(f"unknown objective {name!r}; expected nll or pareto")
+        if name not in ("nll", "elbo", "pareto"):
+            raise StudyError(f"unknown objective {name!r}; expected nll, elbo or pareto")
         parsed: list[tuple[str, float]] = []
         for floor in floors:
             match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.eE+-]+)\s*", floor)
@@ -60,6 +62,11 @@ class Goal:
         return self.name == "pareto"
 
     @property
+    def ranked(self) -> str:
+        """The metric by which trials rank, `nll` or `elbo`."""
+        return "elbo" if self.name == "elbo" else "nll"
+
+    @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
         """Optuna's direction of each value."""
         return ["minimize", "maximize"] if self.is_pareto else ["minimize"]
@@ -67,7 +74,7 @@ class Goal:
     @property
     def metric_names(self) -> list[str]:
         """The name of each value."""
-        return ["valid/nll", "valid/mi"] if self.is_pareto else ["valid/nll"]
+        return [f"valid/{self.ranked}", "valid/mi"] if self.is_pareto else [f"valid/{self.ranked}"]
 
     def values(self, best: Epoch) -> list[float]:
         """Return the values of a trial whose best epoch is this."""

@@ -9,11 +9,8 @@ from __future__ import annotations
 import json
 
 from study.config.settings import Params
-from study.metrics import SHOWN
+from study.metrics import SHOWN, with_ranked
 from study.search.definition import Definition
-
-FEASIBLE_NLL = "best/feasible_nll"
-"""The best nll of a trial that may win; others have none, and come last."""
 
 SHARE_KEY = "study"
 """What the page's address names as `viewStateShareKey`."""
@@ -31,6 +28,11 @@ SECTIONS = {"study": "Likelihood and use of z", "valid": "valid", "best": "best"
 TAG_CHARACTERS = 5000
 
 
+def feasible_value(definition: Definition) -> str:
+    """Return the metric that has the best nll (or what else ranks) of a trial that may win; others come last."""
+    return f"best/feasible_{definition.goal.ranked}"
+
+
 def settings_tag(params: Params) -> str:
     """Return a trial's searched settings, all but its seed, in one line."""
     return ", ".join(
@@ -44,18 +46,19 @@ def overview(definition: Definition) -> str | None:
     """Return the value of `TAG` for a study; None if it searches so much that MLflow would not store it."""
     # A line is drawn of trials that have all of them.
     searched = [name for name in definition.space.searched if name != "seed" and not definition.space.condition(name)]
+    ranked = definition.goal.ranked
     charts = [
-        scatter("best/mi", "best/nll"),
-        scatter("best/kl", "best/nll"),
-        *[line(name) for name in ("valid/nll", "valid/kl", "valid/mi", "train/kl_weight")],
-        chart("settings", "PARALLEL", selectedParams=searched, selectedMetrics=["best/nll"], showAllRuns=True),
+        scatter("best/mi", f"best/{ranked}"),
+        scatter("best/kl", f"best/{ranked}"),
+        *[line(name) for name in (f"valid/{ranked}", "valid/kl", "valid/mi", "train/kl_weight")],
+        chart("settings", "PARALLEL", selectedParams=searched, selectedMetrics=[f"best/{ranked}"], showAllRuns=True),
     ]
     columns = ["tags.`state`"]
-    columns += [f"metrics.`best/{name}`" for name in SHOWN]
+    columns += [f"metrics.`best/{name}`" for name in with_ranked(SHOWN, ranked)]
     columns += [f"params.`{name}`" for name in definition.space.searched]
     grouping = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": SETTINGS_TAG}]}
     state = {
-        "orderByKey": f"metrics.`{FEASIBLE_NLL}`",
+        "orderByKey": f"metrics.`{feasible_value(definition)}`",
         "orderByAsc": True,
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL" if definition.num_trials <= MOST_DRAWN else "FIRST_20_RUNS",

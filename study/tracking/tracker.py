@@ -26,7 +26,7 @@ from study.record.states import USABLE, State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
 from study.tracking.experiments import revive, run_by_id
-from study.tracking.overview import FEASIBLE_NLL, SETTINGS_TAG, TAG, overview, settings_tag
+from study.tracking.overview import SETTINGS_TAG, TAG, feasible_value, overview, settings_tag
 from study.tracking.store import artifact_location, cannot_be_used, connect, describe_corpus, provenance
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class Tracker:
     def _finish(self, run_id: str, trial: TrialRecord) -> None:
         from mlflow.entities import Metric, RunTag
 
-        state, rows, best = trial.state, trial.rows, trial.best
+        definition, state, rows, best = self.definition, trial.state, trial.rows, trial.best
         when = _milliseconds(rows[-1]) if rows else 0
         found = best.valid | {"epoch": best.number} if best else {}
         metrics = [Metric(f"best/{name}", float(value), when, 0) for name, value in found.items()]
@@ -258,10 +258,10 @@ class Tracker:
             # What the page is ordered by: a trial that cannot win does not come first for its low nll.
             # Of one that counts again, later than what it was told to be meanwhile.
             at = int(time.time() * 1000) if self._told.get(str(trial.number)) == State.DROPPED else when
-            metrics.append(Metric(FEASIBLE_NLL, float(best["valid/nll"]), at, 0))
+            metrics.append(Metric(feasible_value(definition), trial.score, at, 0))
         if state == State.DROPPED:
             # A metric cannot be taken back, but one that is no number comes last.
-            metrics.append(Metric(FEASIBLE_NLL, math.nan, int(time.time() * 1000), 0))
+            metrics.append(Metric(feasible_value(definition), math.nan, int(time.time() * 1000), 0))
         tags = [
             RunTag("state", state.value),
             RunTag("reason", trial.reason[:5000]),

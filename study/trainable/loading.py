@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +26,18 @@ LAST_LINES = 20
 
 def find(code: OwnCode) -> Trainable:
     """Return the trainable that a study names: a function, or a command; raise StudyError."""
-    return command_trainable(code.command, code.folder) if code.command else load_function(code.function, code.folder)
+    if not code.command:
+        return load_function(code.function, code.folder)
+    check_program(code)
+    return command_trainable(code.command, code.folder)
+
+
+def check_program(code: OwnCode) -> None:
+    """Raise StudyError unless the program of a command is there."""
+    program = (shlex.split(code.command) or [""])[0]
+    path = str(Path(code.folder) / program) if "/" in program else program
+    if not PLACE.search(program) and shutil.which(path) is None:
+        raise StudyError(f"--command {code.command}: {program} is no program that is found from {code.folder}")
 
 
 def load_function(name: str, folder: str) -> Trainable:

@@ -30,6 +30,7 @@ def train_own(
     settings: Settings,
     folder: Path,
     *,
+    ranked: str = "nll",
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Epoch]:
     """Yield each epoch that a trainable yields beyond those on record in the trial's folder.
@@ -50,7 +51,7 @@ def train_own(
         if last <= seen:
             started = time.monotonic()
             continue
-        row, collapsed = epoch_of(given, last, seconds + time.monotonic() - started, collapsed, settings)
+        row, collapsed = epoch_of(given, last, seconds + time.monotonic() - started, collapsed, settings, ranked)
         yield row
         if row.outcome or should_stop():
             return
@@ -94,17 +95,17 @@ def number_of(given: object, last: int) -> int:
 
 
 def epoch_of(
-    given: object, place: int, seconds: float, collapsed: list[float], settings: Settings
+    given: object, place: int, seconds: float, collapsed: list[float], settings: Settings, ranked: str
 ) -> tuple[Epoch, list[float]]:
     """Return a yielded epoch, and the KL of each of the epochs collapsed in a row up to it; raise TrainableError."""
     try:
-        metrics = measure(given)
+        metrics = measure(given, ranked)
         step = number("step", given.get("step", place)) if isinstance(given, Mapping) else place
     except StudyError as error:
         raise TrainableError(str(error)) from None
     row = Epoch(place, int(step), seconds, metrics)
-    if not math.isfinite(row["valid/nll"]):
-        raise TrainableError(f"the nll became {row['valid/nll']} in epoch {place}")
+    if not math.isfinite(score := row[f"valid/{ranked}"]):
+        raise TrainableError(f"the {ranked} became {score} in epoch {place}")
     collapsed = collapsed_so_far(collapsed, place, settings, known(row.valid))
     outcome = ""
     if collapse_ends(collapsed, place, settings):

@@ -26,12 +26,12 @@ OF_EPOCH = ("epoch", "step")
 """Keys that count, and are no metrics."""
 RESERVED = ("train/", "valid/", "system/", "own/")
 EXPECTED = (
-    "expected nll (nats an input, of the validation set) and either kl, mi and au, or mean and log_variance"
-    " [inputs, latent] of the validation set's posteriors"
+    "expected nll, or elbo with --objective elbo (nats an input, of the validation set), and either kl, mi and au, or"
+    " mean and log_variance [inputs, latent] of the validation set's posteriors"
 )
 
 
-def measure(given: object) -> dict[str, float]:
+def measure(given: object, ranked: str = "nll") -> dict[str, float]:
     """Return the metrics of an epoch: `valid/NAME` of those that are known, `own/NAME` of others; raise StudyError.
 
     Of the posterior's means and log-variances, KL, mutual information with its error, active units and, where there
@@ -44,7 +44,11 @@ def measure(given: object) -> dict[str, float]:
     posterior = posterior_of(given)
     if posterior is not None:
         found |= {f"valid/{name}": value for name, value in of_posterior(posterior).items()}
-    missing = [name for name in ("nll", *NEEDED) if f"valid/{name}" not in found]
+    missing = [name for name in (ranked, *NEEDED) if f"valid/{name}" not in found]
+    if missing[:1] == ["nll"] and "valid/elbo" in found:
+        raise StudyError(
+            "the trainable yielded elbo and no nll; --objective elbo has the study rank by it, and call it so"
+        )
     if missing:
         raise StudyError(f"the trainable yielded no {', '.join(missing)}: it yielded {', '.join(given)}; {EXPECTED}")
     return found
