@@ -20,12 +20,12 @@ class AnnealingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    kl_weight: float = Field(default=1.0, ge=0, le=100)
-    initial_kl_weight: float = Field(default=0.0, ge=0, le=100)
-    annealing: AnnealingName = "linear"
-    annealing_fraction: float = Field(default=0.2, gt=0, le=1)
-    num_cycles: int = Field(default=4, ge=1, le=1000)
-    cycle_rise: float = Field(default=0.5, gt=0, le=1)
+    kl_weight: float = Field(default=1.0, ge=0, le=100, description="of the KL in the loss, at its end")
+    initial_kl_weight: float = Field(default=0.0, ge=0, le=100, description="at the beginning")
+    annealing: AnnealingName = Field(default="linear", description="how the weight gets from one to the other")
+    annealing_fraction: float = Field(default=0.2, gt=0, le=1, description="of training, in which it moves")
+    num_cycles: int = Field(default=4, ge=1, le=1000, description="of cyclical annealing")
+    cycle_rise: float = Field(default=0.5, gt=0, le=1, description="share of a cycle in which the weight rises")
 
     @property
     def is_cyclical(self) -> bool:

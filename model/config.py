@@ -1,12 +1,13 @@
 """The sizes and choices that rebuild a network and its objective, and its token ids; imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from model.annealing import AnnealingSettings
-from model.registry import DECODERS, ENCODERS, POOLING_NAMES, POOLINGS
+from model.registry import DECODERS, ENCODERS, POOLINGS
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 
@@ -33,32 +34,61 @@ def one_of(registry: Mapping[str, object]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def names_of(registry: Mapping[str, object]) -> Callable[[JsonDict], None]:
+    """Return what names a registry's entries in a setting's JSON schema, those of the time that it is asked."""
+
+    def name(schema: JsonDict) -> None:
+        schema["enum"] = list(registry)
+
+    return name
+
+
 class NetworkSettings(BaseModel):
     """Sizes and choices of the network, beside the vocabulary's size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    embedding_size: int = Field(default=128, ge=1, le=8192)
-    hidden_size: int = Field(default=256, ge=1, le=16384)
-    latent_size: int = Field(default=32, ge=1, le=4096)
-    pooling: Annotated[str, one_of(POOLINGS)] = Field(default="max", description=f"one of {', '.join(POOLING_NAMES)}")
+    embedding_size: int = Field(
+        default=128, ge=1, le=8192, description="numbers that stand for a token, in encoder and decoder"
+    )
+    hidden_size: int = Field(default=256, ge=1, le=16384, description="of the states of encoder and decoder")
+    latent_size: int = Field(default=32, ge=1, le=4096, description="dimensions of the latent variable z")
+    pooling: Annotated[str, one_of(POOLINGS)] = Field(
+        default="max",
+        description="how the encoder's states become one feature vector",
+        json_schema_extra=names_of(POOLINGS),
+    )
     pooling_temperature: float = Field(default=1.0, gt=0, description="of logsumexp pooling only")
-    encoder: Annotated[str, one_of(ENCODERS)] = Field(default="lstm", description=f"one of {', '.join(ENCODERS)}")
-    decoder: Annotated[str, one_of(DECODERS)] = Field(default="lstm", description=f"one of {', '.join(DECODERS)}")
-    num_encoder_layers: int = Field(default=1, ge=1, le=24)
-    num_decoder_layers: int = Field(default=1, ge=1, le=24)
+    encoder: Annotated[str, one_of(ENCODERS)] = Field(
+        default="lstm", description="what reads the sequence", json_schema_extra=names_of(ENCODERS)
+    )
+    decoder: Annotated[str, one_of(DECODERS)] = Field(
+        default="lstm", description="what writes it, token by token", json_schema_extra=names_of(DECODERS)
+    )
+    num_encoder_layers: int = Field(default=1, ge=1, le=24, description="layers of the encoder")
+    num_decoder_layers: int = Field(default=1, ge=1, le=24, description="layers of the decoder")
     bidirectional: bool = Field(default=False, description="of recurrent encoders only")
     num_heads: int = Field(default=4, ge=1, le=64, description="of Transformers only; divides hidden_size")
     positions: Literal["sinusoidal", "learned"] = Field(default="sinusoidal", description="of Transformers only")
     inner_dropout: float = Field(default=0.0, ge=0, lt=1, description="between layers, and within a Transformer's")
-    latent_to_input: bool = True
-    latent_to_state: bool = True
-    input_dropout: float = Field(default=0.5, ge=0, lt=1)
-    output_dropout: float = Field(default=0.5, ge=0, lt=1)
-    word_dropout: float = Field(default=0.0, ge=0, le=1)
-    init: Literal["default", "uniform"] = "default"
+    latent_to_input: bool = Field(
+        default=True, description="z joins (a Transformer: is added to) the input at every position"
+    )
+    latent_to_state: bool = Field(
+        default=True, description="z makes the decoder's first state (a Transformer's: a position of memory a layer)"
+    )
+    input_dropout: float = Field(
+        default=0.5, ge=0, lt=1, description="share of the decoder's input numbers that training leaves out"
+    )
+    output_dropout: float = Field(default=0.5, ge=0, lt=1, description="the same of its states before the prediction")
+    word_dropout: float = Field(
+        default=0.0, ge=0, le=1, description="share of the decoder's input tokens that training hides"
+    )
+    init: Literal["default", "uniform"] = Field(
+        default="default", description="PyTorch's initial weights, or the field's U(-0.01, 0.01)"
+    )
     latent_to_output: bool = Field(default=False, description="skip-VAE: z also joins the state before each prediction")
-    posterior: PosteriorName = "gaussian"
+    posterior: PosteriorName = Field(default="gaussian", description="family of q(z|x); none is a language model")
     batch_norm_scale: float = Field(default=0.6, gt=0, description="of batch-norm posteriors only")
     scaled_spread: float = Field(
         default=1.0, gt=0, description="standard deviation that scaled posteriors bring a mean up to"
@@ -141,8 +171,8 @@ class ObjectiveSettings(AnnealingSettings):
     (`per-dimension`, Li et al., arXiv 1909.00868), or of the sum's mean over the batch (`batch-mean`).
     """
 
-    free_bits: FreeBitsName = "none"
-    free_bits_nats: float = Field(default=4.0, gt=0)
+    free_bits: FreeBitsName = Field(default="none", description="what of the KL is not penalised")
+    free_bits_nats: float = Field(default=4.0, gt=0, description="how much of it")
     minimum_rate_nats: float | None = Field(default=None, gt=0, description="least mean KL, held by a multiplier")
     target_kl_nats: float | None = Field(
         default=None, gt=0, description="mean KL that a controller moves the weight for, up to the scheduled one"

@@ -223,6 +223,8 @@ def test_damaged_files(pristine, place, capfd):
             counts[outcome] += 1
             if outcome not in ("right answer", "clean error"):
                 wrong.append(f"{outcome}: {file}, {damage.name}: study {' '.join(map(str, arguments))}")
+                with capfd.disabled():
+                    print(wrong[-1], flush=True)
             if set(before) - set(strangers(place)):
                 wrong.append(f"stranger's file touched: {file}, {damage.name}: study {' '.join(map(str, arguments))}")
     with capfd.disabled():

@@ -15,35 +15,47 @@ import click
 
 from study.config.addresses import hidden
 
-COMMANDS = {
-    "run": "study.cli.run",
-    "list": "study.cli.manage",
-    "status": "study.cli.study",
-    "stop": "study.cli.manage",
-    "drop": "study.cli.manage",
-    "rename": "study.cli.manage",
-    "delete": "study.cli.manage",
-    "report": "study.cli.study",
-    "export": "study.cli.study",
-    "ui": "study.cli.study",
-    "settings": "study.cli.study",
-    "compare": "study.cli.compare",
-    "confirm": "study.cli.confirm",
-    "diagnose": "study.cli.diagnose",
-    "train": "study.cli.train",
-    "evaluate": "study.cli.train",
-    "sample": "study.cli.model",
-    "reconstruct": "study.cli.model",
-    "interpolate": "study.cli.model",
-    "traverse": "study.cli.model",
-    "encode": "study.cli.train",
-    "corpus": "study.cli.corpus",
-    "submit": "study.cli.cluster",
-    "jobs": "study.cli.cluster",
-    "spot": "study.cli.cluster",
-    "doctor": "study.cli.cluster",
-    "gc": "study.cli.cluster",
+GROUPS = {
+    "Run": {
+        "run": ("run", "Test pooling on a corpus, then search the settings of the model"),
+        "compare": ("compare", "Methods, or values of any settings, side by side over seeds"),
+        "confirm": ("confirm", "Train a study's best settings again with fresh seeds"),
+        "train": ("train", "Train one model, without a search"),
+        "corpus": ("corpus", "Prepare text for studies, and look at what is prepared"),
+        "settings": ("study", "What can be set and searched; a trial's settings as a file"),
+    },
+    "Look": {
+        "report": ("study", "What a study found, on screen, as HTML, Markdown or JSON"),
+        "status": ("study", "How far studies are"),
+        "list": ("manage", "Every study here, a line each"),
+        "ui": ("study", "The MLflow UI on the studies here"),
+        "export": ("study", "Trials or epochs as parquet or CSV"),
+        "diagnose": ("diagnose", "Whether it has collapsed, since when, and what to do"),
+    },
+    "Use a model": {
+        "evaluate": ("train", "Its likelihood and use of z, on the test split"),
+        "sample": ("model", "Texts from the prior"),
+        "reconstruct": ("model", "Texts as the model gives them back"),
+        "interpolate": ("model", "Texts on the line between two"),
+        "traverse": ("model", "Texts along single latent dimensions"),
+        "encode": ("train", "The posterior mean of each text, as parquet"),
+    },
+    "Change and clean up": {
+        "stop": ("manage", "End a study that runs, in order"),
+        "drop": ("manage", "Have a bad trial count no more"),
+        "rename": ("manage", "Give a study another name, everywhere"),
+        "delete": ("manage", "Remove a study, everywhere"),
+        "gc": ("cluster", "Remove what finished and crashed studies no longer need"),
+    },
+    "On a cluster": {
+        "submit": ("cluster", "Start a study as a job of a cluster"),
+        "jobs": ("cluster", "A cluster's jobs, and what they print"),
+        "doctor": ("cluster", "What is wrong here or on a cluster, and how to mend it"),
+        "spot": ("cluster", "Beside Ray on a spot instance: wait for its end"),
+    },
 }
+"""The commands as they are listed: the module of `study.cli` that has each, and what it is for."""
+COMMANDS = {name: f"study.cli.{module}" for group in GROUPS.values() for name, (module, _) in group.items()}
 OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 """What a system says of standard output that cannot be written."""
 
@@ -52,11 +64,28 @@ MOST_LETTERS = 2000
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module only when that command, or the list of all, is asked for."""
+    """Imports a command's module only when that command is asked for."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the commands in the order of use."""
         return list(COMMANDS)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by group, a line each."""
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:11}", words) for name, (_, words) in group.items()])
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named; of one that there is not, say which was meant."""
+        if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+            from study.errors import did_you_mean
+
+            hint = did_you_mean(arguments[0], COMMANDS, "`study --help` lists them")
+            context.fail(f"No such command {arguments[0][:80]!r}; {hint}")
+        return super().resolve_command(context, arguments)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import and return a command."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from study.cli.types import Folder, Names, Whole, complete_preset, complete_study, storage_option
+from study.cli.types import Folder, Names, OneOf, Whole, complete_preset, complete_study, storage_option
+from study.config.run_options import OBJECTIVE_NAMES, SAMPLER_NAMES, SCHEDULER_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Hold a setting fixed (repeatable).")
 @click.option("--search", "also", multiple=True, metavar="NAME", help="Search an optional setting too (repeatable).")
 @click.option("--name", help="Name of the study; made from preset or corpus if not given.")
-@click.option("--trials", type=Whole(), help="How many settings the search tries; the pooling test's runs come on top.")
+@click.option(
+    "-n",
+    "--trials",
+    type=Whole(),
+    help="How many settings the search tries; the pooling test's runs come on top.  [default: 24, or the preset's]",
+)
 @click.option(
     "--try",
     "tries",
@@ -45,15 +51,17 @@ if TYPE_CHECKING:
     help="Share of a GPU for each trial: 0.25 packs four on one, 0 trains on the CPU; as little as fits if not given.",
 )
 @click.option("--mps", is_flag=True, help="Have trials that share a GPU compute at once, by NVIDIA MPS.")
-@click.option("--sampler", help="tpe, random, grid, qmc, gp, cma-es or nsga2.")
+@click.option("--sampler", type=OneOf(*SAMPLER_NAMES), help="What proposes settings.  [default: tpe]")
 @click.option(
     "--objective",
-    help="nll: lowest of trials that may win; pareto: low nll and high mi; elbo: for your own code without nll.",
+    type=OneOf(*OBJECTIVE_NAMES),
+    help="nll: lowest of trials that may win; pareto: low nll and high mi; elbo: for your own code without nll."
+    "  [default: nll]",
 )
 @click.option(
     "--floor", "floors", multiple=True, metavar="METRIC=VALUE", help="Least au, mi or kl of a winner (repeatable)."
 )
-@click.option("--scheduler", help="asha, median or none: what ends bad trials early.")
+@click.option("--scheduler", type=OneOf(*SCHEDULER_NAMES), help="What ends bad trials early.  [default: asha]")
 @click.option("--stages", type=Names(), help="The pooling test, the search, or both.  [default: pooling,search]")
 @click.option("--poolings", type=Names(), help="Poolings of the test beside last.  [default: mean,max]")
 @click.option("--seeds", type=Whole(max=1000), help="Seeds of the pooling test.  [default: 2]")

@@ -183,7 +183,7 @@ def ui_command(name: str | None, storage: Path, **given: Any) -> int:
 def settings_command(
     name: str | None, as_toml: bool, presets: bool, methods: bool, preset: str | None, storage: Path
 ) -> None:
-    """List every setting with its default and whether `study run` searches it, or those of a trial of NAME.
+    """List every setting, what it may be and where `study run` searches it, or those of a trial of NAME.
 
     Of a study without a trial named they are the best trial's.
 
@@ -192,8 +192,7 @@ def settings_command(
     study settings --preset ptb
     study settings quick:3 --toml > three.toml      # study run --config three.toml; study train --config three.toml
     """
-    from study.config.settings import PRESETS, Settings, flatten, preset_names, read_preset
-    from study.search.usual import OPTIONAL, SEARCHED
+    from study.config.settings import PRESETS, preset_names, read_preset
 
     if name is not None:
         show_settings_of(name, storage, as_toml=as_toml)
@@ -211,9 +210,26 @@ def settings_command(
             first = (PRESETS / f"{each}.toml").read_text("utf-8").splitlines()[0]
             click.echo(f"{each:10} {first.lstrip('# ')}")
     else:
-        for each, value in flatten(Settings().model_dump()).items():
-            how = "searched" if each in SEARCHED else "searched with --search" if each in OPTIONAL else ""
-            click.echo(f"{each:36} {'unset' if value is None else value!s:12} {how}".rstrip())
+        show_settings()
+
+
+def show_settings() -> None:
+    """Print every setting: its default, what it may be, where it is searched and what it is."""
+    from rich.table import Table
+
+    from study.config.described import described
+    from study.console import make_console
+    from study.search.usual import OPTIONAL, SEARCHED
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("setting", "default", "may be", "searched", "what it is"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "setting")
+    for each in described():
+        searched = str(SEARCHED[each.name]) if each.name in SEARCHED else ""
+        if each.name in OPTIONAL:
+            searched = f"with --search: {OPTIONAL[each.name]}"
+        table.add_row(each.name, each.default, each.allowed, searched, each.meaning)
+    make_console().print(table, markup=False)
 
 
 def show_settings_of(name: str, storage: Path, *, as_toml: bool) -> None:

@@ -151,24 +151,17 @@ def evaluate_command(
     if as_json:
         click.echo(json.dumps(without_nan({"model": str(trained.folder), "split": split, **metrics})))
     else:
-        show_metrics(metrics)
+        num = min(sequences or len(rows), len(rows))
+        show_metrics(metrics, f"{model} on the {split} split of {prepared.name}, {num:,} sequences")
 
 
-def show_metrics(metrics: dict[str, object]) -> None:
-    """Print metrics a line each, and a warning where importance weights cannot be trusted."""
+def show_metrics(metrics: dict[str, object], title: str) -> None:
+    """Print metrics by what they are about, and a warning where importance weights cannot be trusted."""
     from study.analysis.claims import TRUSTED
+    from study.console import make_console
+    from study.reporting.measured import measured_table
 
-    for name, value in metrics.items():
-        match value:
-            case float():
-                shown = f"{value:.4f}"
-            case dict():
-                shown = "  ".join(f"{place} {share:.0%}" for place, share in value.items())
-            case list():
-                shown = " ".join(map(str, value)) or "none"
-            case _:
-                shown = str(value)
-        click.echo(f"{name:17} {shown}")
+    make_console().print(measured_table(metrics, title), markup=False)
     untrusted = metrics["untrusted"]
     if isinstance(untrusted, float) and untrusted > TRUSTED:
         click.echo(

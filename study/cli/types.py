@@ -20,6 +20,15 @@ MOST_DRAWN = 100_000
 class Whole(click.IntRange):
     """A whole number within a range, and within reason."""
 
+    name = "number"
+
+    def __init__(self, min: int | None = None, max: int | None = None) -> None:
+        super().__init__(min=min, max=max)
+
+    def _describe_range(self) -> str:
+        """Return the range as help shows it; of one without ends nothing."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number."""
         found = super().convert(value, param, ctx)
@@ -37,6 +46,31 @@ class Number(click.FloatRange):
         if not math.isfinite(found):
             self.fail(f"{value} is no finite number.", param, ctx)
         return found
+
+
+class OneOf(click.ParamType[str]):
+    """One of a few names, which help and the shell show."""
+
+    name = "name"
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the names as help shows them."""
+        return f"[{'|'.join(self.names)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name."""
+        from study.errors import did_you_mean
+
+        if value not in self.names:
+            self.fail(f"no {str(value)[:80]!r}; {did_you_mean(str(value), self.names)}", param, ctx)
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin so."""
+        return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
 
 class Names(click.ParamType[tuple[str, ...]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,12 @@ from data.files import first_problem
 from study.errors import StudyError, did_you_mean
 
 Stage = Literal["pooling", "search"]
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cma-es", "nsga2"]
+SchedulerName = Literal["asha", "median", "none"]
+ObjectiveName = Literal["nll", "pareto", "elbo"]
+SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
+SCHEDULER_NAMES: tuple[str, ...] = get_args(SchedulerName)
+OBJECTIVE_NAMES: tuple[str, ...] = get_args(ObjectiveName)
 CORPORA = Path("corpora")
 LARGEST = 10**9
 """Of a count: beyond it, it is a slip."""

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.files import DamagedFileError, first_problem, read_bytes
-from model.config import NetworkSettings, ObjectiveSettings
+from model.config import NetworkSettings, ObjectiveSettings, names_of
 from study.config.combinations import refuse_combination
 from study.config.methods import METHODS, method_settings
 from study.config.training import EvaluationSettings, TrainingSettings
@@ -43,8 +43,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    method: str = Field(default="", description="a bundle of settings by name; those given beside it win")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of everything random: equal seeds give equal numbers")
+    method: str = Field(
+        default="",
+        description="a bundle of settings by name (`study settings --methods`); those given beside it win",
+        json_schema_extra=names_of(METHODS),
+    )
     model: NetworkSettings = NetworkSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()

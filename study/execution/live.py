@@ -60,7 +60,8 @@ class LiveView:
     def update(self, trial: TrialRecord) -> None:
         """Show a trial's new epoch or its end."""
         self.shown[trial.number] = replace(trial, rows=trial.rows[-1:])
-        ended = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
+        stage = " of the pooling test" if self.definition.is_tested(trial.number) else ""
+        ended = f"trial {trial.number}{stage} {trial.state} after {trial.epochs} epochs"
         if not trial.is_running:
             self.last = f"last: {ended}" + (f", {trial.reason}" if trial.reason else "")
         if self._live is not None:
@@ -139,7 +140,7 @@ class LiveView:
         filled = BAR_WIDTH * over // total
         bar = "━" * filled + "─" * (BAR_WIDTH - filled)
         head = f"{self.definition.name} {bar} {over}/{total} trials, {seconds / 60:.1f} min"
-        head += self._gpus()
+        head += self._gpus() + self._stage()
         table = Table(box=None, pad_edge=False, expand=True)
         names = shown_metrics(self.definition)[:4]
         for name in ("trial", "state", "epoch", *headings(names)):
@@ -156,6 +157,13 @@ class LiveView:
         if self.last:
             parts.append(Text(self.last, overflow="ellipsis", no_wrap=True))
         return Group(*parts, Text(self.message)) if self.message else Group(*parts)
+
+    def _stage(self) -> str:
+        tested, total = self.definition.num_tested, self.definition.num_trials
+        if not 0 < tested < total:
+            return ""
+        over = sum(not each.is_running for number, each in self.shown.items() if number < tested)
+        return f", pooling test {over}/{tested}" if over < tested else ", search"
 
     def _best_so_far(self) -> str:
         found = [each for each in self.shown.values() if each.state in USABLE and each.feasible]

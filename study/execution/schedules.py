@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from study.config.run_options import SCHEDULER_NAMES
 from study.epoch import Epoch, Stored
 from study.errors import StudyError
 from study.record.ledger import Ledger
@@ -16,7 +17,6 @@ from study.record.states import State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
 from study.search.objective import Goal
-from study.search.space import SCHEDULER_NAMES
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController

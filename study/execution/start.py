@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import CorpusError
 from study.analysis.seed_noise import seed_noise
+from study.config.naming import CONFIRMATION
 from study.config.request import RunRequest
 from study.errors import StudyError
 from study.planning.plan import sharing
@@ -113,5 +114,15 @@ def conclude(ledger: Ledger, outcome: Outcome, progress: Console, *, show_report
     if not any(trial.state != State.FAILED for trial in ledger.trials()):
         progress.print("every trial failed; `study report` says why", markup=False)
         return 1
-    progress.print(f"look again: study report {name}{option}; browse its runs: study ui {name}{option}", markup=False)
+    commands = {
+        f"study report {name} --html {name}.html{option}": "all of it with its figures, as one page",
+        f"study ui {name}{option}": "its runs in MLflow",
+        f"study confirm {name}{option}": "whether its best settings hold with fresh seeds",
+    }
+    if definition.is_comparison or name.endswith(CONFIRMATION):
+        commands.popitem()
+    width = max(map(len, commands))
+    progress.print("\nnext:", markup=False)
+    for command, words in commands.items():
+        progress.print(f"  {command:{width}}  {words}", markup=False)
     return 0

@@ -22,7 +22,7 @@ from study.config.naming import (
 from study.config.own_code import OwnCode
 from study.config.provenance import here
 from study.config.request import RunRequest
-from study.config.run_options import CORPORA, RunOptions, find_corpus
+from study.config.run_options import CORPORA, SAMPLER_NAMES, SCHEDULER_NAMES, RunOptions, find_corpus
 from study.config.settings import Params, Table, merge, nest, own_name, parse_assignment, read_preset, read_toml
 from study.errors import StudyError, did_you_mean
 from study.planning.own import check_trainable
@@ -32,7 +32,7 @@ from study.record.ledger import Ledger
 from study.search.definition import Definition
 from study.search.objective import Goal
 from study.search.pooling_test import test_points, why_not, with_test
-from study.search.space import SCHEDULER_NAMES, SearchSpace, build_space
+from study.search.space import SearchSpace, build_space
 from study.tracking.experiments import taken_names
 from study.training.gpus import Sharing, check_share, choose_share, needed_bytes, num_cpus, shown_gpus, slots
 
@@ -246,8 +246,6 @@ def grid_points(sampler: str, space: SearchSpace, seed: int, num: int) -> tuple[
 
 def check_choices(options: RunOptions, *, is_own: bool) -> None:
     """Raise StudyError unless sampler and scheduler are known, and what ranks is what the trials measure."""
-    from study.search.samplers import SAMPLER_NAMES
-
     for kind, name, known in (
         ("sampler", options.sampler, SAMPLER_NAMES),
         ("scheduler", options.scheduler, SCHEDULER_NAMES),

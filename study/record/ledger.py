@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from data.files import remove_files
 from study.config.settings import Params
 from study.epoch import Epoch
-from study.errors import DamagedRecordError, StudyError
+from study.errors import DamagedRecordError, StudyError, did_you_mean
 from study.record import database
 from study.record.holding import check_new, exclusive_lock, is_held
 from study.record.integrity import disagreement, seal_of
@@ -82,7 +82,8 @@ class Ledger:
         path = folder / DEFINITION
         if not path.is_file():
             known = study_names(folder.parent)
-            hint = f"known here: {', '.join(known)}" if known else "none has been run there"
+            others = f"known here: {', '.join(known)}" if known else "none has been run there"
+            hint = did_you_mean(folder.name, known, others)
             raise StudyError(f"no study named {folder.name} in {folder.parent} ({hint}); see --storage")
         definition, moved = found_again(folder, read_definition(path), corpus)
         ledger = cls(folder, definition)

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.files import DamagedFileError, first_problem, read_json, sealed
 from study.config.own_code import OwnCode
+from study.config.run_options import SamplerName, SchedulerName
 from study.config.settings import Params, Settings, Value
 from study.config.stored import without_nan, write_json
 from study.errors import StudyError, StudyWarning, first_line
 from study.search.learned import Learned
 from study.search.objective import Goal
-from study.search.space import SamplerName, SchedulerName, SearchSpace
+from study.search.space import SearchSpace
 
 NEVER = 1_000_000
 """Epochs that no training lasts for."""

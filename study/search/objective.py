@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from model.collapse import COLLAPSED_MI_NATS, LITTLE_MI_NATS, highest_mi
+from study.config.run_options import OBJECTIVE_NAMES
 from study.epoch import Epoch
-from study.errors import StudyError
+from study.errors import StudyError, did_you_mean
 from study.metrics import FLOORS
 
 
@@ -36,8 +37,8 @@ class Goal:
     @classmethod
     def parse(cls, name: str, floors: Sequence[str], collapse_mi_nats: float) -> Goal:
         """Return the goal of an --objective and its --floor METRIC=VALUE; raise StudyError."""
-        if name not in ("nll", "elbo", "pareto"):
-            raise StudyError(f"unknown objective {name!r}; expected nll, elbo or pareto")
+        if name not in OBJECTIVE_NAMES:
+            raise StudyError(f"unknown objective {name!r}; {did_you_mean(name, OBJECTIVE_NAMES)}")
         parsed: list[tuple[str, float]] = []
         for floor in floors:
             match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.eE+-]+)\s*", floor)

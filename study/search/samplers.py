@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from typing import get_args
 
 import numpy as np
 import optuna
 
+from study.config.run_options import SAMPLER_NAMES
 from study.errors import StudyError
 from study.search.objective import Goal
-from study.search.space import SamplerName, SearchSpace
+from study.search.space import SearchSpace
 
 STARTUP_TRIALS = 8
 """Random trials before a model-based sampler trusts its model."""
-
-SAMPLER_NAMES: tuple[str, ...] = get_args(SamplerName)
 
 
 def make_sampler(  # noqa: PLR0911 - one a sampler

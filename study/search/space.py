@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal, get_args
 
 import optuna
 from pydantic import BaseModel, ValidationError
@@ -281,8 +280,3 @@ def parse_range(name: str, stored: object, named: Callable[[str], str] = str) ->
             " expected { values = [...] } or { low = ..., high = ..., log = true }"
         ) from None
     return found
-
-
-SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cma-es", "nsga2"]
-SchedulerName = Literal["asha", "median", "none"]
-SCHEDULER_NAMES: tuple[str, ...] = get_args(SchedulerName)
