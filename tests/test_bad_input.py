@@ -205,9 +205,11 @@ CASES = {
     "no name among names": (("run", "prepared", "--poolings", "mean,,max"), 2, "names with commas"),
     "no cpus": (("run", "prepared", "--cpus-per-trial", "0"), 1, "study.cpus_per_trial"),
     "gpus that are not there": (("run", "prepared", "--gpus-per-trial", "1"), 1, "shows 0 GPUs"),
-    "unknown sampler": (("run", "prepared", "--sampler", "annealing"), 1, "expected one of tpe"),
-    "unknown objective": (("run", "prepared", "--objective", "elbo"), 1, "expected nll or pareto"),
-    "unknown schedule": (("run", "prepared", "--scheduler", "pbt"), 1, "expected one of asha"),
+    "unknown sampler": (("run", "prepared", "--sampler", "annealing"), 2, "expected one of tpe"),
+    "unknown objective": (("run", "prepared", "--objective", "perplexity"), 2, "expected one of nll, pareto, elbo"),
+    "objective of own code": (("run", "prepared", "--objective", "elbo"), 1, "is for code of your own"),
+    "unknown command": (("reprot", "prepared"), 2, "did you mean report?"),
+    "unknown schedule": (("run", "prepared", "--scheduler", "pbt"), 2, "expected one of asha"),
     "floor of what is no metric": (("run", "prepared", "--floor", "speed=1"), 1, "kl, mi, au"),
     "floor that is no number": (("run", "prepared", "--floor", "au=1e"), 1, "no number"),
     "cma-es for a pareto set": (("run", "prepared", "--sampler", "cma-es", "--objective", "pareto"), 1, "cma-es"),
@@ -412,3 +414,9 @@ def test_a_corpus_of_another_vocabulary_is_refused(place, call):
     code, _, err = call("evaluate", "model", "--corpus", "other")
     assert code == 1
     assert "another vocabulary" in err
+
+
+def test_a_misspelt_study_is_told_which_was_meant(finished_study, call):
+    code, _, err = call("report", "dnoe", "--storage", finished_study)
+    assert code == 1
+    assert "did you mean done?" in err

@@ -20,7 +20,7 @@ MOST_DRAWN = 100_000
 class Whole(click.IntRange):
     """A whole number within a range, and within reason."""
 
-    name = "number"
+    name = "integer"
 
     def __init__(self, min: int | None = None, max: int | None = None) -> None:
         super().__init__(min=min, max=max)
