@@ -208,7 +208,7 @@ CASES = {
     "unknown sampler": (("run", "prepared", "--sampler", "annealing"), 2, "expected one of tpe"),
     "unknown objective": (("run", "prepared", "--objective", "perplexity"), 2, "expected one of nll, pareto, elbo"),
     "objective of own code": (("run", "prepared", "--objective", "elbo"), 1, "is for code of your own"),
-    "unknown command": (("reprot", "prepared"), 2, "did you mean report?"),
+    "misspelt command": (("reprot", "prepared"), 2, "did you mean report?"),
     "unknown schedule": (("run", "prepared", "--scheduler", "pbt"), 2, "expected one of asha"),
     "floor of what is no metric": (("run", "prepared", "--floor", "speed=1"), 1, "kl, mi, au"),
     "floor that is no number": (("run", "prepared", "--floor", "au=1e"), 1, "no number"),

@@ -186,8 +186,12 @@ def judge(found, usual, file, what, arguments):
     if not isinstance(code, int) or "Traceback" in out + err:
         return "hang" if code == "HangError" else "traceback"
     if code in (1, 2):
+        # That a file was changed by hand is said beside what comes of it.
         said = [
-            line for line in err.splitlines() if line.startswith(("study:", "Error:", f"{arguments[-1]}:", "done:"))
+            line
+            for line in err.splitlines()
+            if line.startswith(("study:", "Error:", f"{arguments[-1]}:", "done:", "corpus:"))
+            and "was changed by hand since" not in line
         ]
         table = arguments[0] == "doctor" and "study done" in out
         return "clean error" if len(said) == 1 or table else "untidy error"

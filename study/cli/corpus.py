@@ -192,7 +192,7 @@ def check_known(name: str, named: list[str]) -> None:
 
 @corpus_command.command("list")
 @click.argument("folder", default="corpora", type=click.Path(path_type=Path, file_okay=False))
-def list_command(folder: Path) -> None:
+def list_command(folder: Path) -> int:
     """List the corpora prepared in FOLDER (corpora if not given), and those that can be prepared by name.
 
     \b
@@ -204,10 +204,12 @@ def list_command(folder: Path) -> None:
     from data.sources.named import NAMED
 
     found = sorted(path for path in folder.glob("*/*") if path.name == MANIFEST)
+    is_damaged = False
     for path in found:
         try:
             corpus = Corpus.open(path.parent)
         except CorpusError as error:
+            is_damaged = True
             click.echo(f"{path.parent}: {error}", err=True)
             continue
         sizes = " / ".join(f"{split.num_sequences:,}" for split in corpus.manifest.splits.values())
@@ -215,6 +217,7 @@ def list_command(folder: Path) -> None:
     if not found:
         click.echo(f"nothing prepared in {folder}", err=True)
     click.echo(f"by name: {', '.join(NAMED)}", err=True)
+    return 1 if is_damaged else 0
 
 
 @corpus_command.command("show")

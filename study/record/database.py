@@ -81,11 +81,12 @@ def connect(folder: Path, definition: Definition, *, writing: bool) -> optuna.St
             if not writing:
                 check_file(path)
             storage = file_storage(path, writing=writing, skip_table_creation=True)
-        return optuna.load_study(
-            study_name=name_in(definition),
-            storage=storage,
-            sampler=make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, 0),
-        )
+        name = name_in(definition)
+        sampler = make_sampler(definition.sampler, definition.space, definition.goal, definition.seed, 0)
+        try:
+            return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+        except KeyError:
+            raise DamagedRecordError(f"Optuna's database of {folder.name} has no study by the name {name}") from None
 
 
 def empty(definition: Definition) -> optuna.Study:

@@ -26,11 +26,16 @@ def seal_of(params: Params, state: State, reason: str) -> str:
     return str(sealed({"params": params, "state": state, "reason": reason})["digest"])
 
 
-def disagreement(trial: FrozenTrial, rows: list[Epoch], best: Epoch, definition: Definition) -> str:
+def disagreement(  # noqa: PLR0911 - one a difference
+    trial: FrozenTrial, rows: list[Epoch], best: Epoch, definition: Definition
+) -> str:
     """Return in what a trial's database entry and its journal differ, or nothing."""
     unknown = trial.params.keys() - definition.space.ranges.keys()
     if unknown:
         return f"the database gives it {min(unknown)}, which the study does not search"
+    strange = [name for name, value in trial.params.items() if not isinstance(value, bool | int | float | str)]
+    if strange:
+        return f"the database gives it a value of {strange[0]} that no setting can have"
     stored = trial.user_attrs.get(VALUES_DIGEST)
     if stored is not None and stored != digest_of_values(trial.params):
         return "its values in the database are not those that it was given"
