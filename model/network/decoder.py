@@ -59,6 +59,16 @@ class Decoder(nn.Module):
         sum_losses = self.sum_of_targets if tokens.device.type == "cpu" else self.sum_of_all_places
         return sum_losses(hidden, tokens[:, 1:], lengths)
 
+    def reconstruction_by_place(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        lengths: Int[Tensor, " batch"],
+        latent: Float[Tensor, "batch latent"],
+    ) -> Float[Tensor, "batch steps"]:
+        """Return -log p of each token after `<s>` given z and those before it, in nats; 0 at padding."""
+        hidden, _ = self.states(self.drop_words(tokens[:, :-1]), latent)
+        return self.losses_by_place(hidden, tokens[:, 1:], lengths)
+
     def sum_of_targets(
         self,
         hidden: Float[Tensor, "batch steps hidden"],
@@ -82,10 +92,19 @@ class Decoder(nn.Module):
 
         For a GPU: of one size whatever the lengths, no index to bring there, and sums whose order does not vary.
         """
+        return self.losses_by_place(hidden, targets, lengths).sum(1)
+
+    def losses_by_place(
+        self,
+        hidden: Float[Tensor, "batch steps hidden"],
+        targets: Int[Tensor, "batch steps"],
+        lengths: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch steps"]:
+        """Return the loss of each target, 0 at padding."""
         losses = self.token_losses(hidden.flatten(0, 1), targets.flatten()).view(targets.shape)
         steps = torch.arange(targets.shape[1], device=losses.device)
         at_padding = steps >= copied(lengths, losses.device)[:, None] - 1
-        return losses.masked_fill(at_padding, 0.0).sum(1)
+        return losses.masked_fill(at_padding, 0.0)
 
     def token_losses(
         self, hidden: Float[Tensor, "targets hidden"], targets: Int[Tensor, " targets"]

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from data.batches import BatchOrder, gather
 from data.corpus import Split
 from model import diagnostics
 from model.collapse import LITTLE_MI_NATS, Use, is_collapsed, use_of
@@ -27,8 +25,9 @@ from study.config.settings import Settings
 from study.epoch import Epoch
 from study.errors import StudyError
 from study.inference.advice import advice
+from study.inference.latent_use import groups, latent_use
 from study.trainable.posteriors import as_numbers, posterior_metrics, some_inputs
-from study.training.evaluation import NOISE_SEED, evaluating, score
+from study.training.evaluation import score
 
 ALIKE = 0.9
 """Features with a mean cosine similarity above this hardly depend on the input."""
@@ -143,32 +142,20 @@ def diagnose_model(
     metrics: dict[str, Any] = {**found.metrics(), "kl_by_dimension": dimensions["kl"]}
     metrics["active_dimensions"] = diagnostics.active_dimensions(dimensions["variance"])
     metrics["num_inputs"] = len(found.reconstruction)
-    metrics |= latent_use(network, split, num)
+    metrics |= asdict(latent_use(network, split, num))
     metrics["collapsed_since"] = collapsed_since(history) if is_collapsed_now(metrics) else None
     return conclude(metrics, settings, tested, with_evidence=with_evidence)
 
 
-def latent_use(network: SequenceVAE, split: Split, num: int) -> dict[str, float]:
-    """Return the mean -log p(x|z) in nats for z of the sequence itself, of another one, and of the prior."""
-    device = next(network.parameters()).device
-    totals, count = np.zeros(3), 0
-    generator = torch.Generator().manual_seed(NOISE_SEED)
-    with evaluating(network):
-        for indices in BatchOrder(split.lengths[:num], 64).in_order_of_length():
-            if len(indices) < 2:
-                continue  # no other sequence to take z from
-            batch = gather(split, indices).to(device)
-            posterior = network.encode(batch.tokens, batch.lengths)
-            noise = torch.randn(len(indices), network.settings.noise_size, generator=generator).to(device)
-            own = posterior.sample(noise)
-            prior = torch.randn(own.shape, generator=generator).to(device)
-            if network.settings.posterior == "von-mises-fisher":
-                prior = torch.nn.functional.normalize(prior, dim=1)
-            for place, latent in enumerate((own, own.roll(1, 0), prior)):
-                totals[place] += float(network.reconstruction(batch.tokens, batch.lengths, latent).double().sum())
-            count += len(indices)
-    means = totals / max(count, 1)
-    return {"nll_own_z": float(means[0]), "nll_shuffled_z": float(means[1]), "nll_prior_z": float(means[2])}
+def where_saved(saved: Mapping[str, float], used: float) -> str:
+    """Return in words where in the sequence its own z saves nats."""
+    *words, end = groups()
+    first = sum(saved[name] for name in words[:3])
+    return (
+        f"of the {used:.2f} nats that its own z saves, {first:.2f} are of the first three tokens,"
+        f" {saved[end]:.2f} of the end ({end}), which says how long it is, and"
+        f" {used - first - saved[end]:.2f} of all between"
+    )
 
 
 def is_collapsed_now(metrics: dict[str, Any]) -> bool:
@@ -212,6 +199,8 @@ def conclude(
             f" {metrics['nll_own_z']:.2f} nats with a sequence's own z, {metrics['nll_shuffled_z']:.2f} with another's,"
             f" {metrics['nll_prior_z']:.2f} with one of the prior"
         )
+        if used >= USED_NATS:
+            findings.append(where_saved(metrics["saved"], used))
     if not math.isnan(metrics["dispersion"]):
         how = "nearly all alike" if metrics["dispersion"] > ALIKE else "dispersed"
         findings.append(f"features are {how}: mean cosine similarity {metrics['dispersion']:z.2f}")

@@ -12,6 +12,7 @@ from data.errors import CorpusError
 from model.errors import ModelError
 from study.config.stored import read_sealed, write_sealed
 from study.errors import StudyError, StudyWarning
+from study.inference.latent_use import latent_use
 from study.inference.trained_model import TrainedModel
 from study.record.ledger import Ledger
 from study.record.places import PORTRAIT, best_folder
@@ -44,6 +45,10 @@ class Portrait:
     """Between the first two texts."""
     labels: list[str] = field(default_factory=list)
     """Of the sequences, in a corpus that has some; "" of one without."""
+    saved: dict[str, float] = field(default_factory=dict)
+    """Nats a sequence that its own z saves the decoder, by position (see `study.inference.latent_use`)."""
+    saved_se: dict[str, float] = field(default_factory=dict)
+    """Their standard errors."""
 
 
 def portray(trained: TrainedModel, split: Split, names: Sequence[str] = (), epoch: int = 0, num: int = 500) -> Portrait:
@@ -53,7 +58,7 @@ def portray(trained: TrainedModel, split: Split, names: Sequence[str] = (), epoc
     """
     texts = trained.texts(split, num)
     scores = score(trained.network, split, num_samples=1, num_sequences=num)
-    found = scores.dimensions()
+    found, use = scores.dimensions(), latent_use(trained.network, split, num)
     return Portrait(
         epoch=epoch,
         pooling=trained.network.settings.pooling,
@@ -66,6 +71,8 @@ def portray(trained: TrainedModel, split: Split, names: Sequence[str] = (), epoc
         reconstructions=trained.reconstruct(texts[:NUM_TEXTS]),
         interpolation=trained.interpolate(texts[0], texts[1], NUM_TEXTS - 1) if len(texts) > 1 else [],
         labels=[names[label] if label >= 0 else "" for label in split.labels[:num]] if names else [],
+        saved=use.saved,
+        saved_se=use.saved_se,
     )
 
 
@@ -75,7 +82,8 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
     None where the weights or the corpus are gone, or without a latent variable. Writes nothing.
     """
     epoch, stored = trial.best.number, ledger.trial_folder(trial.number) / PORTRAIT
-    if (found := read_portrait(stored)) is not None and found.epoch == epoch:
+    # One of an older version does not say what z saves.
+    if (found := read_portrait(stored)) is not None and found.epoch == epoch and found.saved:
         return found
     folder = best_folder(ledger.trial_folder(trial.number), epoch)
     if not folder.is_dir():

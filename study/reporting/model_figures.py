@@ -20,7 +20,7 @@ MOST_LABELS = 15
 """That a legend names."""
 
 
-def titled(chart: alt.Chart, title: alt.TitleParams, height: int) -> Chart:
+def titled(chart: alt.Chart | alt.LayerChart, title: alt.TitleParams, height: int) -> Chart:
     """Return a chart of the width that all have."""
     made: Chart = chart.properties(title=title, width=WIDTH, height=height)
     return made
@@ -57,6 +57,36 @@ def rate_by_dimension(portrait: Portrait) -> Chart:
         f"active: the posterior mean varies by at least {ACTIVE_VARIANCE} over inputs",
     )
     return titled(bars, title, 180)
+
+
+def saved_by_position(portrait: Portrait) -> Chart:
+    """Draw how many nats a sequence's own z saves the decoder at each position, with two standard errors."""
+    places = list(portrait.saved)
+    frame = pl.DataFrame(
+        {
+            "position": places,
+            "saved": [portrait.saved[place] for place in places],
+            "low": [portrait.saved[place] - 2 * portrait.saved_se[place] for place in places],
+            "high": [portrait.saved[place] + 2 * portrait.saved_se[place] for place in places],
+        }
+    )
+    base = alt.Chart(frame).encode(
+        x=alt.X("position:N", title="position of the token in its sequence", sort=places, axis=alt.Axis(labelAngle=0)),
+        tooltip=[
+            "position",
+            alt.Tooltip("saved", format=".3f"),
+            *(alt.Tooltip(end, format=".3f") for end in ("low", "high")),
+        ],
+    )
+    bars = base.mark_bar(color="#0072B2").encode(y=alt.Y("saved:Q", title="nats saved a sequence"))
+    spans = base.mark_rule(color="#333333", strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
+    total = sum(portrait.saved.values())
+    title = heading(
+        f"What z knows: {total:.2f} nats a sequence that its own z saves the decoder, by position",
+        "against another sequence's z; together all of it; lines: two standard errors; the end says how long it is",
+    )
+    layers: alt.LayerChart = alt.layer(bars, spans)  # type: ignore[assignment]
+    return titled(layers, title, 180)
 
 
 def latent_space(portrait: Portrait) -> Chart:
@@ -180,6 +210,7 @@ def written(rows: list[tuple[str, str]], title: alt.TitleParams) -> Chart:
 
 PORTRAITS: dict[str, Callable[[Portrait], Chart]] = {
     "rate-by-dimension": rate_by_dimension,
+    "saved-by-position": saved_by_position,
     "latent-space": latent_space,
     "maxima": maxima,
     "reconstructions": reconstructions,
