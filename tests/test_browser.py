@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from study.record.formats import show_params
 from study.record.ledger import Ledger
 from study.record.trials import best_trial, seeds_frame
 from study.tracking.ui import take_port
@@ -120,11 +121,34 @@ def test_the_report_draws_every_figure_and_fits_the_screen(browser, page, shown,
     keep(browser, "report" if size == DESKTOP else "report-phone")
 
 
+@pytest.fixture
+def emulated(browser):
+    """What sets the media that pages are shown on; undone at the end."""
+
+    def emulate(media="", scheme="light"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+
+    yield emulate
+    emulate()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_the_report_is_accessible(browser, page, size):
+def test_the_report_is_accessible(browser, page, size, scheme, emulated):
     from axe_core_python.selenium import Axe
 
+    emulated(scheme=scheme)
     show(browser, page, size)
+    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    # Words in figures are dark on light or light on dark, as the page's are.
+    words, fills = browser.execute_script(
+        "return [getComputedStyle(document.body).color,"
+        " [...document.querySelectorAll('figure svg .role-axis-title text')].map(it => getComputedStyle(it).fill)]"
+    )
+    assert set(fills) == {words}
+    keep(browser, f"report-{scheme}-{size[0]}")
     found = Axe().run(browser, options={"runOnly": ["wcag2a", "wcag2aa", "best-practice"]})
     assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found["violations"]] == []
     assert len(found["passes"]) > 10
@@ -146,6 +170,61 @@ def test_studies_beside_each_other_fit_the_screen_and_are_accessible(browser, sh
     found = Axe().run(browser, options={"runOnly": ["wcag2a", "wcag2aa", "best-practice"]})
     assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found["violations"]] == []
     keep(browser, f"studies-{size[0]}")
+
+
+def test_tables_sort_and_filter_and_a_switch_shows_one_figure_of_two(browser, page, shown):
+    show(browser, page, DESKTOP)
+    trials = Ledger.open(shown).trials()
+
+    def column(place):
+        cells = "[...document.querySelectorAll('#trials ~ .table tbody tr')].filter(row => !row.hidden)"
+        return browser.execute_script(f"return {cells}.map(row => row.children[{place}].textContent)")
+
+    heads = browser.find_elements("css selector", "#trials ~ .table th button")
+    nll = next(place for place, head in enumerate(heads) if head.text.startswith("nll"))
+    heads[nll].click()
+    usual = sorted(f"{trial.best['valid/nll']:.2f}" for trial in trials)
+    assert column(nll) == usual
+    heads[nll].click()
+    assert column(nll) == usual[::-1]
+    sort = "return document.querySelectorAll('#trials ~ .table th')[arguments[0]].getAttribute('aria-sort')"
+    assert browser.execute_script(sort, nll) == "descending"
+    heads[0].click()
+    assert column(0) == [str(trial.number) for trial in trials]
+    with_max = [str(trial.number) for trial in trials if "pooling=max" in show_params(trial.params)]
+    browser.find_element("css selector", "#trials ~ .filter input").send_keys("pooling=max")
+    assert column(0) == with_max
+    assert browser.find_element("css selector", "#trials ~ .filter [role=status]").text == (
+        f"{len(with_max)} of {len(trials)}"
+    )
+
+    def visible():
+        return [
+            name
+            for name in ("trade-off", "trade-off-rate")
+            if browser.find_element("id", f"figure-{name}").is_displayed()
+        ]
+
+    assert visible() == ["trade-off"]
+    browser.find_element("css selector", "input[value=trade-off-rate]").click()
+    assert visible() == ["trade-off-rate"]
+
+
+def test_the_report_prints_light_and_whole(browser, page, emulated):
+    import base64
+
+    emulated(media="print", scheme="dark")
+    # What A4 has between its margins, at 96 dots an inch.
+    show(browser, page, (680, 900))
+    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('.table table, figure svg')]"
+        ".filter(it => it.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(it => it.textContent.slice(0, 60))"
+    )
+    assert cut == []
+    assert not browser.find_element("tag name", "nav").is_displayed()
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert pdf.startswith(b"%PDF")
 
 
 def test_the_report_can_be_read_by_keyboard(browser, page):

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from study.reporting.tables import seed_rows
 from study.search.definition import Definition
 from study.search.ranges import Range
 
+TABLES = "templates/tables.js"
+"""What sorts and filters a page's tables."""
 WORDS = ("reconstructions", "interpolation")
 """Figures that a document has as tables, in which one can search and copy."""
 
@@ -51,8 +54,15 @@ const wrap = (text, most) => text.split(" ").reduce((lines, word) => {
 }, [""]);
 for (const holder of document.querySelectorAll("figure[data-figure]")) {
   const spec = JSON.parse(holder.querySelector("script").textContent);
+  const width = holder.clientWidth - 110, wide = Math.min(800, holder.clientWidth - 190);
+  spec.config = {...spec.config, background: "transparent"};
+  if (wide > 560)
+    for (const part of [spec, spec.spec || {}, ...(spec.vconcat || [])])
+      if (typeof part.width === "number") {
+        if (holder.dataset.figure === "latent-space") part.height *= wide / 560;
+        part.width *= wide / 560;
+      }
   // On a phone: as wide as the screen, legends below, titles on several lines.
-  const width = holder.clientWidth - 110;
   if (width < 560) {
     if (spec.facet && spec.facet.column) spec.facet = {row: {...spec.facet.column, header: {orient: "top"}}};
     for (const part of [spec, spec.spec || {}, ...(spec.vconcat || [])])
@@ -69,6 +79,11 @@ for (const holder of document.querySelectorAll("figure[data-figure]")) {
   }
   vegaEmbed(holder.querySelector("div"), spec, {actions: false, renderer: "svg"}).catch(console.error);
 }
+// Of figures with a switch, one at a time; their widths are taken by now.
+const choices = [...document.querySelectorAll(".switch input")];
+const choose = () => choices.forEach(it => { document.getElementById(`figure-${it.value}`).hidden = !it.checked; });
+choices.forEach(it => it.addEventListener("change", choose));
+choose();
 """
 
 
@@ -98,7 +113,8 @@ def to_html(template: str, content: Mapping[str, Any], drawn: dict[str, Chart]) 
     charts = {name: chart.to_dict() for name, chart in drawn.items()}
     specs = {name: specification(chart) for name, chart in charts.items() if name not in WORDS}
     titles = {name: chart["title"]["text"] for name, chart in charts.items()}
-    return environment().get_template(template).render(**content, specs=specs, titles=titles, script=drawing_script())
+    scripts = {"script": drawing_script(), "table_script": resources.files("study").joinpath(TABLES).read_text("utf-8")}
+    return environment().get_template(template).render(**content, specs=specs, titles=titles, **scripts)
 
 
 @cache
