@@ -13,6 +13,7 @@ from studies import row
 
 from study.analysis import findings
 from study.analysis.importance import importances
+from study.epoch import NO_EPOCH
 from study.record.formats import mean_and_spread, show_number
 from study.record.ledger import Ledger
 from study.record.places import PORTRAIT
@@ -23,7 +24,7 @@ from study.reporting.figures import FIGURES, drawable
 from study.reporting.model_figures import PORTRAITS
 from study.search.ranges import Range
 from study.search.space import SearchSpace
-from study.tracking.overview import overview, settings_tag
+from study.tracking.overview import overview, run_name, settings_tag
 
 
 def trial(number, state, params, nll, *, mi=0.0, epochs=3, feasible=None):
@@ -442,3 +443,15 @@ def test_a_finished_study_has_its_best_models_portrait_which_reports_draw_from(f
     again = module.portrait_of(ledger, best)
     assert again.kl == pytest.approx(stored.kl)
     assert read_portrait(path) is None
+
+
+def test_a_run_is_called_by_what_tells_it_from_others():
+    def named(**params):
+        return run_name(TrialRecord(13, State.COMPLETE, "", params, [], NO_EPOCH, feasible=False))
+
+    values = {"objective.annealing": "linear", "model.latent_size": 16, "model.pooling": "mean", "seed": 2}
+    assert named(**values, **{"objective.kl_weight": 0.4312}) == "13 mean w0.431 z16 seed 2"
+    assert named(**{"method": "language-model", "seed": 0}) == "13 language-model seed 0"
+    assert named(**{"own.rate": 0.25, "own.kind": "deep"}) == "13 rate=0.25 kind=deep"
+    assert named() == "13"
+    assert len(named(**{f"own.{'long' * 9}{number}": 1.0 for number in range(9)})) == 80

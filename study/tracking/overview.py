@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 
-from study.config.settings import Params
+from study.config.settings import OWN, Params
 from study.metrics import SHOWN, with_ranked
+from study.record.formats import show_value
+from study.record.trials import TrialRecord
 from study.search.definition import Definition
 
 SHARE_KEY = "study"
@@ -40,6 +42,21 @@ def settings_tag(params: Params) -> str:
         for name, value in params.items()
         if name != "seed"
     )
+
+
+SHORT = {"model.pooling": "", "objective.kl_weight": "w", "model.latent_size": "z", "method": "", "seed": "seed "}
+"""Settings that a run's name says, and what is written before each."""
+NAME_LETTERS = 80
+
+
+def run_name(trial: TrialRecord) -> str:
+    """Return what a trial's run is called: its number and what tells it from others, as `13 mean w0.43 z16`."""
+    told = {name: trial.params[name] for name in SHORT if name in trial.params}
+    own = {name: value for name, value in trial.params.items() if name.startswith(OWN)}
+    words = [f"{SHORT[name]}{show_value(value)}" for name, value in told.items()]
+    words += [f"{name.removeprefix(OWN)}={show_value(value)}" for name, value in own.items()]
+    found = " ".join([str(trial.number), *words])
+    return found if len(found) <= NAME_LETTERS else f"{found[: NAME_LETTERS - 3]}..."
 
 
 def overview(definition: Definition) -> str | None:

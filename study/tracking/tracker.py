@@ -26,7 +26,7 @@ from study.record.states import USABLE, State
 from study.record.trials import TrialRecord
 from study.search.definition import Definition
 from study.tracking.experiments import revive, run_by_id
-from study.tracking.overview import SETTINGS_TAG, TAG, feasible_value, overview, settings_tag
+from study.tracking.overview import SETTINGS_TAG, TAG, feasible_value, overview, run_name, settings_tag
 from study.tracking.store import artifact_location, cannot_be_used, connect, describe_corpus, provenance
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class Tracker:
             seed = trial.params.get("seed", self.definition.seed)
             own = {"mlflow.parentRunId": self._parent_id, "seed": str(seed), SETTINGS_TAG: settings_tag(trial.params)}
             tags = self._tags(key) | own
-            run = self._client.create_run(self._experiment_id, tags=tags, run_name=f"trial {trial.number}")
+            run = self._client.create_run(self._experiment_id, tags=tags, run_name=run_name(trial))
             self._client.log_inputs(str(run.info.run_id), self._datasets)
             self._told[key] = State.RUNNING
         elif run.info.status != "RUNNING":
