@@ -44,7 +44,7 @@ def corpus_command() -> None:
 
 @corpus_command.command("prepare")
 @click.argument("sources", nargs=-1)
-@click.option("--out", required=True, type=NewFolder(path_type=Path, file_okay=False), help="Folder to make.")
+@click.option("-o", "--out", required=True, type=NewFolder(path_type=Path, file_okay=False), help="Folder to make.")
 @click.option(
     "--from",
     "folder",

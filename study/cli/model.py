@@ -92,7 +92,7 @@ def read_texts(stream: TextIO) -> list[str]:
 
 @click.command("sample")
 @click.argument("model", shell_complete=complete_model)
-@click.option("--num", type=Whole(max=MOST_DRAWN), default=10, show_default=True, help="How many texts.")
+@click.option("-n", "--num", type=Whole(max=MOST_DRAWN), default=10, show_default=True, help="How many texts.")
 @click.option("--seed", type=Whole(), default=0, show_default=True, help="Seed of the draws.")
 @click.option(
     "--metrics", is_flag=True, help="Of SMILES: say which share is valid, unique and novel (RDKit), not the texts."
@@ -161,7 +161,12 @@ def reconstruct_command(model: str, texts: TextIO, storage: Path, **given: objec
 @click.argument("start")
 @click.argument("end")
 @click.option(
-    "--num", type=Whole(max=MOST_DRAWN), default=7, show_default=True, help="Points on the line, both ends included."
+    "-n",
+    "--num",
+    type=Whole(max=MOST_DRAWN),
+    default=7,
+    show_default=True,
+    help="Points on the line, both ends included.",
 )
 @decoding_options
 @storage_option
@@ -183,7 +188,9 @@ def interpolate_command(model: str, start: str, end: str, num: int, storage: Pat
 @click.argument("model", shell_complete=complete_model)
 @click.argument("text", required=False)
 @click.option("--dimensions", help="Numbers, with commas between.  [default: the four most active]")
-@click.option("--num", type=Whole(max=MOST_DRAWN), default=5, show_default=True, help="Points along each dimension.")
+@click.option(
+    "-n", "--num", type=Whole(max=MOST_DRAWN), default=5, show_default=True, help="Points along each dimension."
+)
 @click.option(
     "--reach", type=Number(), default=2.0, show_default=True, help="How far, in standard deviations of the prior."
 )

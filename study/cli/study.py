@@ -125,7 +125,12 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
 @click.command("export")
 @click.argument("name", shell_complete=complete_study)
 @click.option(
-    "--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet or .csv file."
+    "-o",
+    "--to",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A .parquet or .csv file.",
 )
 @click.option(
     "--rows",

@@ -24,6 +24,7 @@ from study.cli.types import (
 @click.command("train")
 @click.argument("corpus", required=False)
 @click.option(
+    "-o",
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
@@ -175,7 +176,9 @@ def show_metrics(metrics: dict[str, object], title: str) -> None:
 @click.command("encode")
 @click.argument("model", shell_complete=complete_model)
 @click.argument("texts", type=click.Path(allow_dash=True, dir_okay=False), default="-")
-@click.option("--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
+@click.option(
+    "-o", "--to", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file."
+)
 @click.option("--text-column", "--column", help="Name or number of the text's column.  [default: text]")
 @click.option("--id-column", help="A column to carry through, as `id`.")
 @click.option(
