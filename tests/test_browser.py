@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from studies import start
 
 from study.record.formats import show_params
 from study.record.ledger import Ledger
@@ -416,3 +417,41 @@ def test_mlflow_renders_the_report_and_figures_as_artifacts(browser, ui, shown):
     sizes = "return [...document.images].map(image => image.naturalWidth)"
     until(lambda: any(width > 500 for width in browser.execute_script(sizes)), browser)
     keep(browser, "mlflow-figure")
+
+
+def test_a_page_follows_a_study_that_runs_to_its_end(browser, corpus, tiny_toml, tmp_path):
+    page, storage = tmp_path / "live.html", tmp_path / "runs"
+    options = ("--config", tiny_toml, "--trials", 4, "--stages", "search", "--concurrent", 1, "--scheduler", "none")
+    study = start(tmp_path / "study.log", "run", corpus.folder, *options, "--name", "x", "--storage", storage)
+    try:
+        until(lambda: (storage / "x/study.json").exists() and Ledger.open(storage / "x").is_locked(), browser, 120)
+        watch = start(tmp_path / "watch.log", "report", "x", "--storage", storage, "--html", page, "--watch")
+        until(page.exists, browser, 120)
+        browser.get(page.as_uri())
+        banner = "return document.querySelector('.following [role=status]')?.textContent ?? ''"
+        assert " of 4 trials over" in browser.execute_script(banner)
+        # It reloads itself: what it says of trials goes on without anybody's doing.
+        seen = until(lambda: re.search(r"[123] of 4 trials over", browser.execute_script(banner)), browser, 180)
+        keep(browser, "live")
+        assert study.wait(timeout=300) == 0, (tmp_path / "study.log").read_text()
+        assert watch.wait(timeout=120) == 0, (tmp_path / "watch.log").read_text()
+        until(lambda: not browser.execute_script(banner), browser, 60)
+    finally:
+        for process in (study, watch):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert seen
+    best = best_trial(Ledger.open(storage / "x").trials())
+    told = browser.execute_script("return document.querySelector('.answer').textContent")
+    assert f"trial {best.number}, nll {best.score:.2f}" in told if best is not None else "none reaches" in told
+    assert len((tmp_path / "watch.log").read_text().splitlines()) >= 3
+
+
+def test_watch_goes_with_the_page_of_one_study(finished_study, tmp_path, call):
+    storage = ("--storage", finished_study)
+    assert "name the file, and one study" in call("report", "done", "--watch", *storage)[2]
+    # Of one that nobody runs it is written once.
+    code, _, err = call("report", "done", "--html", tmp_path / "x.html", "--watch", *storage)
+    assert code == 0
+    assert err == f"wrote {tmp_path / 'x.html'}\n"
+    assert 'class="following"' not in (tmp_path / "x.html").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import click
@@ -14,6 +15,9 @@ from study.record.ledger import Ledger
 from study.record.trials import json_line
 from study.reporting.tables import study_report
 
+POLL_SECONDS = 2.0
+"""Between looks at a study that is followed."""
+
 
 def report_study(
     ledger: Ledger,
@@ -21,6 +25,7 @@ def report_study(
     as_json: bool,
     as_answer: bool,
     html: Path | None,
+    watch: bool,
     markdown: Path | None,
     figure: Path | None,
     which: str | None,
@@ -36,6 +41,11 @@ def report_study(
         from study.analysis.answer import answer_of
 
         click.echo(json.dumps(without_nan(answer_of(ledger.definition, trials).as_json()), indent=1))
+    if watch and html is not None:
+        follow(ledger.folder, html, price_per_gpu_hour)
+        html = None
+        if not (markdown or figure):
+            return
     if html or markdown:
         from study.reporting.document import write_html, write_markdown
 
@@ -51,6 +61,31 @@ def report_study(
         click.echo(f"wrote {figure}", err=True)
     if not (as_json or as_answer or html or markdown or figure):
         make_console().print(study_report(ledger.definition, trials, known_noise(ledger, trials)[1]))
+
+
+def follow(folder: Path, path: Path, price_per_gpu_hour: float | None) -> None:
+    """Write a study's page, and again whenever there is more to say, until nobody runs the study."""
+    from study.execution.live import LiveView
+    from study.reporting.document import write_html, write_waiting
+
+    seen: object = None
+    while True:
+        ledger = Ledger.open(folder)
+        is_running, trials = ledger.is_locked(), ledger.trials()
+        now = (is_running, [(each.state, each.epochs) for each in trials])
+        if now != seen:
+            view = LiveView(ledger.definition)
+            view.load(trials)
+            following = f"Running: {view.progress()}" if is_running else ""
+            if is_running and not any(each.rows for each in trials):
+                write_waiting(ledger, path, following)
+            else:
+                write_html(ledger, path, price_per_gpu_hour, following)
+            click.echo(f"wrote {path}{f': {following}' if following else ''}", err=True)
+            seen = now
+        if not is_running:
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def report_studies(ledgers: list[Ledger], html: Path | None, figure: Path | None) -> None:

@@ -71,6 +71,7 @@ def status_command(name: str | None, storage: Path) -> int:
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write all of it as one HTML file, with figures."
 )
+@click.option("--watch", is_flag=True, help="With --html: write it again as the study goes on, until it ends.")
 @click.option(
     "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a .md file, its figures beside it."
 )
@@ -91,6 +92,7 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
     \b
     study report quick
     study report quick --html quick.html
+    study report quick --html quick.html --watch       # a page that follows the study while it runs
     study report quick --json | jq .valid.nll
     study report quick --figure curves.png --which learning-curves
     study report quick --figure space.svg --which latent-space --trial 3
@@ -104,6 +106,8 @@ def report_command(names: tuple[str, ...], storage: Path, **given: Any) -> None:
 
     if given["which"] is not None and given["figure"] is None:
         raise StudyError("--which says which figure --figure FILE draws; name the file")
+    if given["watch"] and (given["html"] is None or len(names) > 1):
+        raise StudyError("--watch has the page of --html FILE follow one study; name the file, and one study")
     if given["trial"] is not None and given["figure"] is None:
         raise StudyError("--trial says whose model --figure FILE draws; name the file")
     if given["price_per_gpu_hour"] is not None and not (given["html"] or given["markdown"]):

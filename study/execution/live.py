@@ -134,6 +134,10 @@ class LiveView:
         trained = sum(each.seconds for each in self.shown.values())
         return f"{trained / 60:.1f} min of training{self._gpus()}{self._eta()}"
 
+    def progress(self) -> str:
+        """Return which trials are over, which stage this is, and the time left."""
+        return f"{self.num_over()} of {self.definition.num_trials} trials over{self._stage()}{self._eta()}"
+
     def _draw(self) -> Group:
         over, total = self.num_over(), self.definition.num_trials
         seconds = time.monotonic() - self.started

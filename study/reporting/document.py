@@ -87,10 +87,21 @@ choose();
 """
 
 
-def write_html(ledger: Ledger, path: Path, price_per_gpu_hour: float | None) -> None:
-    """Write a study's report as one HTML file that needs no network, aside and then renamed; raise StudyError."""
+def write_html(ledger: Ledger, path: Path, price_per_gpu_hour: float | None, following: str = "") -> None:
+    """Write a study's report as one HTML file that needs no network, aside and then renamed; raise StudyError.
+
+    `following` says how far a study is that still runs: the page shows it and looks for a newer one every few seconds.
+    What the best model of the hour is like is left for the end.
+    """
     check_target(path, ".html")
-    write_text(path, render(gather(ledger, price_per_gpu_hour)))
+    write_text(path, render(gather(ledger, price_per_gpu_hour, with_model=not following) | {"following": following}))
+
+
+def write_waiting(ledger: Ledger, path: Path, following: str) -> None:
+    """Write the page of a study that has no epoch yet; it looks for a newer one."""
+    check_target(path, ".html")
+    content = {"definition": ledger.definition, "following": following, "written": now()}
+    write_text(path, to_html("waiting.html.j2", content, {}))
 
 
 def write_artifacts(ledger: Ledger, folder: Path) -> list[Path]:
@@ -171,7 +182,7 @@ def specification(chart: dict[str, Any]) -> str:
     return json.dumps(without_nan(chart), default=str, allow_nan=False).replace("<", "\\u003c")
 
 
-def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
+def gather(ledger: Ledger, price_per_gpu_hour: float | None, *, with_model: bool = True) -> dict[str, Any]:
     """Return everything that a report says; raise StudyError if there is nothing to say yet."""
     definition, trials = ledger.definition, ledger.trials()
     best = best_trial(trials)
@@ -185,7 +196,7 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         except Exception as error:
             # A report is not lost for want of a drawing.
             warnings.warn(StudyWarning(f"the figure {name} was not drawn: {first_line(error)}"), stacklevel=2)
-    portrait = portrait_of(ledger, best) if best is not None else None
+    portrait = portrait_of(ledger, best) if best is not None and with_model else None
     if portrait is not None:
         charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
     noise_nats, noise = known_noise(ledger, trials)
@@ -226,6 +237,7 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None) -> dict[str, Any]:
         "searched": {name: show_range(allowed) for name, allowed in ranges.items()},
         "versions": definition.provenance or {"versions": "not recorded"},
         "written": now(),
+        "following": "",
         "charts": charts,
     }
 

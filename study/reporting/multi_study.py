@@ -85,5 +85,6 @@ def write_studies(ledgers: list[Ledger], path: Path) -> None:
         "rows": compared(studies),
         "commands": [definition.command for definition, _ in studies],
         "written": now(),
+        "following": "",
     }
     write_text(path, to_html("studies.html.j2", content, {"trade-off": studies_trade_off(studies)}))
