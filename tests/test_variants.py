@@ -85,6 +85,7 @@ def test_variants_of_own_code_are_paired_by_seed_and_trained_to_their_ends(ray_s
         (("--variants", "encoder=flat,deep", "--poolings", "last"), "in place of methods; leave out --poolings"),
         (("--variants", "encoder=flat,deep", "--latex", "t.tex"), "leave out --latex"),
         (("--variants", "training.epochs=1,many"), "training.epochs"),
+        (("--variants", "slope=0.2,0.5"), "it means nothing unless own.encoder is steep"),
     ],
 )
 def test_what_makes_no_comparison_is_refused(own, tmp_path, call, more, words):
@@ -148,6 +149,16 @@ def test_a_seed_that_only_one_variant_has_is_no_pair_and_intervals_are_for_all_r
     assert len(variant_tables(compared, one)) == 1
     assert math.isnan(variants(compared, one[:1])[0].deviations["nll"])
     assert variant_tables(compared, []) == []
+
+
+def test_what_means_something_to_one_variant_is_held_for_all(tmp_path):
+    space = {"search": {"slope": {"low": 0.2, "high": 0.8, "only_if": {"kind": ["steep"]}}, "kind": ["flat", "steep"]}}
+    request = RunRequest.of({"storage": tmp_path, "shell": "true {kind} {slope}", "space": space})
+    found = new_variants(request, ("kind=flat,steep",), 1, "")
+    assert [found.settings(number, point).own for number, point in enumerate(found.planned)] == [
+        {"slope": 0.5, "kind": "flat"},
+        {"slope": 0.5, "kind": "steep"},
+    ]
 
 
 def test_a_misspelt_setting_is_named(corpus, tmp_path):

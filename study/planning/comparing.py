@@ -48,9 +48,18 @@ def new_variants(request: RunRequest, variants: Sequence[str], seeds: int, comma
         for each in product(*values.values())
     ]
     held = {name: middle(name, allowed) for name, allowed in space.ranges.items() if name not in (*values, SEED)}
-    applied = {name: value for name, value in held.items() if space.applies(name, held | points[0])}
+    for point in points:
+        for name in values:
+            if not space.applies(name, held | point):
+                raise StudyError(
+                    f"--variants {name}: it means nothing unless {space.condition(name)}; hold that by --set"
+                )
+    # What means something to one variant is the same for all.
+    applied = {
+        name: value for name, value in held.items() if any(space.applies(name, held | point) for point in points)
+    }
     searched = {name: list(each) for name, each in values.items()} | {SEED: list(range(first, first + seeds))}
-    # What is held only where something else has a value that it has not is not there at all.
+    # What means something to none is not there at all.
     left_out = dict.fromkeys(set(space.ranges) - set(applied) - set(searched), False)
     definition = planned(request, points, nest(applied), {**searched, **left_out}, command)
     return replace(definition, compared=tuple(values))
