@@ -16,6 +16,7 @@ from metadata import NOTICE, Metadata
 
 from study.cluster.jobs import submit
 from study.cluster.preemption import read_notice, wait_for_notice
+from study.config.own_code import OwnCode
 from study.execution.nodes import could_come, describe_node, problems
 from study.record.ledger import Ledger
 
@@ -267,6 +268,17 @@ def test_a_node_is_told_apart_by_versions_source_storage_and_corpus(corpus, tmp_
     assert "prepare it into the shared storage" in missing
     another = describe_node(str(probe), "another token", str(corpus.folder))
     assert "shows another file" in problems("node", another, here)[0]
+    (tmp_path / "at_hand.py").write_text("def train(settings, folder, seed): ...\n")
+    for code, words in [
+        (OwnCode(function="at_hand:train", folder=str(tmp_path)), ""),
+        (OwnCode(command="sh -c true", folder=str(tmp_path)), ""),
+        (OwnCode(function="far_away:train", folder=str(tmp_path)), "far_away:train cannot be imported"),
+        (OwnCode(function="at_hand:trian", folder=str(tmp_path)), "at_hand has no function trian"),
+        (OwnCode(command="./no-such {seed}", folder=str(tmp_path)), "no-such is no program"),
+    ]:
+        found = problems("node", describe_node(str(probe), "token", str(corpus.folder), code), here)
+        assert len(found) == bool(words)
+        assert all(words in line and "--working-dir" in line for line in found)
 
 
 @pytest.mark.parametrize("arguments", [("submit", "chitchat"), ("jobs",), ("jobs", "x"), ("stop", "x")])
