@@ -15,7 +15,7 @@ from benchmarks.endings import main as endings
 from model.collapse import Use, use_of
 from model.network.vae import SequenceVAE
 from model.registry import POOLINGS
-from study.analysis.answer import answer_of, sentences
+from study.analysis.answer import answer_of, renamed, sentences
 from study.analysis.pooling_test import max_difference_p, stratified
 from study.config.settings import validate
 from study.epoch import BEST_EPOCH, MEASURED
@@ -365,3 +365,14 @@ def test_a_weight_that_rises_to_the_end_gets_there(corpus, tmp_path):
     assert weights[0] == 0.0
     assert weights[-1] == pytest.approx(0.7)
     assert weights == sorted(weights)
+
+
+def test_what_ranks_is_renamed_in_an_answer_and_settings_are_not():
+    found = {
+        "best": {"nll": 1.0, "settings": {"own.nll_weight": 2}},
+        "pooling": [{"detectable_nll": 0.1, "why": "nll"}],
+    }
+    assert renamed(found, "elbo") == {
+        "best": {"elbo": 1.0, "settings": {"own.nll_weight": 2}},
+        "pooling": [{"detectable_elbo": 0.1, "why": "nll"}],
+    }

@@ -68,7 +68,7 @@ def test_a_finished_study_can_be_looked_at_exported_and_used(finished_study, cal
     assert adaptive["samples"] < 100
     assert 0 <= adaptive["bleu"] <= 100
     assert adaptive["nll"] == pytest.approx(measured["nll"], abs=0.3)
-    assert "active_dimensions" in call("evaluate", "done:0", "--samples", 2, *storage)[1]
+    assert "active dimensions" in call("evaluate", "done:0", "--samples", 2, *storage)[1]
     lines = call("traverse", "done:0", "w001 w002", "--dimensions", "2,0", "--num", 3, *storage)[1].splitlines()
     assert [line.split("\t")[:2] for line in lines] == [
         [dimension, value] for dimension in ("2", "0") for value in ("-2.00", "+0.00", "+2.00")

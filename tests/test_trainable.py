@@ -263,9 +263,11 @@ def test_spaces_that_make_no_sense_are_refused(table, is_own, words):
         ({"trainable": "json:dumps", "shell": "x"}, "two ways to train"),
         ({"space": {"own": {}}}, "--space is of a trainable of your own"),
         ({"check": True}, "--check is of a trainable of your own"),
-        ({"shell": "x {size}", "corpus": "chitchat"}, "knows nothing of a CORPUS"),
-        ({"shell": "x {size}", "preset": "quick"}, "knows nothing of --preset"),
-        ({"shell": "x {size}"}, "there is no setting size"),
+        ({"shell": "cat {size}", "corpus": "chitchat"}, "knows nothing of a CORPUS"),
+        ({"shell": "cat {size}", "preset": "quick"}, "knows nothing of --preset"),
+        ({"shell": "cat {size}"}, "there is no setting size"),
+        ({"shell": "no-such-program"}, "no-such-program is no program"),
+        ({"shell": "cat 'x"}, "close every quotation mark"),
     ],
 )
 def test_options_that_do_not_go_with_a_trainable_are_refused(tmp_path, options, words):
@@ -362,6 +364,19 @@ def test_a_study_that_ranks_by_its_elbo_calls_it_so_everywhere(ray_session, tmp_
         code, out, err = call(*arguments)
         assert code == 0, err
         assert "nll" not in (out + err).lower(), arguments
+    begun = ("run", "--trainable", "by_elbo:bounded", "--space", "space.toml", "--stages", "search", "--trials", 1)
+    code, _, err = call(*begun, "--from", "mine", "--name", "next")
+    assert code == 0, err
+    assert "the sampler knows 15 of its 15 trials" in err
+    assert Study("next").trials["state"].to_list() == ["complete"]
+    code, _, err = call(*begun, "--from", "mine", "--name", "other", "--objective", "nll")
+    assert code == 1
+    assert "it ranks by elbo, the new study by nll" in err
+    assert "elbo" in call("report", "mine", "next")[1].lower()
+    options = ("--variants", "rate=0.2,0.4", "--objective", "elbo", "--set", "model.pooling=max", "--seeds", 2)
+    code, out, err = call("compare", *begun[1:5], *options, "--name", "rates")
+    assert code == 0, err
+    assert "ELBO" in out
     assert re.search(r"^mine .* 50.\d\d \(elbo\)", call("list")[1], re.MULTILINE)
     page = (tmp_path / "mine.html").read_text()
     for text in ((tmp_path / "mine.md").read_text(), re.sub("<script>.*?</script>", "", page, flags=re.DOTALL)):

@@ -17,7 +17,7 @@ from metadata import NOTICE, Metadata
 from study.cluster.jobs import submit
 from study.cluster.preemption import read_notice, wait_for_notice
 from study.config.own_code import OwnCode
-from study.execution.nodes import could_come, describe_node, problems
+from study.execution.nodes import could_come, describe_node, lack_of_code, problems
 from study.record.ledger import Ledger
 
 ROOT = Path(__file__).parent.parent
@@ -276,7 +276,7 @@ def test_a_node_is_told_apart_by_versions_source_storage_and_corpus(corpus, tmp_
         (OwnCode(function="at_hand:trian", folder=str(tmp_path)), "at_hand has no function trian"),
         (OwnCode(command="./no-such {seed}", folder=str(tmp_path)), "no-such is no program"),
     ]:
-        found = problems("node", describe_node(str(probe), "token", str(corpus.folder), code), here)
+        found = problems("node", here | lack_of_code(code), here)
         assert len(found) == bool(words)
         assert all(words in line and "--working-dir" in line for line in found)
 

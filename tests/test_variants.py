@@ -85,6 +85,8 @@ def test_variants_of_own_code_are_paired_by_seed_and_trained_to_their_ends(ray_s
         (("--variants", "encoder=flat,deep", "--poolings", "last"), "in place of methods; leave out --poolings"),
         (("--variants", "encoder=flat,deep", "--latex", "t.tex"), "leave out --latex"),
         (("--variants", "training.epochs=1,many"), "training.epochs"),
+        (("--variants", "seed=1,2"), "give --seeds in its place"),
+        (("--variants", "method=vae,aggressive"), "give --methods in its place"),
         (("--variants", "slope=0.2,0.5"), "it means nothing unless own.encoder is steep"),
     ],
 )
@@ -144,6 +146,8 @@ def test_a_seed_that_only_one_variant_has_is_no_pair_and_intervals_are_for_all_r
     reach = stats.t.ppf(1 - 0.05 / 2 / 2, 2) * stats.sem(steps)
     assert by_max.intervals["nll"].low == pytest.approx(-1.0 - reach)
     assert [each.seeds for each in variants(compared, records)] == [3, 3, 2]
+    # The first that was named is what others are held against, or nothing is.
+    assert differences(compared, [record for record in records if record.params["model.pooling"] != "last"]) == []
     one = [record for record in records if record.params["model.pooling"] == "last"]
     assert differences(compared, one) == []
     assert len(variant_tables(compared, one)) == 1

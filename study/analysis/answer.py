@@ -60,20 +60,19 @@ class Answer:
 
     def as_json(self) -> dict[str, object]:
         """Return it as JSON values, in which what ranks has its own name."""
-        found = asdict(self)
+        found = {name: value for name, value in asdict(self).items() if name != "ranked"}
         return found if self.ranked == "nll" else renamed(found, self.ranked)
 
 
 def renamed(found: dict[str, object], ranked: str) -> dict[str, object]:
-    """Return JSON values whose keys that speak of nll speak of what ranks."""
-    return {
-        name.replace("nll", ranked): [renamed(each, ranked) if isinstance(each, dict) else each for each in value]
-        if isinstance(value, list)
-        else renamed(value, ranked)
-        if isinstance(value, dict)
-        else value
-        for name, value in found.items()
-    }
+    """Return JSON values whose keys that speak of nll speak of what ranks; names of settings are the user's."""
+
+    def inside(name: str, value: object) -> object:
+        if isinstance(value, list):
+            return [inside(name, each) for each in value]
+        return renamed(value, ranked) if isinstance(value, dict) and name != "settings" else value
+
+    return {name.replace("nll", ranked): inside(name, value) for name, value in found.items()}
 
 
 TRUSTED_BIAS = 0.15

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from study.analysis.claims import CONFIDENCE, mean_interval
 from study.analysis.pooling_test import Collapsed, Interval, count_collapsed
@@ -67,12 +68,14 @@ def variants(definition: Definition, trials: Sequence[TrialRecord]) -> list[Vari
 
 
 def differences(definition: Definition, trials: Sequence[TrialRecord]) -> list[VariantDifference]:
-    """Return how each variant differs from the first, over the seeds that both have; Student's intervals.
+    """Return how each variant differs from the first that was named, over seeds that both have; Student's intervals.
 
     They hold for all variants together (Bonferroni), of each metric by itself.
     """
     groups = grouped(definition, trials)
-    if len(groups) < 2:
+    first_named = tuple(definition.planned[0].get(name) for name in definition.compared)
+    if len(groups) < 2 or place_of(definition, groups[0][0]) != first_named:
+        # Without a run of the first there is nothing to hold the others against.
         return []
     first, found = {run.params[SEED]: run for run in groups[0]}, []
     for runs in groups[1:]:
@@ -89,6 +92,11 @@ def differences(definition: Definition, trials: Sequence[TrialRecord]) -> list[V
     return found
 
 
+def place_of(definition: Definition, run: TrialRecord) -> tuple[object, ...]:
+    """Return which variant a run is of."""
+    return tuple(run.params.get(name) for name in definition.compared)
+
+
 def values_of(definition: Definition, run: TrialRecord) -> Params:
     """Return a run's values of the settings that are compared; one that depends on another it may not have."""
     return {name: run.params[name] for name in definition.compared if name in run.params}
@@ -100,7 +108,7 @@ def grouped(definition: Definition, trials: Sequence[TrialRecord]) -> list[list[
         tuple(point.get(name) for name in definition.compared): [] for point in definition.planned
     }
     for trial in sorted(trials, key=lambda trial: trial.number):
-        place = tuple(trial.params.get(name) for name in definition.compared)
+        place = place_of(definition, trial)
         if trial.best and trial.state in (State.COMPLETE, State.COLLAPSED) and place in found:
             found[place].append(trial)
     return [runs for runs in found.values() if runs]
@@ -127,11 +135,15 @@ def variant_tables(definition: Definition, trials: Sequence[TrialRecord]) -> lis
             mean_and_spread(each.means.get(name, math.nan), each.deviations.get(name, math.nan)) for name in metrics
         ]
         of_seeds = f"{each.collapsed.number} of {each.collapsed.runs}"
-        runs.add_row(*shown(definition, each.values), str(each.seeds), *numbers, of_seeds, f"{each.seconds:.1f}")
+        runs.add_row(
+            *map(Text, shown(definition, each.values)), str(each.seeds), *numbers, of_seeds, f"{each.seconds:.1f}"
+        )
     ranked = definition.goal.ranked
     pairs = Table(
-        title=f"Less {' '.join(shown(definition, found[0].values)) if found else 'the first'}'s, pairs of equal seed;"
-        " intervals of 95 % for all rows together",
+        title=Text(
+            f"Less {' '.join(shown(definition, found[0].values)) if found else 'the first'}'s, pairs of equal seed;"
+            " intervals of 95 % for all rows together"
+        ),
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -143,7 +155,7 @@ def variant_tables(definition: Definition, trials: Sequence[TrialRecord]) -> lis
             f"{interval.difference:+z.2f} [{interval.low:z.2f}, {interval.high:z.2f}]"
             for interval in one.intervals.values()
         ]
-        pairs.add_row(*shown(definition, one.values), str(one.pairs), *cells)
+        pairs.add_row(*map(Text, shown(definition, one.values)), str(one.pairs), *cells)
     return [table for table in (runs, pairs) if table.row_count]
 
 

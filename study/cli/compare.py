@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from study.cli.types import MOST_DRAWN, Names, Number, Whole, complete_preset, complete_study, storage_option, was_given
+from study.cli.types import (
+    MOST_DRAWN,
+    Names,
+    Number,
+    OneOf,
+    Whole,
+    complete_preset,
+    complete_study,
+    storage_option,
+    was_given,
+)
 
 if TYPE_CHECKING:
     from study.analysis.comparison import Comparison
@@ -40,6 +50,9 @@ if TYPE_CHECKING:
 @click.option("--trainable", metavar="MODULE:FUNCTION", help="Compare --variants of code of your own, as in study run.")
 @click.option("--command", "shell", metavar="'COMMAND {NAME} ...'", help="The same, of a command of your own.")
 @click.option("--space", type=click.Path(path_type=Path), help="TOML file: settings and ranges of your own code.")
+@click.option(
+    "--objective", type=OneOf("nll", "elbo"), help="What ranks --variants of code of your own.  [default: nll]"
+)
 @click.option("--seeds", type=Whole(max=1000), default=3, show_default=True, help="Runs of each row.")
 @click.option(
     "--preset", shell_complete=complete_preset, help="Settings to start from; what a method decides is left to it."
@@ -177,6 +190,8 @@ def check_kind(variants: tuple[str, ...], request: RunRequest) -> None:
     elif variants:
         names = ("methods", "poolings", "samples", "published", "latex", "columns")
         refuse_options(names, "--variants are compared in place of methods")
+    elif request.objective is not None:
+        raise StudyError("--objective is of --variants of code of your own; of methods the nll decides")
     elif request.code is not None or request.space is not None:
         name = "--trainable" if request.trainable else "--command" if request.shell else "--space"
         raise StudyError(f"{name}: of your own code variants are compared; name them, --variants NAME=VALUE,VALUE")

@@ -80,11 +80,12 @@ class LazyGroup(click.Group):
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that is named; of one that there is not, say which was meant."""
-        if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+        name = arguments[0]
+        if name not in COMMANDS and not name.startswith("-") and not context.resilient_parsing:
             from study.errors import did_you_mean
 
-            hint = did_you_mean(arguments[0], COMMANDS, "`study --help` lists them")
-            context.fail(f"No such command {arguments[0][:80]!r}; {hint}")
+            hint = did_you_mean(name, COMMANDS, "`study --help` lists them")
+            context.fail(f"No such command {name[:80]!r}; {hint}")
         return super().resolve_command(context, arguments)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:

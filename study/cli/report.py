@@ -8,15 +8,19 @@ from pathlib import Path
 
 import click
 
+from data.files import write_text
 from study.analysis.seed_noise import known_noise
 from study.config.stored import without_nan
 from study.console import make_console
+from study.errors import StudyError
 from study.record.ledger import Ledger
-from study.record.trials import json_line
+from study.record.trials import TrialRecord, json_line
 from study.reporting.tables import study_report
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 5.0
 """Between looks at a study that is followed."""
+LOOK_AGAIN = "true /* looks for a newer page */"
+"""What a page says that does so."""
 
 
 def report_study(
@@ -64,28 +68,51 @@ def report_study(
 
 
 def follow(folder: Path, path: Path, price_per_gpu_hour: float | None) -> None:
-    """Write a study's page, and again whenever there is more to say, until nobody runs the study."""
+    """Write a study's page, and again whenever there is more to say, until nobody runs the study.
+
+    However it ends, the page that is left does not look for a newer one.
+    """
+    seen, is_left = None, ""
+    try:
+        while True:
+            ledger = Ledger.open(folder)
+            try:
+                is_running, trials = ledger.is_locked(), ledger.trials()
+                now = (is_running, [(each.state, each.epochs) for each in trials])
+                if now != seen:
+                    is_left = write_page(ledger, trials, path, price_per_gpu_hour, is_running=is_running)
+                    click.echo(f"wrote {path}{f': {is_left}' if is_left else ''}", err=True)
+                    seen = now
+            finally:
+                ledger.disconnect()
+            if not is_running:
+                return
+            time.sleep(POLL_SECONDS)
+    finally:
+        if is_left:
+            write_text(path, path.read_text("utf-8").replace(LOOK_AGAIN, "false"))
+
+
+def write_page(
+    ledger: Ledger, trials: list[TrialRecord], path: Path, price_per_gpu_hour: float | None, *, is_running: bool
+) -> str:
+    """Write the page of a study as it is now; return what it says of a study that runs, and nothing of another."""
     from study.execution.live import LiveView
     from study.reporting.document import write_html, write_waiting
+    from study.reporting.figures import drawable
 
-    seen: object = None
-    while True:
-        ledger = Ledger.open(folder)
-        is_running, trials = ledger.is_locked(), ledger.trials()
-        now = (is_running, [(each.state, each.epochs) for each in trials])
-        if now != seen:
-            view = LiveView(ledger.definition)
-            view.load(trials)
-            following = f"Running: {view.progress()}" if is_running else ""
-            if is_running and not any(each.rows for each in trials):
-                write_waiting(ledger, path, following)
-            else:
-                write_html(ledger, path, price_per_gpu_hour, following)
-            click.echo(f"wrote {path}{f': {following}' if following else ''}", err=True)
-            seen = now
+    view = LiveView(ledger.definition)
+    view.load(trials)
+    following = f"Running: {view.progress()}" if is_running else ""
+    try:
+        drawable(ledger.definition, trials)
+    except StudyError:
         if not is_running:
-            return
-        time.sleep(POLL_SECONDS)
+            raise
+        write_waiting(ledger, path, following)
+    else:
+        write_html(ledger, path, price_per_gpu_hour, following)
+    return following
 
 
 def report_studies(ledgers: list[Ledger], html: Path | None, figure: Path | None) -> None:

@@ -112,7 +112,7 @@ def check_workers(ledger: Ledger, address: str | None, function: Trainable | Non
     if address is not None:
         check_nodes(replace(definition, code=code), ledger.folder)
     elif code is not None:
-        check_code(code)
+        check_code(definition)
 
 
 @contextmanager

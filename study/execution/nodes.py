@@ -36,7 +36,7 @@ def check_nodes(definition: Definition, folder: Path) -> None:
     if gpus and not definition.gpus_per_trial:
         idle = f"the cluster has {gpus:g} GPUs, and trials get none of them: --gpus-per-trial 0.25 packs four on one"
         warnings.warn(StudyWarning(idle), stacklevel=2)
-    found = [line for _, lines in survey(folder, definition.corpus, definition.code) for line in lines]
+    found = [line for _, lines in survey(folder, definition.corpus, definition) for line in lines]
     if found:
         raise StudyError("the cluster cannot run this study:\n" + "\n".join(f"  {line}" for line in found))
 
@@ -48,9 +48,9 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def check_code(code: OwnCode) -> None:
+def check_code(definition: Definition) -> None:
     """Raise StudyError unless a worker of this machine's own Ray finds the code that is to train."""
-    for _, answer in ask_nodes(alive_nodes(), lack_of_code, code):
+    for _, answer in ask_about_code(definition):
         if lack := answer.get("code", ""):
             raise StudyError(
                 f"{lack}; start from where it can be imported, or where it is a function of a notebook's, give it:"
@@ -58,14 +58,32 @@ def check_code(code: OwnCode) -> None:
             )
 
 
-def survey(folder: Path, corpus: str = "", code: OwnCode | None = None) -> list[tuple[str, list[str]]]:
-    """Return each node of the connected cluster, and what keeps it from working in a folder, on a corpus, with code."""
+def ask_about_code(definition: Definition) -> list[tuple[str, dict[str, str]]]:
+    """Return what each node that can hold a trial says of the code that is to train.
+
+    It is asked with a little of a GPU where trials have one: code that takes it as it is imported must find it.
+    """
+    able = [node for node in alive_nodes() if can_hold(definition, node)]
+    return ask_nodes(able, lack_of_code, definition.code, gpus=min(0.01, definition.gpus_per_trial))
+
+
+def can_hold(definition: Definition, node: dict[str, Any]) -> bool:
+    """Say whether a node has the resources of a trial."""
+    wanted = {"CPU": definition.cpus_per_trial, "GPU": definition.gpus_per_trial}
+    return all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted.items())
+
+
+def survey(folder: Path, corpus: str = "", definition: Definition | None = None) -> list[tuple[str, list[str]]]:
+    """Return each node of the connected cluster, and what keeps it from working in a folder, on a corpus, on trials."""
     token = secrets.token_hex(8)
     probe = folder.absolute() / f".probe-{token}"
     probe.write_text(token)
     try:
         here = describe_node(str(probe), token, corpus)
-        answers = ask_nodes(alive_nodes(), describe_node, str(probe), token, corpus, code)
+        answers = ask_nodes(alive_nodes(), describe_node, str(probe), token, corpus)
+        if definition is not None and definition.code is not None:
+            lacks = dict(ask_about_code(definition))
+            answers = [(name, there | {"code": lacks.get(name, {}).get("code", "")}) for name, there in answers]
     finally:
         for path in probe.parent.glob(f".probe-{token}*"):
             path.unlink()
@@ -75,9 +93,8 @@ def survey(folder: Path, corpus: str = "", code: OwnCode | None = None) -> list[
 def check_gpus(definition: Definition, nodes: list[dict[str, Any]]) -> None:
     """Raise StudyError if no node has the resources of a trial and no other can come."""
     wanted = {"CPU": definition.cpus_per_trial, "GPU": definition.gpus_per_trial}
-    for node in nodes:
-        if all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted.items()):
-            return
+    if any(can_hold(definition, node) for node in nodes):
+        return
     if BOOTSTRAP.expanduser().is_file() and could_come(yaml.safe_load(BOOTSTRAP.expanduser().read_text()), wanted):
         return
     most = {kind: max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0) for kind in wanted}
@@ -102,7 +119,7 @@ def could_come(config: dict[str, Any], wanted: dict[str, float]) -> bool:
 
 
 def ask_nodes(
-    nodes: list[dict[str, Any]], question: Callable[..., dict[str, str]], *arguments: object
+    nodes: list[dict[str, Any]], question: Callable[..., dict[str, str]], *arguments: object, gpus: float = 0.0
 ) -> list[tuple[str, dict[str, str]]]:
     """Return each node's name and what a function says there; of one that cannot be asked, an `error`."""
     import ray
@@ -111,7 +128,10 @@ def ask_nodes(
     ask = ray.remote(question)
     asked = [
         ask.options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            num_cpus=0,
+            num_gpus=gpus,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         ).remote(*arguments)
         for node in nodes
     ]
@@ -126,12 +146,10 @@ def ask_nodes(
     return answers
 
 
-def lack_of_code(code: OwnCode | None) -> dict[str, str]:
+def lack_of_code(code: OwnCode) -> dict[str, str]:
     """Return why this node cannot train with a user's own code, as `code`; an empty text if it can."""
     from study.trainable.loading import find
 
-    if code is None:
-        return {"code": ""}
     try:
         find(code)
     except StudyError as error:
@@ -139,8 +157,8 @@ def lack_of_code(code: OwnCode | None) -> dict[str, str]:
     return {"code": ""}
 
 
-def describe_node(probe: str, token: str, corpus: str, code: OwnCode | None = None) -> dict[str, str]:
-    """Return what this node runs, and whether the study's folder, the corpus and a user's own code can be used here."""
+def describe_node(probe: str, token: str, corpus: str) -> dict[str, str]:
+    """Return what this node runs, and whether the study's folder and the corpus can be used from here."""
     from data.corpus import Corpus
     from data.errors import CorpusError
 
@@ -150,7 +168,7 @@ def describe_node(probe: str, token: str, corpus: str, code: OwnCode | None = No
         "source": source_digest(),
         "storage": "",
         "corpus": "",
-        **lack_of_code(code),
+        "code": "",
     }
     try:
         if Path(probe).read_text() != token:

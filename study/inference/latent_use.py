@@ -48,7 +48,10 @@ def groups() -> list[str]:
 
 
 def latent_use(network: SequenceVAE, split: Split, num: int) -> LatentUse:
-    """Return how the decoder uses z on the first `num` sequences of a split (corpora are stored shuffled)."""
+    """Return how the decoder uses z on the first `num` sequences of a split (corpora are stored shuffled).
+
+    Of a split with a single sequence there is no other one, and nothing is saved.
+    """
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(NOISE_SEED)
     batches = [gather(split, indices) for indices in BatchOrder(split.lengths[:num], BATCH).in_order_of_length()]

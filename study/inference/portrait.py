@@ -82,8 +82,7 @@ def portrait_of(ledger: Ledger, trial: TrialRecord) -> Portrait | None:
     None where the weights or the corpus are gone, or without a latent variable. Writes nothing.
     """
     epoch, stored = trial.best.number, ledger.trial_folder(trial.number) / PORTRAIT
-    # One of an older version does not say what z saves.
-    if (found := read_portrait(stored)) is not None and found.epoch == epoch and found.saved:
+    if (found := read_portrait(stored)) is not None and found.epoch == epoch:
         return found
     folder = best_folder(ledger.trial_folder(trial.number), epoch)
     if not folder.is_dir():

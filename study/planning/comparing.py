@@ -36,7 +36,12 @@ def new_variants(request: RunRequest, variants: Sequence[str], seeds: int, comma
     Each of `variants` is NAME=VALUE,VALUE,...; of several, each combination is a variant. What else is searched is held
     at its default, or in the middle of its range.
     """
+    if seeds < 1:
+        raise StudyError(f"--seeds must be at least 1, got {seeds}")
     values = dict(parsed(text, is_own=request.code is not None) for text in variants)
+    for name, instead in ((SEED, "--seeds"), (METHOD, "--methods")):
+        if name in values:
+            raise StudyError(f"--variants {name}: give {instead} in its place")
     if len(values) < len(variants):
         raise StudyError("--variants names a setting twice; give all its values at once, NAME=VALUE,VALUE")
     settings = [{name: table for name, table in layer.items() if name != "study"} for layer in layers_of(request)]

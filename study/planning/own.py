@@ -10,7 +10,7 @@ from study.errors import StudyError
 from study.search.definition import Definition
 from study.search.pooling_test import middle
 from study.search.space import SearchSpace
-from study.trainable.loading import check_places, find
+from study.trainable.loading import check_places, check_program, find
 from study.trainable.loop import train_own
 
 
@@ -31,6 +31,7 @@ def check_trainable(request: RunRequest, space: SearchSpace) -> None:
             " needs, such as a path, into the [own] table of --space"
         )
     if code.command:
+        check_program(code)
         check_places(code.command, {**told(space.fixed), **dict.fromkeys(short(space)), "folder": "", "seed": 0})
     elif request.function is None:
         find(code)

@@ -175,6 +175,9 @@ def earlier_study(request: RunRequest, asked: dict[str, object], say: Callable[[
 
     earlier = Ledger.open(request.storage / check_study_name(request.from_study or "", "--from"))
     definition, name = earlier.definition, request.from_study
+    if request.code is not None and definition.goal.ranked != "nll":
+        # What the same code yields.
+        asked.setdefault("objective", definition.goal.name)
     if request.code is not None or definition.code is not None:
         was, now = (each.name if each else "this package's own network" for each in (definition.code, request.code))
         if was != now:

@@ -66,7 +66,9 @@ def take_over(earlier: Ledger, definition: Definition, num_searched: int) -> Tak
         if known is not None:
             learned.append(known)
         else:
-            reasons[reason or "its numbers are not all finite"] += 1
+            other = f"it ranks by {trial.ranked}, the new study by {definition.goal.ranked}"
+            finite = "its numbers are not all finite"
+            reasons[reason or (finite if trial.ranked == definition.goal.ranked else other)] += 1
             if inside and trial.feasible and trial.state == State.COMPLETE:
                 others.append((trial, inside))
     others.sort(key=lambda each: each[0].score)
@@ -111,8 +113,10 @@ def shown(value: object) -> str:
 
 
 def as_learned(name: str, trial: TrialRecord, inside: Params, definition: Definition) -> Learned | None:
-    """Return a trial as the sampler is to know it; None of one whose numbers are not all finite."""
+    """Return a trial as the sampler is to know it; None of one that ranks by others, or not all finite ones."""
     goal, is_whole = definition.goal, trial.state == State.COMPLETE
+    if goal.ranked != trial.ranked:
+        return None
     values: list[float] = goal.values(trial.best)
     constraints = goal.constraints(trial.best)
     if not all(map(math.isfinite, [*values, *constraints.values()])):

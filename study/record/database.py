@@ -86,7 +86,16 @@ def connect(folder: Path, definition: Definition, *, writing: bool) -> optuna.St
         try:
             return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
         except KeyError:
-            raise DamagedRecordError(f"Optuna's database of {folder.name} has no study by the name {name}") from None
+            raise DamagedRecordError(
+                f"Optuna's database of {folder.name} is damaged: it has no study by the name {name}"
+            ) from None
+
+
+def disconnect(study: optuna.Study) -> None:
+    """Close the connections of a study's storage, if it has any."""
+    storage = getattr(study._storage, "_backend", study._storage)
+    if isinstance(storage, optuna.storages.RDBStorage):
+        storage.engine.dispose()
 
 
 def empty(definition: Definition) -> optuna.Study:

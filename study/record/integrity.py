@@ -1,4 +1,4 @@
-"""Whether what Optuna's database and a trial's journal say of it is the same."""
+"""A trial as Optuna's database and its journal have it together, and whether they say the same of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from study.config.settings import Params
 from study.epoch import Epoch
 from study.record.proposal import VALUES_DIGEST, digest_of_values, values_of
 from study.record.states import State
+from study.record.trials import TrialRecord, make_record
 from study.search.definition import Definition
 
 OPTUNA_STATES = {
@@ -24,6 +25,23 @@ OPTUNA_STATES = {
 def seal_of(params: Params, state: State, reason: str) -> str:
     """Return a digest of what only the database knows of a trial that is over."""
     return str(sealed({"params": params, "state": state, "reason": reason})["digest"])
+
+
+def record_of(definition: Definition, trial: FrozenTrial, rows: list[Epoch], run_id: str | None) -> TrialRecord:
+    """Return a trial's record: what the database knows of it, with the epochs of its journal."""
+    waiting = State.WAITING if trial.state == TrialState.WAITING else State.RUNNING
+    values, order = values_of(trial), list(definition.space.ranges)
+    return make_record(
+        definition,
+        trial.number,
+        State(trial.user_attrs.get("state", State.FAILED)) if trial.state.is_finished() else waiting,
+        trial.user_attrs.get("reason", ""),
+        # In the order of the space, whatever the database's is.
+        dict(sorted(values.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))),
+        rows,
+        run_id=run_id,
+        started=trial.datetime_start is not None,
+    )
 
 
 def disagreement(  # noqa: PLR0911 - one a difference

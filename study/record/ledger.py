@@ -25,14 +25,14 @@ from study.epoch import Epoch
 from study.errors import DamagedRecordError, StudyError, did_you_mean
 from study.record import database
 from study.record.holding import check_new, exclusive_lock, is_held
-from study.record.integrity import disagreement, seal_of
+from study.record.integrity import disagreement, record_of, seal_of
 from study.record.journal import append_journal, mend, read_journal, study_names
 from study.record.moved import found_again
 from study.record.notes import read_dropped, read_run_ids, write_dropped
 from study.record.places import DATABASE, DEFINITION, DROPPED, JOURNAL, LOCK, RUN_IDS, TRIALS, trial_folder
 from study.record.proposal import ASKED, FIXED, OUTSIDE, asked_of, draw, pass_on_notes, store, values_of
 from study.record.states import ENDS, State
-from study.record.trials import TrialRecord, best_row, make_record
+from study.record.trials import TrialRecord, best_row
 from study.search.definition import Definition, check_definition, read_definition, write_definition
 from study.search.learned import known_to_sampler
 from study.search.samplers import make_sampler
@@ -129,6 +129,12 @@ class Ledger:
         self._study = None
         remove_files(self.folder, OWN_FILES)
         self.close()
+
+    def disconnect(self) -> None:
+        """Let go of the database; it is connected to again when it is asked next."""
+        if self._study is not None:
+            database.disconnect(self._study)
+            self._study = None
 
     def close(self) -> None:
         """Let another process become the writer."""
@@ -312,6 +318,8 @@ class Ledger:
 
     def survey(self) -> Iterator[tuple[TrialRecord | None, str]]:
         """Yield every trial, and what is wrong with its record; None where there is no telling what it was."""
+        # Before the database is read: what runs now may begin a trial meanwhile.
+        with_journal = [path.parent for path in sorted((self.folder / TRIALS).glob(f"*[0-9]/{JOURNAL}"))]
         run_ids, name, frozen = self.run_ids(), self.folder.name, self._frozen()
         dropped = read_dropped(self.folder)
         for trial in frozen:
@@ -323,9 +331,10 @@ class Ledger:
                 continue
             if problem:
                 problem = f"the record of trial {trial.number} of {name} is damaged: {problem}{mend(self.folder)}"
-            yield self._record(trial, rows, run_ids).dropped(dropped.get(trial.number)), problem
-        for folder in sorted((self.folder / TRIALS).glob("*[0-9]")):
-            if folder.name.isdecimal() and int(folder.name) >= len(frozen) and (folder / JOURNAL).exists():
+            record = record_of(self.definition, trial, rows, run_ids.get(str(trial.number)))
+            yield record.dropped(dropped.get(trial.number)), problem
+        for folder in with_journal:
+            if folder.name.isdecimal() and int(folder.name) >= len(frozen):
                 problem = f"{folder} has epochs of a trial that Optuna's database does not know"
                 yield None, f"the record of {name} is damaged: {problem}{mend(self.folder)}"
 
@@ -335,16 +344,3 @@ class Ledger:
 
     def _frozen(self) -> list[FrozenTrial]:
         return database.trials(self.study, self.folder)
-
-    def _record(self, trial: FrozenTrial, rows: list[Epoch], run_ids: dict[str, str]) -> TrialRecord:
-        waiting = State.WAITING if trial.state == TrialState.WAITING else State.RUNNING
-        return make_record(
-            self.definition,
-            trial.number,
-            State(trial.user_attrs.get("state", State.FAILED)) if trial.state.is_finished() else waiting,
-            trial.user_attrs.get("reason", ""),
-            values_of(trial),
-            rows,
-            run_id=run_ids.get(str(trial.number)),
-            started=trial.datetime_start is not None,
-        )

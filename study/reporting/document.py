@@ -198,7 +198,9 @@ def gather(ledger: Ledger, price_per_gpu_hour: float | None, *, with_model: bool
             warnings.warn(StudyWarning(f"the figure {name} was not drawn: {first_line(error)}"), stacklevel=2)
     portrait = portrait_of(ledger, best) if best is not None and with_model else None
     if portrait is not None:
-        charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items()}
+        # One that an older version stored does not say what z saves.
+        old = () if portrait.saved else ("saved-by-position",)
+        charts |= {name: draw_portrait(portrait) for name, draw_portrait in PORTRAITS.items() if name not in old}
     noise_nats, noise = known_noise(ledger, trials)
     ranges = definition.space.searched
     # Code of a user's own says nothing of some.

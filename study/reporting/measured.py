@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from rich.table import Table
+from rich.text import Text
 
 from study.metrics import METRICS
 
@@ -39,7 +40,7 @@ WHOLE = 10_000
 
 def measured_table(metrics: Mapping[str, object], title: str) -> Table:
     """Return a table of a final evaluation's numbers, grouped by what they are about."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=False, overflow="fold")
     table.add_column(overflow="fold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -17,19 +18,27 @@ from study.reporting.document import check_target, now, to_html
 from study.reporting.figures import studies_trade_off
 from study.search.definition import Definition
 
-MEASURED = (*SHOWN, "bits_per_byte")
-COLUMNS = ("study", "corpus", "trials", *MEASURED, "seed s.d.", "hours", "best settings")
+
+def measured(definitions: Sequence[Definition]) -> tuple[str, ...]:
+    """Return the metrics that are shown of studies: of each what it ranks by."""
+    ranked = list(dict.fromkeys(definition.goal.ranked for definition in definitions))
+    return (*ranked, *(name for name in SHOWN if name not in ("nll", *ranked)), "bits_per_byte")
+
+
+def columns(definitions: Sequence[Definition]) -> tuple[str, ...]:
+    """Return the headings of a table of studies."""
+    return ("study", "corpus", "trials", *measured(definitions), "seed s.d.", "hours", "best settings")
 
 
 def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[str]]:
-    """Return the cells of a table with a row for each study, as `COLUMNS` names them; metrics of its best trial."""
-    rows = []
+    """Return the cells of a table with a row for each study, as `columns` names them; metrics of its best trial."""
+    rows, metrics = [], measured([definition for definition, _ in studies])
     for definition, trials in studies:
         best = best_trial(trials)
         cells = (
-            ["-"] * len(MEASURED)
+            ["-"] * len(metrics)
             if best is None
-            else [METRICS[name].show(best.best.get(f"valid/{name}")) for name in MEASURED]
+            else [METRICS[name].show(best.best.get(f"valid/{name}")) for name in metrics]
         )
         states = ", ".join(f"{count} {state}" for state, count in counts(definition, trials).items())
         noise, settings = seed_noise(trials)
@@ -50,7 +59,7 @@ def compared(studies: list[tuple[Definition, list[TrialRecord]]]) -> list[list[s
 def compared_table(ledgers: list[Ledger]) -> Table:
     """Return that table for a terminal."""
     table = Table(title="Studies, best trial on validation", title_justify="left", box=None, pad_edge=False)
-    for name in COLUMNS:
+    for name in columns([ledger.definition for ledger in ledgers]):
         words = name in ("study", "corpus", "best settings")
         table.add_column(name, justify="left" if words else "right", overflow="fold")
     for row in compared([(ledger.definition, ledger.trials()) for ledger in ledgers]):
@@ -60,6 +69,8 @@ def compared_table(ledgers: list[Ledger]) -> Table:
 
 def incomparable(ledgers: list[Ledger]) -> str:
     """Return why the studies' numbers cannot be compared, or nothing."""
+    if len({each.definition.goal.ranked for each in ledgers}) > 1:
+        return "These studies rank by different numbers, nll and elbo, which cannot be compared."
     evaluated = {(each.definition.corpus_fingerprint, each.definition.space.fixed.evaluation) for each in ledgers}
     if len(evaluated) == 1:
         return ""
@@ -81,10 +92,12 @@ def write_studies(ledgers: list[Ledger], path: Path) -> None:
         "names": [definition.name for definition, _ in studies],
         "answers": answers,
         "warning": incomparable(ledgers),
-        "header": COLUMNS,
+        "header": columns([definition for definition, _ in studies]),
         "rows": compared(studies),
         "commands": [definition.command for definition, _ in studies],
         "written": now(),
         "following": "",
     }
-    write_text(path, to_html("studies.html.j2", content, {"trade-off": studies_trade_off(studies)}))
+    # Of different numbers there is no figure.
+    is_one = len({definition.goal.ranked for definition, _ in studies}) == 1
+    write_text(path, to_html("studies.html.j2", content, {"trade-off": studies_trade_off(studies)} if is_one else {}))

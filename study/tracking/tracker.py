@@ -149,7 +149,7 @@ class Tracker:
         if found is not None:
             return found
         tags = {
-            "mlflow.experiment.primaryMetric.name": "best/nll",
+            "mlflow.experiment.primaryMetric.name": f"best/{self.definition.goal.ranked}",
             "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
             # Otherwise the UI opens on pages about prompts and traces.
             "mlflow.experimentKind": "custom_model_development",

@@ -34,7 +34,7 @@ def find(code: OwnCode) -> Trainable:
 
 def check_program(code: OwnCode) -> None:
     """Raise StudyError unless the program of a command is there."""
-    program = (shlex.split(code.command) or [""])[0]
+    program = (words_of(code.command) or [""])[0]
     path = str(Path(code.folder) / program) if "/" in program else program
     if not PLACE.search(program) and shutil.which(path) is None:
         raise StudyError(f"--command {code.command}: {program} is no program that is found from {code.folder}")
@@ -137,9 +137,17 @@ def check_places(command: str, values: Mapping[str, Any]) -> None:
             raise StudyError(f"--command {command}: there is no setting {name}; {did_you_mean(name, values)}")
 
 
+def words_of(command: str) -> list[str]:
+    """Return a command's words; raise StudyError where a quotation has no end."""
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise StudyError(f"--command {command}: {str(error).lower()}; close every quotation mark") from None
+
+
 def filled(command: str, values: Mapping[str, Any]) -> list[str]:
     """Return a command's words with each `{NAME}` filled in; raise StudyError for a name that there is not."""
-    words = shlex.split(command)
+    words = words_of(command)
     if not words:
         raise StudyError("--command is empty; expected such as: python train.py --latent {latent_size}")
     check_places(command, values)
