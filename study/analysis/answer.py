@@ -162,7 +162,7 @@ def sentences(definition: Definition, found: Answer) -> list[str]:
         beside = "" if less is None else f"; the best trial is {abs(less):.2f} nats {'better' if less < 0 else 'worse'}"
         if less is not None and model.seed_noise is not None and abs(less) < BEYOND_LUCK * model.seed_noise:
             beside += ", as seeds alone may make two runs differ"
-        told.append(f"A language model of the same decoder has {ranked} {model.nll:.2f}{beside}.")
+        told.append(f"A language model of the same decoder has an {ranked} of {model.nll:.2f}{beside}.")
     if best.feasible and best.mi < LITTLE_MI_NATS:
         told.append(f"The latent variable carries little: {best.mi:.2f} nats.")
     return told
