@@ -83,8 +83,8 @@ def informative_peer(trials: list[TrialRecord]) -> str:
         return ""
     best = min(usable, key=lambda trial: trial.score)
     return (
-        f"do as trial {best.number} of this study, which carries {best.best['valid/mi']:.2f} nats at an {best.ranked} of"
-        f" {best.score:.2f}: {show_params(best.params)}"
+        f"do as trial {best.number} of this study, which carries {best.best['valid/mi']:.2f} nats at an {best.ranked}"
+        f" of {best.score:.2f}: {show_params(best.params)}"
     )
 
 
