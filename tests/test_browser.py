@@ -421,7 +421,7 @@ def test_mlflow_renders_the_report_and_figures_as_artifacts(browser, ui, shown):
 
 def test_a_page_follows_a_study_that_runs_to_its_end(browser, corpus, tiny_toml, tmp_path):
     page, storage = tmp_path / "live.html", tmp_path / "runs"
-    options = ("--config", tiny_toml, "--trials", 4, "--stages", "search", "--concurrent", 1, "--scheduler", "none")
+    options = ("--config", tiny_toml, "--trials", 12, "--stages", "search", "--concurrent", 1, "--scheduler", "none")
     study = start(tmp_path / "study.log", "run", corpus.folder, *options, "--name", "x", "--storage", storage)
     try:
         until(lambda: (storage / "x/study.json").exists() and Ledger.open(storage / "x").is_locked(), browser, 120)
@@ -429,9 +429,11 @@ def test_a_page_follows_a_study_that_runs_to_its_end(browser, corpus, tiny_toml,
         until(page.exists, browser, 120)
         browser.get(page.as_uri())
         banner = "return document.querySelector('.following [role=status]')?.textContent ?? ''"
-        assert " of 4 trials over" in browser.execute_script(banner)
+        assert " of 12 trials over" in browser.execute_script(banner)
         # It reloads itself: what it says of trials goes on without anybody's doing.
-        seen = until(lambda: re.search(r"[123] of 4 trials over", browser.execute_script(banner)), browser, 180)
+        seen = until(
+            lambda: re.search(r"\b(?:[1-9]|1[01]) of 12 trials over", browser.execute_script(banner)), browser, 180
+        )
         keep(browser, "live")
         assert study.wait(timeout=300) == 0, (tmp_path / "study.log").read_text()
         assert watch.wait(timeout=120) == 0, (tmp_path / "watch.log").read_text()
