@@ -337,6 +337,7 @@ def bounded(given, folder, seed):
         yield {"elbo": epoch.pop("nll"), **epoch}
 
 
+@pytest.mark.slow
 def test_a_study_that_ranks_by_its_elbo_calls_it_so_everywhere(ray_session, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     source = [inspect.getsource(each) for each in (toy, bounded)]
