@@ -135,8 +135,7 @@ def emulated(browser):
     emulate()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "dark")])
 def test_the_report_is_accessible(browser, page, size, scheme, emulated):
     from axe_core_python.selenium import Axe
 
@@ -421,7 +420,7 @@ def test_mlflow_renders_the_report_and_figures_as_artifacts(browser, ui, shown):
 
 def test_a_page_follows_a_study_that_runs_to_its_end(browser, corpus, tiny_toml, tmp_path):
     page, storage = tmp_path / "live.html", tmp_path / "runs"
-    options = ("--config", tiny_toml, "--trials", 12, "--stages", "search", "--concurrent", 1, "--scheduler", "none")
+    options = ("--config", tiny_toml, "--trials", 12, "--stages", "search", "--concurrent", 2, "--scheduler", "none")
     study = start(tmp_path / "study.log", "run", corpus.folder, *options, "--name", "x", "--storage", storage)
     try:
         until(lambda: (storage / "x/study.json").exists() and Ledger.open(storage / "x").is_locked(), browser, 120)

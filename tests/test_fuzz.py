@@ -23,7 +23,7 @@ from study.training.loop import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.fuzz]
 
-NUM_CASES = int(os.environ.get("FUZZ", "120"))
+NUM_CASES = int(os.environ.get("FUZZ", "60"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 SECONDS = 60
 EDGES = [
