@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from io import StringIO
 
 from rich import box
@@ -25,7 +26,7 @@ def markdown(comparison: Comparison, columns: tuple[str, ...] = COLUMNS) -> str:
 def as_markdown(shown: Sequence[Table], below: Sequence[str]) -> str:
     """Return tables as Markdown, with what is said below them."""
     parts = []
-    for table in shown:
+    for table in map(copy, shown):
         parts.append(f"**{table.title}**")
         table.title, table.box, table.pad_edge = None, box.MARKDOWN, True
         console = Console(file=StringIO(), width=100_000, highlight=False, emoji=False)

@@ -134,6 +134,7 @@ def compare_command(
     study compare --resume compare-chitchat --latex table.tex --columns nll,kl,mi
     """
     from study.analysis import comparison
+    from study.analysis.published import published_rows
     from study.config.request import RunRequest
     from study.execution.start import start
     from study.planning.comparing import new_comparison, new_variants
@@ -156,7 +157,8 @@ def compare_command(
         planned = comparison.points(methods.split(","), poolings.split(","), seeds)
         definition = new_comparison(request, planned, samples, command)
         if published:
-            check_published(definition)
+            # Refused before anything is trained.
+            published_rows(definition)
         ledger = create(request.storage, definition)
     code = start(ledger, request, show_report=False)
     return show_variants(ledger, code, output) if ledger.definition.compared else show_methods(ledger, code, output)
@@ -171,13 +173,6 @@ class Output:
     latex: Path | None
     as_json: bool
     published: bool
-
-
-def check_published(definition: Definition) -> None:
-    """Raise StudyError unless something was published on a comparison's corpus."""
-    from study.analysis.published import published_rows
-
-    published_rows(definition)
 
 
 def check_kind(variants: tuple[str, ...], request: RunRequest) -> None:
@@ -265,8 +260,6 @@ def show_variants(ledger: Ledger, code: int, output: Output) -> int:
         return code or 1
     if output.markdown is not None:
         write_text(output.markdown, paper_tables.as_markdown(tables, [code_span(definition.command)]))
-        # Written as Markdown, they have lost their titles.
-        tables = variants.variant_tables(definition, trials)
     if output.as_json:
         click.echo(json.dumps(without_nan(variants.as_json(definition, trials)), indent=1))
         return code

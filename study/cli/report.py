@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from data.files import write_text
 from study.analysis.seed_noise import known_noise
 from study.config.stored import without_nan
 from study.console import make_console
@@ -19,8 +18,6 @@ from study.reporting.tables import study_report
 
 POLL_SECONDS = 5.0
 """Between looks at a study that is followed."""
-LOOK_AGAIN = "true /* looks for a newer page */"
-"""What a page says that does so."""
 
 
 def report_study(
@@ -72,6 +69,8 @@ def follow(folder: Path, path: Path, price_per_gpu_hour: float | None) -> None:
 
     However it ends, the page that is left does not look for a newer one.
     """
+    from study.reporting.document import end_following
+
     seen, is_left = None, ""
     try:
         while True:
@@ -90,7 +89,7 @@ def follow(folder: Path, path: Path, price_per_gpu_hour: float | None) -> None:
             time.sleep(POLL_SECONDS)
     finally:
         if is_left:
-            write_text(path, path.read_text("utf-8").replace(LOOK_AGAIN, "false"))
+            end_following(path)
 
 
 def write_page(

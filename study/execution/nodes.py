@@ -36,7 +36,7 @@ def check_nodes(definition: Definition, folder: Path) -> None:
     if gpus and not definition.gpus_per_trial:
         idle = f"the cluster has {gpus:g} GPUs, and trials get none of them: --gpus-per-trial 0.25 packs four on one"
         warnings.warn(StudyWarning(idle), stacklevel=2)
-    found = [line for _, lines in survey(folder, definition.corpus, definition) for line in lines]
+    found = [line for _, lines in survey(folder, definition) for line in lines]
     if found:
         raise StudyError("the cluster cannot run this study:\n" + "\n".join(f"  {line}" for line in found))
 
@@ -73,9 +73,9 @@ def can_hold(definition: Definition, node: dict[str, Any]) -> bool:
     return all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted.items())
 
 
-def survey(folder: Path, corpus: str = "", definition: Definition | None = None) -> list[tuple[str, list[str]]]:
-    """Return each node of the connected cluster, and what keeps it from working in a folder, on a corpus, on trials."""
-    token = secrets.token_hex(8)
+def survey(folder: Path, definition: Definition | None = None) -> list[tuple[str, list[str]]]:
+    """Return each node of the connected cluster, and what keeps it from working in a folder and on a study's trials."""
+    token, corpus = secrets.token_hex(8), "" if definition is None else definition.corpus
     probe = folder.absolute() / f".probe-{token}"
     probe.write_text(token)
     try:

@@ -319,7 +319,7 @@ class Ledger:
     def survey(self) -> Iterator[tuple[TrialRecord | None, str]]:
         """Yield every trial, and what is wrong with its record; None where there is no telling what it was."""
         # Before the database is read: what runs now may begin a trial meanwhile.
-        with_journal = [path.parent for path in sorted((self.folder / TRIALS).glob(f"*[0-9]/{JOURNAL}"))]
+        folders = sorted((self.folder / TRIALS).glob("*[0-9]"))
         run_ids, name, frozen = self.run_ids(), self.folder.name, self._frozen()
         dropped = read_dropped(self.folder)
         for trial in frozen:
@@ -333,8 +333,8 @@ class Ledger:
                 problem = f"the record of trial {trial.number} of {name} is damaged: {problem}{mend(self.folder)}"
             record = record_of(self.definition, trial, rows, run_ids.get(str(trial.number)))
             yield record.dropped(dropped.get(trial.number)), problem
-        for folder in with_journal:
-            if folder.name.isdecimal() and int(folder.name) >= len(frozen):
+        for folder in folders:
+            if folder.name.isdecimal() and int(folder.name) >= len(frozen) and (folder / JOURNAL).exists():
                 problem = f"{folder} has epochs of a trial that Optuna's database does not know"
                 yield None, f"the record of {name} is damaged: {problem}{mend(self.folder)}"
 

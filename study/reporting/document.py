@@ -44,6 +44,8 @@ from study.search.ranges import Range
 
 TABLES = "templates/tables.js"
 """What sorts and filters a page's tables."""
+FOLLOWS = "true /* until nobody writes it */"
+"""What the script of a page that looks for a newer one says of that."""
 WORDS = ("reconstructions", "interpolation")
 """Figures that a document has as tables, in which one can search and copy."""
 
@@ -97,6 +99,11 @@ def write_html(ledger: Ledger, path: Path, price_per_gpu_hour: float | None, fol
     write_text(path, render(gather(ledger, price_per_gpu_hour, with_model=not following) | {"following": following}))
 
 
+def end_following(path: Path) -> None:
+    """Have a page that looks for a newer one do so no more: nobody writes it again."""
+    write_text(path, path.read_text("utf-8").replace(FOLLOWS, "false"))
+
+
 def write_waiting(ledger: Ledger, path: Path, following: str) -> None:
     """Write the page of a study that has no epoch yet; it looks for a newer one."""
     check_target(path, ".html")
@@ -124,7 +131,8 @@ def to_html(template: str, content: Mapping[str, Any], drawn: dict[str, Chart]) 
     charts = {name: chart.to_dict() for name, chart in drawn.items()}
     specs = {name: specification(chart) for name, chart in charts.items() if name not in WORDS}
     titles = {name: chart["title"]["text"] for name, chart in charts.items()}
-    scripts = {"script": drawing_script(), "table_script": resources.files("study").joinpath(TABLES).read_text("utf-8")}
+    tables = resources.files("study").joinpath(TABLES).read_text("utf-8")
+    scripts = {"script": drawing_script(), "table_script": tables, "follows": FOLLOWS}
     return environment().get_template(template).render(**content, specs=specs, titles=titles, **scripts)
 
 

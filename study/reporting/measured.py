@@ -20,7 +20,6 @@ NAMES = {
     "bleu": "BLEU",
     "active_dimensions": "active dimensions",
     "maxima": "where maxima lie",
-    "nll_bias_bound": "bias bound",
     "proposal_power": "proposal power",
     "decoder_tokens": "decoder tokens",
 }
@@ -57,7 +56,7 @@ def measured_table(metrics: Mapping[str, object], title: str) -> Table:
 
 def heading_of(name: str) -> str:
     """Return what a number is called."""
-    return METRICS[name].heading if name in METRICS and name != "nll_bias_bound" else NAMES.get(name, name)
+    return METRICS[name].heading if name in METRICS else NAMES.get(name, name)
 
 
 def words(name: str) -> str:
