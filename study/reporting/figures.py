@@ -254,11 +254,14 @@ def endings(definition: Definition, trials: list[TrialRecord]) -> Chart:
     frame = trials_frame([trial for trial in trials if trial.rows]).select("trial", "state", "epochs", "reason")
     shown = present(frame, "state", STATE_COLOURS)
     scale = alt.Scale(domain=shown, range=[STATE_COLOURS[name] for name in shown])
+    # For the words behind the longest bars.
+    most = int(frame["epochs"].max() or 1)  # type: ignore[arg-type]
+    room = alt.Scale(domain=[0, 1.12 * most], nice=False)
     bars = (
         alt.Chart(frame)
         .mark_bar()
         .encode(
-            x=alt.X("epochs:Q", title="epochs trained", axis=alt.Axis(tickMinStep=1)),
+            x=alt.X("epochs:Q", title="epochs trained", axis=alt.Axis(tickMinStep=1), scale=room),
             y=alt.Y("trial:O", title="trial, in the order of the search", axis=alt.Axis(labelOverlap=True)),
             color=alt.Color("state:N", title="ended as", scale=scale),
             tooltip=["trial", "state", "epochs", "reason"],

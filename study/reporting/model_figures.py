@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -78,7 +79,10 @@ def saved_by_position(portrait: Portrait) -> Chart:
             *(alt.Tooltip(end, format=".3f") for end in ("low", "high")),
         ],
     )
-    bars = base.mark_bar(color="#0072B2").encode(y=alt.Y("saved:Q", title="nats saved a sequence"))
+    # Of one sequence nothing is known of errors.
+    reach = [value for value in (*frame["low"], *frame["high"], *frame["saved"], 0.0) if not math.isnan(value)]
+    scale = alt.Scale(domain=[min(reach), max(reach)])
+    bars = base.mark_bar(color="#0072B2").encode(y=alt.Y("saved:Q", title="nats saved a sequence", scale=scale))
     spans = base.mark_rule(color="#333333", strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
     total = sum(portrait.saved.values())
     title = heading(
